@@ -1,0 +1,1 @@
+"""Effects on one machine, each behind a small interface with a simulated twin: clock, processes, files, RPC."""

@@ -1,0 +1,121 @@
+"""All settings, in one place: a frozen tree read once at start and passed down, never imported as a global.
+
+Sources, strongest first: a command-line flag, an environment variable `MAINSTAY_<NAME>`, the file `mainstay.toml`
+under MAINSTAY_HOME (same names in lower case), the default below. docs/settings.md is generated from this module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mainstay.model.errors import Permanent
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every field can be set; the text under each field is its documentation."""
+
+    home: Path
+    """Directory of everything this service keeps. Default /var/lib/mainstay (root) or ~/.local/share/mainstay."""
+
+    port: int = 4566
+    """TCP port of the AWS API."""
+
+    listen: str = "127.0.0.1"
+    """Address the AWS API listens on. Anything but a loopback address makes the API demand TLS."""
+
+    account_id: str = "123456789012"
+    """The AWS account number that owns everything, twelve digits."""
+
+    region: str = "us-east-1"
+    """Region that `mainstay env` prints."""
+
+    regions: tuple[str, ...] = ("us-east-1", "us-west-2", "eu-west-1")
+    """Regions that exist; each has three Availability Zones (a, b, c)."""
+
+    dns_zone: str = "mainstay.internal"
+    """Zone of the RDS-style names in certificates: <instance>.<hash>.<region>.rds.<zone>."""
+
+    endpoint_path: str = "auto"
+    """How a client's bytes reach the engine: "relay" (user space), "kernel" (nftables, needs root) or "auto"."""
+
+    memory_overcommit: float = 2.0
+    """Instances may be placed while the sum of their class memory stays below host memory times this factor."""
+
+    engine_user: str = "mainstay"
+    """System user that engines run as when the service runs as root; created at first start."""
+
+    log_level: str = "info"
+    """debug, info, warning or error."""
+
+    @property
+    def runtime(self) -> Path:
+        """Directory for sockets and locks: short (Unix socket paths end at 107 bytes) and private to this home."""
+        digest = hashlib.sha256(str(self.home).encode()).hexdigest()[:10]
+        base = Path("/run") if os.geteuid() == 0 and os.access("/run", os.W_OK) else Path("/tmp")  # noqa: S108 - 0711, owner checked
+        return base / f"mainstay-{os.geteuid()}-{digest}"
+
+    @property
+    def builds(self) -> Path:
+        """Engine builds, one directory per engine version; shared by all services of one home."""
+        return self.home / "engines"
+
+    @property
+    def availability_zones(self) -> dict[str, tuple[str, ...]]:
+        """Region -> its zone names."""
+        return {region: tuple(region + letter for letter in "abc") for region in self.regions}
+
+
+def default_home() -> Path:
+    """Where a service keeps its things unless told otherwise."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/mainstay")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "mainstay"
+
+
+def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
+    """Reads all sources once.
+
+    Raises `Permanent` naming the setting and its source when a value does not fit its type.
+    """
+    home = Path(str(flags.get("home") or environ.get("MAINSTAY_HOME") or default_home())).absolute()
+    values: dict[str, Any] = {}
+    file = home / "mainstay.toml"
+    if file.is_file():
+        try:
+            values |= tomllib.loads(file.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise Permanent(f"{file} is not valid TOML: {error}", hint="Correct the line it names.") from error
+    names = {field.name for field in msgspec.structs.fields(Settings)}
+    for name in names:
+        if (text := environ.get(f"MAINSTAY_{name.upper()}")) is not None:
+            values[name] = text.split(",") if name == "regions" else text
+    values |= {name: value for name, value in flags.items() if value is not None}
+    values["home"] = str(home)
+    if unknown := set(values) - names:
+        raise Permanent(
+            f"unknown setting {sorted(unknown)[0]!r} in {file}", hint="docs/settings.md lists all settings."
+        )
+    try:
+        settings = msgspec.convert(values, Settings, strict=False, dec_hook=lambda kind, value: kind(value))
+    except msgspec.ValidationError as error:
+        raise Permanent(f"a setting is wrong: {error}", hint="docs/settings.md lists all settings.") from error
+    _validate(settings)
+    return settings
+
+
+def _validate(settings: Settings) -> None:
+    if not (len(settings.account_id) == 12 and settings.account_id.isdigit()):
+        raise Permanent(f"account_id {settings.account_id!r} is not twelve digits")
+    if not 1 <= settings.port <= 65535:
+        raise Permanent(f"port {settings.port} is not between 1 and 65535")
+    if settings.region not in settings.regions:
+        raise Permanent(f"region {settings.region!r} is not one of regions {', '.join(settings.regions)}")
+    if settings.endpoint_path not in ("auto", "relay", "kernel"):
+        raise Permanent(f"endpoint_path {settings.endpoint_path!r} is none of auto, relay, kernel")
