@@ -1,0 +1,22 @@
+"""Which loopback addresses of the service are taken, and by what."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from mainstay.model.records import Record
+
+
+class AddressLease(Record, frozen=True, kw_only=True):
+    """One loopback address that an endpoint or a node holds. The scope is the service's, not a region's."""
+
+    KIND: ClassVar[str] = "address-lease"
+
+    address: str
+    holder: str
+
+    def key(self) -> str:
+        return self.address
+
+    def index(self) -> dict[str, str]:
+        return {"holder": self.holder}

@@ -1,0 +1,211 @@
+"""The shim: starts one engine process, outlives the agent, and knows at once when the engine is gone.
+
+Guarantees:
+- the engine is this process's direct child; what the engine orphans is re-parented to us (PR_SET_CHILD_SUBREAPER), so
+  when the engine dies nothing of it is left running: all descendants are reaped, or killed after `REAP_GRACE_S`;
+- if we die, the kernel sends the engine SIGQUIT (PR_SET_PDEATHSIG), PostgreSQL's "immediate shutdown";
+- everybody connected to our socket is told of the exit, and only after the last descendant has been reaped, so a
+  successor may be started the moment the notice arrives.
+
+Started as `python -I -S <path>/__main__.py` with one JSON object on standard input:
+    {"argv": [...], "env": {...}, "cwd": "...", "socket": "...", "output": "...", "user": uid|null, "group": gid|null,
+     "cgroups": ["<path>/cgroup.procs", ...], "tag": {...}}
+Socket protocol, JSON lines. We send on connect and on change: {"state": "running"|"exited", "pid", "started_at",
+"exit_code", "tag"}. We take: {"signal": number}. `exit_code` is negative for a signal, as in `subprocess`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from typing import Any, cast
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+REAP_GRACE_S = 1.0
+LINE_BYTES_MAX = 4096
+EXEC_FAILED = 127
+
+Listeners = dict[socket.socket, bytes]
+
+
+def main() -> int:
+    """Runs until the engine and all its descendants have ended and every listener has been told."""
+    launch = json.loads(sys.stdin.buffer.read())
+    os.setsid()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+    _redirect_output(launch["output"])
+    server = _listen(launch["socket"])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only the agent stops engines, through the socket
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    wakeup_read, wakeup_write = os.pipe()
+    os.set_blocking(wakeup_read, False)
+    os.set_blocking(wakeup_write, False)
+    signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+    pid = _start_engine(launch, libc)
+    state = {"state": "running", "pid": pid, "started_at": time.time(), "exit_code": None, "tag": launch.get("tag", {})}
+    try:
+        state["exit_code"] = _serve(server, wakeup_read, pid, state)
+    finally:
+        os.unlink(launch["socket"])
+    return 0
+
+
+def _redirect_output(path: str) -> None:
+    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
+def _listen(path: str) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    server.bind(path)
+    os.chmod(path, 0o600)
+    server.listen(8)
+    server.setblocking(False)
+    return server
+
+
+def _start_engine(launch: dict[str, Any], libc: ctypes.CDLL) -> int:
+    """Forks and executes the engine with its own credentials; returns its pid."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        for path in launch.get("cgroups", ()):
+            with open(path, "w") as procs:
+                procs.write(str(os.getpid()))
+        if launch.get("user") is not None:
+            os.setgroups([])
+            os.setgid(launch["group"])
+            os.setuid(launch["user"])
+        # After setuid: a change of credentials clears the parent-death signal (prctl(2)).
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(EXEC_FAILED)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        os.umask(0o077)
+        os.chdir(launch["cwd"])
+        os.execve(launch["argv"][0], launch["argv"], launch["env"])  # noqa: S606 - a list from the agent, no shell
+    except OSError as error:
+        os.write(2, f"cannot start {launch['argv'][0]}: {error}\n".encode())
+    finally:
+        os._exit(EXEC_FAILED)
+
+
+def _serve(server: socket.socket, wakeup: int, engine: int, state: dict[str, Any]) -> int:
+    """Answers listeners until the engine has ended; returns its exit code."""
+    selector = selectors.DefaultSelector()
+    selector.register(server, selectors.EVENT_READ)
+    selector.register(wakeup, selectors.EVENT_READ)
+    listeners: Listeners = {}
+    exit_code = None
+    while exit_code is None:
+        for key, _ in selector.select():
+            if key.fileobj is server:
+                _accept(server, selector, listeners, state)
+            elif key.fileobj == wakeup:
+                os.read(wakeup, 512)
+            else:
+                _receive(cast(socket.socket, key.fileobj), selector, listeners, engine)
+        exit_code = _reap(engine)
+    state["exit_code"] = exit_code
+    state["state"] = "exited"
+    _reap_descendants()
+    for listener in list(listeners):
+        _send(listener, state)
+    return exit_code
+
+
+def _accept(
+    server: socket.socket, selector: selectors.BaseSelector, listeners: Listeners, state: dict[str, Any]
+) -> None:
+    try:
+        listener, _ = server.accept()
+    except OSError:
+        return
+    listener.settimeout(1.0)
+    listeners[listener] = b""
+    selector.register(listener, selectors.EVENT_READ)
+    _send(listener, state)
+
+
+def _send(listener: socket.socket, state: dict[str, Any]) -> None:
+    try:
+        listener.sendall(json.dumps(state).encode() + b"\n")
+    except OSError:
+        pass  # a listener that left learns the state when it comes back
+
+
+def _receive(listener: socket.socket, selector: selectors.BaseSelector, listeners: Listeners, engine: int) -> None:
+    try:
+        data = listener.recv(LINE_BYTES_MAX)
+    except OSError:
+        data = b""
+    buffered = listeners[listener] + data
+    if not data or len(buffered) > LINE_BYTES_MAX:
+        selector.unregister(listener)
+        del listeners[listener]
+        listener.close()
+        return
+    *lines, listeners[listener] = buffered.split(b"\n")
+    for line in lines:
+        try:
+            number = int(json.loads(line)["signal"])
+            os.kill(engine, number)
+        except (ValueError, KeyError, TypeError, ProcessLookupError):
+            continue
+
+
+def _reap(engine: int) -> int | None:
+    """Reaps whatever has ended; the engine's exit code once it is among them."""
+    exit_code = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return exit_code
+        if pid == 0:
+            return exit_code
+        if pid == engine:
+            exit_code = os.waitstatus_to_exitcode(status)
+
+
+def _reap_descendants() -> None:
+    """Waits for what the engine left behind, then kills it, until nothing is left."""
+    deadline = time.monotonic() + REAP_GRACE_S
+    while True:
+        try:
+            pid, _ = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid:
+            continue
+        if time.monotonic() > deadline:
+            with open(f"/proc/self/task/{os.getpid()}/children") as children:
+                for child in children.read().split():
+                    os.kill(int(child), signal.SIGKILL)
+        time.sleep(0.005)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
