@@ -1,4 +1,4 @@
-"""The DB instance: what the user asked for, and which change is under way. What is *seen* of it lives in `NodeStatus`."""
+"""The DB instance: what the user asked for, and the change under way. What is *seen* of it lives in `NodeStatus`."""
 
 from __future__ import annotations
 

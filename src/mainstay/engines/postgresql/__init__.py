@@ -1,0 +1,1 @@
+"""PostgreSQL: everything that knows its binaries, its configuration syntax and its SQL."""

@@ -1,0 +1,152 @@
+"""Wiring of the agent process: RPC in from control, RPC out to the endpoint, one keeper per node."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import structlog
+
+from mainstay.agent.journal import Journal
+from mainstay.agent.keeper import Keeper, KeeperTools
+from mainstay.agent.logs import list_logs, read_log
+from mainstay.agent.routes import EndpointRoutes
+from mainstay.engines.builds import Builds
+from mainstay.engines.registry import drivers
+from mainstay.host.clock import SystemClock
+from mainstay.host.files import make_private_directory
+from mainstay.host.processes import engine_user
+from mainstay.host.rpc import RpcClient, RpcServer
+from mainstay.host.shims import SystemShims
+from mainstay.model.errors import Permanent
+from mainstay.model.node import NodeSpec, NodeStatus, NodeTarget
+from mainstay.settings import Settings
+
+log = structlog.get_logger()
+
+
+class Agent:
+    """The nodes of this host."""
+
+    def __init__(self, settings: Settings) -> None:
+        runtime = settings.runtime
+        make_private_directory(settings.home, mode=0o711)
+        make_private_directory(settings.home / "agent", mode=0o711)
+        make_private_directory(runtime / "shims")
+        self._keepers: dict[str, Keeper] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._drivers = drivers()
+        self._endpoint = RpcClient(runtime / "endpoint.sock", on_state=self._endpoint_state)
+        self._server = RpcServer(
+            runtime / "agent.sock",
+            {
+                "put_node": self.put_node,
+                "nodes": self.nodes,
+                "list_logs": self.list_logs,
+                "read_log": self.read_log,
+                "ping": self.ping,
+            },
+            on_connect=lambda: {"topic": "nodes", "data": msgspec.to_builtins(self.statuses())},
+        )
+        self._tools = KeeperTools(
+            journal=Journal(settings.home / "agent" / "nodes", runtime / "nodes"),
+            shims=SystemShims(runtime / "shims", self._process_ended),
+            routes=EndpointRoutes(self._endpoint, settings.endpoint_path),
+            builds=Builds(settings),
+            user=engine_user(settings.engine_user),
+            clock=SystemClock(),
+            report=self._report,
+        )
+
+    async def run(self) -> None:
+        """Until SIGTERM. Engines keep running."""
+        ended = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        for spec in self._tools.journal.specs():
+            self._keep(spec)
+        self._endpoint.start()
+        await self._server.start()
+        log.info("agent.ready", nodes=len(self._keepers))
+        await ended.wait()
+        await self._server.stop()
+        await self._endpoint.stop()
+        for task in self._tasks.values():
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    def statuses(self) -> list[NodeStatus]:
+        """What is seen of every node."""
+        return [keeper.status() for keeper in self._keepers.values()]
+
+    async def ping(self, _params: Any) -> bool:
+        """The agent is alive."""
+        return True
+
+    async def nodes(self, _params: Any) -> Any:
+        """Every node's status."""
+        return msgspec.to_builtins(self.statuses())
+
+    async def put_node(self, params: Any) -> None:
+        """Takes a spec: remembers it durably, then works on it. An older generation than the known one is ignored."""
+        try:
+            spec = msgspec.convert(params, NodeSpec)
+        except msgspec.ValidationError as error:
+            raise Permanent(f"not a node spec: {error}") from error
+        keeper = self._keepers.get(spec.node_id)
+        if keeper is None:
+            if spec.target is NodeTarget.ABSENT:
+                return
+            self._tools.journal.write_spec(spec)
+            self._keep(spec)
+        elif spec.generation > keeper.spec.generation:
+            self._tools.journal.write_spec(spec)
+            keeper.update(spec)
+
+    async def list_logs(self, params: Any) -> Any:
+        """Log files of a node: [{"name", "last_written_ms", "size_bytes"}]."""
+        return await asyncio.to_thread(list_logs, self._tools.journal.files(self._known(params["node_id"])))
+
+    async def read_log(self, params: Any) -> Any:
+        """A portion of a log file."""
+        files = self._tools.journal.files(self._known(params["node_id"]))
+        return await asyncio.to_thread(read_log, files, params["name"], params.get("marker"), params.get("lines"))
+
+    def _known(self, node_id: str) -> str:
+        if node_id not in self._keepers:
+            raise Permanent(f"no node {node_id!r} on this host")
+        return node_id
+
+    def _keep(self, spec: NodeSpec) -> None:
+        keeper = Keeper(spec, self._drivers[spec.engine], self._tools)
+        self._keepers[spec.node_id] = keeper
+        self._tasks[spec.node_id] = asyncio.create_task(self._run(keeper))
+
+    async def _run(self, keeper: Keeper) -> None:
+        node_id = keeper.spec.node_id
+        while True:
+            try:
+                await keeper.run()
+            except Exception:  # the outermost loop of a node: its failure must not take the others with it
+                log.exception("keeper.failed", node_id=node_id)
+                await asyncio.sleep(1.0)
+                continue
+            del self._keepers[node_id], self._tasks[node_id]
+            self._server.notify("gone", node_id)
+            return
+
+    def _report(self, status: NodeStatus) -> None:
+        self._server.notify("node", msgspec.to_builtins(status))
+
+    def _process_ended(self, node_id: str, exit_code: int | None) -> None:
+        if (keeper := self._keepers.get(node_id)) is not None:
+            keeper.process_ended(exit_code)
+
+    def _endpoint_state(self, connected: bool) -> None:
+        if connected:
+            for keeper in self._keepers.values():
+                keeper.forget_route()

@@ -1,0 +1,44 @@
+"""DBInstanceStatus: the AWS status word, from the change under way and what is seen of the node. Nothing else."""
+
+from __future__ import annotations
+
+from mainstay.model.db_instance import DBInstance
+from mainstay.model.node import NodePhase, NodeStatus, NodeTarget
+
+_BY_PHASE = {
+    NodePhase.RUNNING: "available",
+    NodePhase.STARTING: "starting",
+    NodePhase.STOPPING: "stopping",
+    NodePhase.CREATING: "creating",
+    NodePhase.STOPPED: "stopped",
+    NodePhase.FAILED: "failed",
+    NodePhase.ABSENT: "failed",
+}
+
+
+def db_instance_status(instance: DBInstance, seen: NodeStatus | None) -> str:
+    """One of the words of the RDS user guide, "Viewing DB instance status"; only words that Terraform's waiters take.
+
+    `seen` None: no agent has reported the node yet.
+    """
+    if instance.change:
+        return instance.change
+    if instance.failure:
+        return _failure_word(instance)
+    if seen is None:
+        return "stopped" if instance.target is NodeTarget.STOPPED else "starting"
+    if seen.fatal and seen.phase is not NodePhase.RUNNING:
+        return _failure_word(instance)
+    return _BY_PHASE[seen.phase]
+
+
+def _failure_word(instance: DBInstance) -> str:
+    """An instance that has never run has failed; one that ran and does not start now has been given bad parameters."""
+    if "address" in instance.failure.lower() and "in use" in instance.failure.lower():
+        return "incompatible-network"
+    return "failed" if instance.instance_create_time is None else "incompatible-parameters"
+
+
+def accepts_changes(status: str) -> bool:
+    """Whether ModifyDBInstance and RebootDBInstance are taken in this status."""
+    return status in {"available", "storage-optimization", "incompatible-parameters", "incompatible-network", "failed"}

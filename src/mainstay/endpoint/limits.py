@@ -1,0 +1,112 @@
+"""Every limit of the endpoint process, and the one counter that enforces the limits on connections."""
+
+from __future__ import annotations
+
+import resource
+import threading
+from collections import Counter
+
+CONNECTIONS_PER_ENDPOINT_MAX = 20_000
+"""More clients than any engine takes; protects the other endpoints from one runaway application."""
+
+FILES_RESERVED = 256
+"""Descriptors kept for listeners, control sockets, logs and epoll itself."""
+
+FILES_PER_CONNECTION = 2
+
+ACCEPT_BACKLOG = 4096
+"""Handshakes the kernel completes for us before we accept; it is cut to net.core.somaxconn."""
+
+ACCEPTS_PER_WAKEUP = 64
+"""So that a storm on one endpoint does not starve the others."""
+
+ACCEPT_PAUSE_S = 0.1
+"""Rest after the kernel had no descriptor or memory for one more connection."""
+
+CONNECT_TIMEOUT_S = 5.0
+CONNECT_RETRY_INTERVAL_S = 0.05
+
+HOLD_S = 10.0
+"""How long a new client waits for a primary before it is closed."""
+
+BUFFER_BYTES = 128 * 1024
+"""Most bytes held in memory per direction of one connection, and only while its reader is slower than its writer."""
+
+LOG_INTERVAL_S = 10.0
+"""The same complaint about the same endpoint is logged once in this time, with a count of the suppressed ones."""
+
+COMMAND_TIMEOUT_S = 10.0
+"""For nft and ss."""
+
+BIND_RETRY_INTERVAL_S = 1.0
+"""At restart a port may still be taken; it is tried again this often."""
+
+ROUTES_MAX = 4096
+
+
+def raise_file_limit() -> int:
+    """Lifts the soft limit on open files to the hard one; the number of connections that leaves room for."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return connections_for(hard)
+
+
+def connections_for(files: int) -> int:
+    """How many connections fit into so many descriptors."""
+    return max(0, files - FILES_RESERVED) // FILES_PER_CONNECTION
+
+
+class Quota:
+    """Counts connections per endpoint and in total; safe to use from several threads."""
+
+    def __init__(self, total_max: int, per_endpoint_max: int = CONNECTIONS_PER_ENDPOINT_MAX) -> None:
+        self._total_max = total_max
+        self._per_endpoint_max = per_endpoint_max
+        self._lock = threading.Lock()
+        self._open: Counter[str] = Counter()
+        self._total = 0
+
+    def take(self, endpoint_id: str) -> str | None:
+        """Counts one more connection; the name of the limit when one stands in the way."""
+        with self._lock:
+            if self._total >= self._total_max:
+                return "connections_total"
+            if self._open[endpoint_id] >= self._per_endpoint_max:
+                return "connections_per_endpoint"
+            self._total += 1
+            self._open[endpoint_id] += 1
+            return None
+
+    def give_back(self, endpoint_id: str) -> None:
+        """One connection ended."""
+        with self._lock:
+            self._total -= 1
+            self._open[endpoint_id] -= 1
+            if not self._open[endpoint_id]:
+                del self._open[endpoint_id]
+
+    def open(self) -> dict[str, int]:
+        """Connections per endpoint that has any."""
+        with self._lock:
+            return dict(self._open)
+
+
+class LogGate:
+    """Lets one log line per key through per interval and counts what it held back."""
+
+    def __init__(self, interval_s: float = LOG_INTERVAL_S) -> None:
+        self._interval_s = interval_s
+        self._last: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def passes(self, event: str, endpoint_id: str, now_s: float) -> int | None:
+        """None: keep quiet. Otherwise log, and mention so many suppressed ones."""
+        at_s, held = self._last.get((event, endpoint_id), (-self._interval_s, 0))
+        if now_s - at_s < self._interval_s:
+            self._last[event, endpoint_id] = (at_s, held + 1)
+            return None
+        self._last[event, endpoint_id] = (now_s, 0)
+        return held
+
+    def forget(self, endpoint_id: str) -> None:
+        """The endpoint is gone."""
+        self._last = {key: value for key, value in self._last.items() if key[1] != endpoint_id}

@@ -1,0 +1,115 @@
+"""AWS's service models, as botocore ships them: the only place that reads them from the installed package.
+
+A model is read when its service is first asked for and kept without its documentation, which is two thirds of it.
+Only the services listed in `SERVICES` exist; a new one is one row.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from botocore.loaders import JSONFileLoader, Loader
+from botocore.model import OperationModel, ServiceModel
+
+from mainstay.protocol.aws.vocabulary import Protocol
+
+
+class ServedService(msgspec.Struct, frozen=True, kw_only=True):
+    """What must be known of a service before its model is read, so that identifying a request reads no model.
+
+    `protocols` are those we understand, best first. `target_prefix` is the part of X-Amz-Target before the operation.
+    A `global_region` is the region in which a service without regions is signed, wherever it runs.
+    """
+
+    name: str
+    signing_name: str
+    api_version: str
+    protocols: tuple[Protocol, ...]
+    target_prefix: str = ""
+    global_region: str = ""
+
+
+SERVICES: tuple[ServedService, ...] = (
+    ServedService(name="rds", signing_name="rds", api_version="2014-10-31", protocols=("query",)),
+    ServedService(name="ec2", signing_name="ec2", api_version="2016-11-15", protocols=("ec2",)),
+    ServedService(
+        name="iam", signing_name="iam", api_version="2010-05-08", protocols=("query",), global_region="us-east-1"
+    ),
+    ServedService(
+        name="sts", signing_name="sts", api_version="2011-06-15", protocols=("query",), global_region="us-east-1"
+    ),
+)
+
+
+class _LeanFileLoader(JSONFileLoader):
+    """Reads a model file into plain dicts without documentation, sharing equal shape names."""
+
+    def load_file(self, file_path: str) -> Any:
+        for path, opener in ((file_path + ".json", open), (file_path + ".json.gz", gzip.open)):
+            if os.path.isfile(path):
+                with opener(path, "rb") as file:
+                    return json.loads(file.read(), object_pairs_hook=_lean_object)
+        return None
+
+
+def _lean_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # A *member* may be called "documentation" too; its value is an object, so only strings are dropped.
+    return {
+        key: sys.intern(value) if key == "shape" and isinstance(value, str) else value
+        for key, value in pairs
+        if not (key == "documentation" and isinstance(value, str))
+    }
+
+
+class ServiceModels:
+    """The models of the served services, each read once. Asking for any other service raises KeyError."""
+
+    def __init__(self, services: tuple[ServedService, ...] = SERVICES) -> None:
+        self.rows: Mapping[str, ServedService] = {row.name: row for row in services}
+        self.served: Mapping[str, str] = {row.signing_name: row.name for row in services}
+        self.by_version: Mapping[str, str] = {
+            row.api_version: row.name for row in services if row.protocols != ("json",)
+        }
+        self.by_target: Mapping[str, str] = {row.target_prefix: row.name for row in services if row.target_prefix}
+        self._models: dict[str, ServiceModel] = {}
+        self._operation_names: dict[str, frozenset[str]] = {}
+
+    def service(self, name: str) -> ServiceModel:
+        """The model of a service, by botocore's name for it."""
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = _read_model(self.rows[name])
+        return model
+
+    def operation(self, service: str, name: str) -> OperationModel:
+        """The model of one operation; `has_operation` tells whether it exists."""
+        return self.service(service).operation_model(name)
+
+    def has_operation(self, service: str, name: str) -> bool:
+        """Whether AWS's model lists this operation, built by us or not."""
+        names = self._operation_names.get(service)
+        if names is None:
+            names = self._operation_names[service] = frozenset(self.service(service).operation_names)
+        return name in names
+
+
+def _read_model(row: ServedService) -> ServiceModel:
+    # Only the installed package is searched: a model in somebody's ~/.aws must not change how we speak. The loader is
+    # dropped afterwards because it caches every file that it has read.
+    loader = Loader(
+        extra_search_paths=[Loader.BUILTIN_DATA_PATH],
+        file_loader=_LeanFileLoader(),
+        include_default_search_paths=False,
+    )
+    description = loader.load_service_model(row.name, "service-2", api_version=row.api_version)
+    return ServiceModel(description, row.name)
+
+
+MODELS = ServiceModels()
+"""The process's models. Empty until a request needs one."""

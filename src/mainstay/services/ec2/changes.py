@@ -1,0 +1,54 @@
+"""How the process that pushes access lists learns that one may have changed.
+
+Two signals, for two needs. The durable `SecurityGroupRevision` grows in the same transaction as the change, so a
+process that was away compares it with the revision it pushed last. The optional listener is told at once, so the new
+lists reach the endpoints within the second.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mainstay.model.ec2 import SecurityGroupRevision
+from mainstay.model.records import Scope
+from mainstay.services.operations import Call
+from mainstay.store import Reader, Transaction
+
+
+class AccessListListener(Protocol):
+    """Given to handlers as a collaborator of this type."""
+
+    def security_groups_changed(self, scope: Scope) -> None:
+        """A rule or a membership changed.
+
+        Called inside the transaction that changes it: take note and return; read the store after it has committed. If
+        it rolls back after all, reading again does no harm.
+        """
+
+
+def current_revision(reader: Reader, scope: Scope) -> int:
+    """The number of changes so far; 0 before the first."""
+    record = reader.get(SecurityGroupRevision, scope, "current")
+    return 0 if record is None else record.number
+
+
+def record_change(tx: Transaction, scope: Scope) -> None:
+    """Notes durably that access lists of this scope may have changed."""
+    record = tx.get(SecurityGroupRevision, scope, "current")
+    if record is None:
+        tx.insert(SecurityGroupRevision(scope=scope, number=1))
+    else:
+        tx.put(SecurityGroupRevision(scope=scope, number=record.number + 1))
+
+
+def notify(call: Call) -> None:
+    """Tells the listener, if the process has one, of a change that is recorded already."""
+    listener: AccessListListener | None = call.collaborators.get(AccessListListener)
+    if listener is not None:
+        listener.security_groups_changed(call.scope)
+
+
+def announce(call: Call) -> None:
+    """Gives both signals."""
+    record_change(call.tx, call.scope)
+    notify(call)

@@ -1,0 +1,143 @@
+"""A DB instance as DescribeDBInstances shows it. Values that do not hold are left out, as on AWS."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mainstay.decide.db_instance_status import db_instance_status
+from mainstay.decide.rds_tags import tag_list
+from mainstay.model.db_instance import DBInstance
+from mainstay.model.db_subnet_group import DBSubnetGroup
+from mainstay.model.node import Node, NodeStatus
+from mainstay.services.operations import Call
+from mainstay.services.rds.subnet_groups import show_subnet_group
+from mainstay.store import Reader
+from mainstay.workflows.fleet import Fleet
+
+PENDING_MEMBERS = {
+    "db_instance_class": "DBInstanceClass",
+    "allocated_storage_gib": "AllocatedStorage",
+    "engine_version": "EngineVersion",
+    "db_instance_identifier": "DBInstanceIdentifier",
+    "storage_type": "StorageType",
+    "iops": "Iops",
+    "storage_throughput": "StorageThroughput",
+    "ca_certificate_identifier": "CACertificateIdentifier",
+    "db_subnet_group_name": "DBSubnetGroupName",
+}
+
+
+class InstanceView:
+    """Shows instances of one call; what several of them share (subnet groups) is read once."""
+
+    def __init__(self, call: Call) -> None:
+        self._reader: Reader = call.tx
+        self._fleet = call.use(Fleet)  # type: ignore[type-abstract]  # the Protocol is the key of the collaborator
+        self._hosted_zone_id = f"Z{call.scope.account_id}{call.scope.region.upper().replace('-', '')}"
+        self._subnet_groups: dict[str, dict[str, Any] | None] = {}
+
+    def status(self, instance: DBInstance) -> str:
+        """DBInstanceStatus."""
+        return db_instance_status(instance, self._fleet.last_seen(instance.node_id))
+
+    def show(self, instance: DBInstance) -> dict[str, Any]:
+        """The whole `DBInstance` structure of the API."""
+        seen = self._fleet.last_seen(instance.node_id)
+        node = self._reader.get(Node, instance.scope, instance.node_id)
+        shown: dict[str, Any] = {
+            "DBInstanceIdentifier": instance.db_instance_identifier,
+            "DBInstanceClass": instance.db_instance_class,
+            "Engine": instance.engine,
+            "DBInstanceStatus": db_instance_status(instance, seen),
+            "MasterUsername": instance.master_username,
+            "DBName": instance.db_name or None,
+            "AllocatedStorage": instance.allocated_storage_gib,
+            "InstanceCreateTime": instance.instance_create_time,
+            "PreferredBackupWindow": instance.preferred_backup_window,
+            "BackupRetentionPeriod": instance.backup_retention_period_days,
+            "DBSecurityGroups": [],
+            "VpcSecurityGroups": [
+                {"VpcSecurityGroupId": group_id, "Status": "active"} for group_id in instance.vpc_security_group_ids
+            ],
+            "DBParameterGroups": [
+                {
+                    "DBParameterGroupName": instance.db_parameter_group_name,
+                    "ParameterApplyStatus": parameter_apply_status(instance, node, seen),
+                }
+            ],
+            "AvailabilityZone": instance.availability_zone,
+            "DBSubnetGroup": self._subnet_group(instance),
+            "PreferredMaintenanceWindow": instance.preferred_maintenance_window,
+            "PendingModifiedValues": _pending(instance),
+            "MultiAZ": False,
+            "EngineVersion": instance.engine_version,
+            "AutoMinorVersionUpgrade": instance.auto_minor_version_upgrade,
+            "ReadReplicaDBInstanceIdentifiers": [],
+            "LicenseModel": instance.license_model,
+            "Iops": instance.iops,
+            "StorageThroughput": instance.storage_throughput,
+            "OptionGroupMemberships": [{"OptionGroupName": instance.option_group_name, "Status": "in-sync"}],
+            "PubliclyAccessible": instance.publicly_accessible,
+            "StorageType": instance.storage_type,
+            "DbInstancePort": 0,
+            "StorageEncrypted": False,
+            "DbiResourceId": instance.dbi_resource_id,
+            "CACertificateIdentifier": instance.ca_certificate_identifier,
+            "DomainMemberships": [],
+            "CopyTagsToSnapshot": instance.copy_tags_to_snapshot,
+            "MonitoringInterval": 0,
+            "DBInstanceArn": instance.arn,
+            "IAMDatabaseAuthenticationEnabled": False,
+            "PerformanceInsightsEnabled": False,
+            "EnabledCloudwatchLogsExports": list(instance.enabled_cloudwatch_logs_exports) or None,
+            "DeletionProtection": instance.deletion_protection,
+            "AssociatedRoles": [],
+            "MaxAllocatedStorage": instance.max_allocated_storage_gib,
+            "TagList": tag_list(instance.tags),
+            "AutomaticRestartTime": instance.automatic_restart_at,
+            "CustomerOwnedIpEnabled": False,
+            "ActivityStreamStatus": "stopped",
+            "BackupTarget": "region",
+            "NetworkType": instance.network_type,
+            "CertificateDetails": {
+                "CAIdentifier": instance.ca_certificate_identifier,
+                "ValidTill": instance.server_certificate_valid_till or None,
+            },
+            "DedicatedLogVolume": False,
+            "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
+        }
+        if instance.instance_create_time is not None and node is not None:
+            shown["Endpoint"] = {
+                "Address": node.spec.endpoint.address,
+                "Port": node.spec.endpoint.port,
+                "HostedZoneId": self._hosted_zone_id,
+            }
+        return {name: value for name, value in shown.items() if value is not None}
+
+    def _subnet_group(self, instance: DBInstance) -> dict[str, Any] | None:
+        name = instance.db_subnet_group_name
+        if name not in self._subnet_groups:
+            group = self._reader.get(DBSubnetGroup, instance.scope, name)
+            self._subnet_groups[name] = None if group is None else show_subnet_group(group)
+        return self._subnet_groups[name]
+
+
+def parameter_apply_status(instance: DBInstance, node: Node | None, seen: NodeStatus | None) -> str:
+    """in-sync, applying, pending-reboot or failed-to-apply (RDS user guide, "Working with parameter groups")."""
+    if instance.held_parameters or instance.parameter_group_in_force != instance.db_parameter_group_name:
+        return "pending-reboot"
+    if seen is None or node is None:
+        return "in-sync"
+    if seen.pending_restart:
+        return "pending-reboot"
+    if seen.fatal:
+        return "failed-to-apply"
+    return "in-sync" if seen.settled_generation >= node.spec.generation else "applying"
+
+
+def _pending(instance: DBInstance) -> dict[str, Any]:
+    values = {member: getattr(instance.pending, field) for field, member in PENDING_MEMBERS.items()}
+    pending = {member: value for member, value in values.items() if value is not None}
+    if instance.pending_master_password:
+        pending["MasterUserPassword"] = "****"
+    return pending

@@ -1,0 +1,116 @@
+"""Where a new or changed instance goes: network, zone, and whether the host can hold its class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from mainstay.model.capacity import HostCapacity
+from mainstay.model.db_instance import DBInstance
+from mainstay.model.db_instance_class import CLASSES, DBInstanceClass
+from mainstay.model.db_subnet_group import DBSubnetGroup
+from mainstay.model.ec2 import InternetGateway, SecurityGroup
+from mainstay.model.errors import ApiError, invalid_combination, invalid_value
+from mainstay.services.ec2.assembly import default_group
+from mainstay.services.operations import Call
+from mainstay.services.rds.subnet_groups import default_subnet_group, require_subnet_group
+
+GIB = 1 << 30
+GROUPS_PER_INSTANCE_MAX = 5
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """The network side of an instance."""
+
+    subnet_group: DBSubnetGroup
+    availability_zone: str
+    subnet_id: str
+    group_ids: tuple[str, ...]
+    publicly_accessible: bool
+
+
+def place(call: Call, request: Mapping[str, Any]) -> Place:
+    """Chooses what the request leaves open. Raises the `ApiError` that RDS gives for what does not fit."""
+    name = request.get("DBSubnetGroupName")
+    group = default_subnet_group(call) if name is None else require_subnet_group(call.tx, call.scope, name)
+    zone, subnet_id = _zone(call, group, request.get("AvailabilityZone"))
+    return Place(
+        subnet_group=group,
+        availability_zone=zone,
+        subnet_id=subnet_id,
+        group_ids=security_groups(call, group.vpc_id, request.get("VpcSecurityGroupIds") or ()),
+        publicly_accessible=public_access(call, group, request.get("PubliclyAccessible")),
+    )
+
+
+def _zone(call: Call, group: DBSubnetGroup, wanted: str | None) -> tuple[str, str]:
+    zones = call.settings.availability_zones[call.scope.region]
+    if wanted is not None and wanted not in zones:
+        raise invalid_value(f"{wanted} is not a valid availability zone.")
+    candidates = [subnet for subnet in group.subnets if wanted in (None, subnet.availability_zone)]
+    if not candidates:
+        raise invalid_combination(
+            f"DB Subnet Group {group.db_subnet_group_name} has no subnet in availability zone {wanted}."
+        )
+    chosen = candidates[call.randomness.below(len(candidates))]
+    return chosen.availability_zone, chosen.subnet_id
+
+
+def security_groups(call: Call, vpc_id: str, wanted: Sequence[str]) -> tuple[str, ...]:
+    """The groups asked for, or the VPC's default one; each must exist in the VPC."""
+    if not wanted:
+        return (default_group(call.tx, call.scope, vpc_id).group_id,)
+    if len(set(wanted)) > GROUPS_PER_INSTANCE_MAX:
+        raise invalid_value(f"An instance takes at most {GROUPS_PER_INSTANCE_MAX} VPC security groups.")
+    for group_id in wanted:
+        group = call.tx.get(SecurityGroup, call.scope, group_id)
+        if group is None:
+            raise invalid_value(f"Invalid security group , groupId= {group_id}, groupName=.")
+        if group.vpc_id != vpc_id:
+            raise invalid_combination(
+                "The DB instance and EC2 security group are in different VPCs. The DB instance is in"
+                f" {vpc_id} and the EC2 security group is in {group.vpc_id}"
+            )
+    return tuple(dict.fromkeys(wanted))
+
+
+def public_access(call: Call, group: DBSubnetGroup, wanted: bool | None) -> bool:
+    """PubliclyAccessible: as asked, else true in a default group whose VPC has an internet gateway."""
+    gateway = bool(call.tx.find(InternetGateway, call.scope, "vpc-id", group.vpc_id))
+    if wanted and not gateway:
+        raise ApiError(
+            "InvalidVPCNetworkStateFault",
+            "Cannot create a publicly accessible DBInstance. The specified VPC has no internet gateway attached."
+            " Update the VPC and then try again",
+        )
+    return (gateway and group.db_subnet_group_name == "default") if wanted is None else wanted
+
+
+def require_capacity(call: Call, name: str, replaced: DBInstance | None = None) -> DBInstanceClass:
+    """The class, if this host can hold one more instance of it (`replaced` leaves its own class)."""
+    chosen = CLASSES.get(name)
+    if chosen is None:
+        raise invalid_value(f"Invalid DB Instance class: {name}")
+    host = call.use(HostCapacity)
+    if chosen.memory_bytes > host.memory_bytes:
+        raise ApiError(
+            "InsufficientDBInstanceCapacityFault",
+            f"{name} needs {chosen.memory_bytes // GIB} GiB of memory; this host has {host.memory_bytes // GIB} GiB."
+            " Choose a smaller class.",
+        )
+    used = sum(
+        CLASSES[instance.db_instance_class].memory_bytes
+        for instance in call.tx.scan(DBInstance)
+        if replaced is None or instance.dbi_resource_id != replaced.dbi_resource_id
+    )
+    limit = host.memory_bytes * call.settings.memory_overcommit
+    if used + chosen.memory_bytes > limit:
+        raise ApiError(
+            "InsufficientDBInstanceCapacityFault",
+            f"The instances here hold {used / GIB:.0f} GiB of the {limit / GIB:.0f} GiB that may be given out;"
+            f" {name} needs {chosen.memory_bytes // GIB} GiB more. Delete an instance, choose a smaller class or raise"
+            " the setting memory_overcommit.",
+        )
+    return chosen

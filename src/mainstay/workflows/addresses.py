@@ -1,0 +1,53 @@
+"""Loopback addresses of endpoints and nodes.
+
+All of 127.0.0.0/8 is this machine, so every instance can have the port it asked for on an address of its own, without
+root and without DNS. Endpoints live in 127.64.0.0/11, nodes in 127.96.0.0/11; every service (MAINSTAY_HOME) has its own
+slot of 4096 addresses in each, chosen by a digest of its home, so that several services run side by side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from pathlib import Path
+
+from mainstay.model.addresses import AddressLease
+from mainstay.model.errors import ApiError
+from mainstay.model.records import GLOBAL_REGION, Scope
+from mainstay.store import Transaction
+
+ENDPOINTS = ipaddress.IPv4Network("127.64.0.0/11")
+NODES = ipaddress.IPv4Network("127.96.0.0/11")
+SLOT_PREFIX_LENGTH = 20
+
+
+def slot(pool: ipaddress.IPv4Network, home: Path) -> ipaddress.IPv4Network:
+    """The part of a pool that belongs to the service of this home."""
+    number = int.from_bytes(hashlib.sha256(str(home).encode()).digest()[:4], "big")
+    slots = 2 ** (SLOT_PREFIX_LENGTH - pool.prefixlen)
+    first = int(pool.network_address) + (number % slots) * 2 ** (32 - SLOT_PREFIX_LENGTH)
+    return ipaddress.IPv4Network((first, SLOT_PREFIX_LENGTH))
+
+
+def lease(tx: Transaction, account_id: str, block: ipaddress.IPv4Network, holder: str) -> str:
+    """The holder's address in the block: the one it has, or the lowest free one.
+
+    Raises `ApiError` InsufficientDBInstanceCapacity when all are taken.
+    """
+    scope = Scope(account_id, GLOBAL_REGION)
+    leases = tx.scan(AddressLease, scope)
+    for held in leases:
+        if held.holder == holder and ipaddress.IPv4Address(held.address) in block:
+            return held.address
+    taken = {held.address for held in leases}
+    for address in block.hosts():
+        if str(address) not in taken and not str(address).endswith((".0", ".255")):
+            tx.insert(AddressLease(scope=scope, address=str(address), holder=holder))
+            return str(address)
+    raise ApiError("InsufficientDBInstanceCapacityFault", f"All addresses of {block} are in use.")
+
+
+def release(tx: Transaction, account_id: str, holder: str) -> None:
+    """Gives back every address of the holder."""
+    for held in tx.find(AddressLease, Scope(account_id, GLOBAL_REGION), "holder", holder):
+        tx.delete(held)
