@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import uvloop
 
 from mainstay.agent.process import Agent
+from mainstay.host.guardian import guard
+from mainstay.host.layout import lock_path, prepare
+from mainstay.host.locks import ProcessLock
 from mainstay.host.logs import configure_logging
 from mainstay.settings import load_settings
 
@@ -16,8 +20,14 @@ def main() -> None:
     settings = load_settings(os.environ)
     configure_logging("agent", settings.log_level)
 
+    prepare(settings)
+    lock = ProcessLock(lock_path(settings, "agent"))
+    lock.acquire()
+
     async def run() -> None:
+        guardian = asyncio.create_task(guard(settings))
         await Agent(settings).run()
+        guardian.cancel()
 
     uvloop.run(run())
 

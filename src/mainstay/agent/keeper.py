@@ -1,7 +1,7 @@
 """One keeper per node: looks, asks `decide.node`, does the one thing it says, and looks again.
 
-Guarantees: an action is recorded as done only after it took effect; a failed one is repeated after a pause (`Transient`)
-or reported and left until the spec changes (`Permanent`); the status tells only what was seen.
+Guarantees: an action is recorded as done only after it took effect; a failed one is repeated after a pause
+(`Transient`) or reported and left until the spec changes (`Permanent`); the status tells only what was seen.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ class Keeper:
         self._health = Health(ready=False)
         self._route = UNKNOWN_ROUTE
         self._stopping: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
         self._start_failures = 0
         self._start_due_at = 0.0
         self._restarts = 0
@@ -107,6 +108,7 @@ class Keeper:
             if not self._health.ready:
                 self._start_failed(f"the engine ended with status {exit_code} while starting")
         self._process = None
+        self._ended.set()
         self._health = Health(ready=False)
         self.poke()
 
@@ -122,6 +124,13 @@ class Keeper:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._poke.wait()
+
+    async def stop_now(self) -> None:
+        """Closes the route and stops the engine, whatever the spec says; the keeper must not run any more."""
+        with suppress(MainstayError):
+            await self._tools.routes.withdraw(self.spec)
+        if self._process is not None:
+            await self._stop()
 
     def _gone(self) -> bool:
         return self.spec.target is NodeTarget.ABSENT and not self._files.root.exists()
@@ -289,14 +298,14 @@ class Keeper:
 
     async def _stop(self) -> None:
         """Gentle signals first; each gets its time to work."""
+        self._ended.clear()
         try:
             for number, patience_s in self._driver.stop_signals:
                 self._tools.shims.signal(self.spec.node_id, number)
-                deadline = self._tools.clock.monotonic() + patience_s
-                while self._process is not None and self._tools.clock.monotonic() < deadline:
-                    await asyncio.sleep(0.01)
-                if self._process is None:
-                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(patience_s):
+                        await self._ended.wait()
+                        return
                 log.warning("engine.stop_slow", node_id=self.spec.node_id, signal=number, patience_s=patience_s)
         finally:
             self._stopping = None

@@ -1,4 +1,4 @@
-"""Reading an instance's log files for DescribeDBLogFiles and DownloadDBLogFilePortion. Only files below the log directory."""
+"""An instance's log files, for DescribeDBLogFiles and DownloadDBLogFilePortion: only files below its log directory."""
 
 from __future__ import annotations
 

@@ -48,6 +48,7 @@ class Agent:
                 "list_logs": self.list_logs,
                 "read_log": self.read_log,
                 "ping": self.ping,
+                "stop_engines": self.stop_engines,
             },
             on_connect=lambda: {"topic": "nodes", "data": msgspec.to_builtins(self.statuses())},
         )
@@ -106,6 +107,12 @@ class Agent:
         elif spec.generation > keeper.spec.generation:
             self._tools.journal.write_spec(spec)
             keeper.update(spec)
+
+    async def stop_engines(self, _params: Any) -> None:
+        """Stops every engine of this host, for `mainstay down`. Their specs stay: the next agent starts them again."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*(keeper.stop_now() for keeper in self._keepers.values()))
 
     async def list_logs(self, params: Any) -> Any:
         """Log files of a node: [{"name", "last_written_ms", "size_bytes"}]."""

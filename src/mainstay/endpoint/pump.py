@@ -247,6 +247,7 @@ class Pump:
         """Ends the pair. A reset is passed on as a reset, unless bytes are still on their way: those win."""
         for end in (half, half.other):
             self._halves.pop(end.fd, None)
+            end.mask = 0
             if reset and not _unsent(end.source):
                 close_with_reset(end.source)
             else:

@@ -1,7 +1,7 @@
 """What an engine is to the rest of the program. Adding one is adding a folder that passes tests/engine/conformance.
 
-Two sides: `EngineRules` is asked by the API (names, passwords, parameters); `EngineDriver` is asked by the agent, on the
-host where the data is.
+Two sides: `EngineRules` is asked by the API (names, passwords, parameters); `EngineDriver` is asked by the agent, on
+the host where the data is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Our own logs: one JSON line an event, to standard error, which the supervisor keeps in a file of its own mode 0600."""
+"""Our own logs: one JSON line an event, to standard error, which goes to a file of mode 0600."""
 
 from __future__ import annotations
 

@@ -119,6 +119,9 @@ class Store(Protocol):
     def transaction(self) -> AbstractContextManager[Transaction]:
         """All or nothing; commits when the block ends, rolls back on any exception."""
 
+    def view(self) -> Reader:
+        """Reads outside any transaction, each consistent in itself: for callers that wait between them."""
+
     def next_due_at(self) -> float | None:
         """When the earliest job is due, epoch seconds, or None without jobs."""
 

@@ -214,6 +214,10 @@ class SqliteStore:
             self._rollback()
             raise
 
+    def view(self) -> SqliteTransaction:
+        """Reads outside any transaction (SQLite commits each statement by itself)."""
+        return SqliteTransaction(self._db)
+
     def next_due_at(self) -> float | None:
         row = self._db.execute("SELECT min(due_at) FROM jobs").fetchone()
         return None if row[0] is None else float(row[0])

@@ -44,7 +44,7 @@ def put_into_force(
     if restart or _RESTARTS.intersection(changed):
         instance = restarted(instance)
     renamed = instance.db_instance_identifier != before.db_instance_identifier
-    instance = msgspec.structs.replace(instance, change="renaming" if renamed else _word(changed))
+    instance = msgspec.structs.replace(instance, change="renaming" if renamed else _word(before, after, changed))
     if renamed:
         tx.delete(before)
         tx.insert(instance)
@@ -62,8 +62,11 @@ def put_into_force(
     return instance
 
 
-def _word(changed: list[str]) -> str:
-    return "upgrading" if "engine_version" in changed else "modifying"
+def _word(before: DBInstance, after: DBInstance, changed: list[str]) -> str:
+    if "engine_version" in changed:
+        return "upgrading"
+    only_password = not changed and before.master_password_verifier != after.master_password_verifier
+    return "resetting-master-credentials" if only_password else "modifying"
 
 
 def _moved(tx: Transaction, instance: DBInstance, pending: PendingModification) -> DBInstance:

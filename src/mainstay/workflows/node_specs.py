@@ -1,4 +1,4 @@
-"""From what the user wants (instance, groups, classes) to what a node must be. The one place where a `NodeSpec` is made.
+"""From what the user wants (instance, groups, classes) to what a node must be. The one place that makes a `NodeSpec`.
 
 `refresh_node` is idempotent: it writes a new generation only if something in the spec differs from the last one, so
 that any number of callers may ask for it whenever anything an instance depends on has changed.

@@ -10,14 +10,21 @@ from mainstay.engines.postgresql.configuration import ADMIN_ROLE
 from mainstay.engines.postgresql.quoting import identifier, literal
 from mainstay.model.node import NodeSpec
 
-# Predefined roles that reach outside the instance. Up to PostgreSQL 15, CREATEROLE may grant itself any role that is not
-# a superuser, so there they must not exist under a name that GRANT could find.
+# Predefined roles that reach outside the instance. Up to PostgreSQL 15, CREATEROLE may grant itself any role that is no
+# superuser, so there they must not exist under a name that GRANT could find.
 OUTREACHING_ROLES = ("pg_read_server_files", "pg_write_server_files", "pg_execute_server_program")
 CREATEROLE_IS_CONFINED_SINCE = 160000
 
 SERVICE_ROLES = ("rds_superuser", "rds_password", "rds_replication", "rds_iam")
-MONITOR_ROLES = {"pg_monitor": 100000, "pg_signal_backend": 90600, "pg_checkpoint": 150000, "pg_create_subscription": 160000,
-                 "pg_use_reserved_connections": 160000, "pg_maintain": 170000, "pg_signal_autovacuum_worker": 180000}  # fmt: skip
+MONITOR_ROLES = {
+    "pg_monitor": 100000,
+    "pg_signal_backend": 90600,
+    "pg_checkpoint": 150000,
+    "pg_create_subscription": 160000,
+    "pg_use_reserved_connections": 160000,
+    "pg_maintain": 170000,
+    "pg_signal_autovacuum_worker": 180000,
+}
 
 SETTABLE_BY_SUPERUSER_ROLE = (
     "session_replication_role", "log_min_duration_statement", "log_statement", "log_duration", "log_lock_waits",

@@ -1,4 +1,4 @@
-"""The one quoting function for what becomes part of PostgreSQL text: SQL identifiers, literals, configuration values."""
+"""The one place that quotes what becomes part of PostgreSQL text: identifiers, literals, configuration values."""
 
 from __future__ import annotations
 

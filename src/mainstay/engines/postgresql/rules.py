@@ -1,4 +1,7 @@
-"""What the RDS API wants to know about PostgreSQL. Sources: RDS user guide, "Settings for DB instances"; RFC 5802, 7677."""
+"""What the RDS API wants to know about PostgreSQL.
+
+Sources: RDS user guide, "Settings for DB instances"; RFC 5802 and 7677 (SCRAM).
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,8 @@ class PostgresqlRules:
             )
         if len(password) > longest:
             raise invalid_value(
-                f"The parameter MasterUserPassword is not a valid password because it is longer than {longest} characters."
+                "The parameter MasterUserPassword is not a valid password because it is longer than"
+                f" {longest} characters."
             )
         if PASSWORD_FORBIDDEN & set(password) or not all(" " < character <= "~" for character in password):
             raise invalid_value(

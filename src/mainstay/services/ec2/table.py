@@ -15,6 +15,8 @@ from mainstay.services.ec2.resources import type_of
 from mainstay.services.operations import Call, Demand, Demands, Operations, Request, Result
 
 operations = Operations("ec2")
+honoured_members: dict[str, frozenset[str]] = {}
+"""Operation -> the members its handler honours; anything else that asks for something is refused."""
 
 EC2Handler = Callable[[Call, Request], Result]
 Target = tuple[str, type[Resource]]
@@ -33,7 +35,7 @@ def handles(
     that resource. `creates` names the kind it makes: tags given at creation also demand `ec2:CreateTags`. `demands`
     replaces both.
     """
-    honoured = frozenset((*takes, "DryRun"))
+    honoured = honoured_members[name] = frozenset((*takes, "DryRun"))
 
     def register(handler: EC2Handler) -> EC2Handler:
         def checked(call: Call, request: Request) -> Result:

@@ -12,7 +12,14 @@ from mainstay.services.iam.aws_managed import aws_managed_policies
 from mainstay.services.iam.checks import validation_error
 from mainstay.services.iam.lookup import global_scope, no_such_entity, read_policy
 from mainstay.services.iam.pages import page
-from mainstay.services.iam.shapes import encode_document, group_shape, policy_shape, role_shape, user_shape, version_shape
+from mainstay.services.iam.shapes import (
+    encode_document,
+    group_shape,
+    policy_shape,
+    role_shape,
+    user_shape,
+    version_shape,
+)
 from mainstay.services.iam.table import operations
 from mainstay.services.iam.usage import Usage, policy_usage
 from mainstay.services.operations import Call, Request, Result

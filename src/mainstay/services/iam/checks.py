@@ -90,7 +90,8 @@ def check_tags(tags: Sequence[Mapping[str, str]], present: Mapping[str, str]) ->
     result |= {tag["Key"]: tag["Value"] for tag in tags}
     if len(result) > limits.TAGS_PER_RESOURCE:
         raise ApiError(
-            "LimitExceededException", f"The number of tags has reached the maximum limit. {limits.TAGS_PER_RESOURCE}",
+            "LimitExceededException",
+            f"The number of tags has reached the maximum limit. {limits.TAGS_PER_RESOURCE}",
             status=409,
         )
     return result

@@ -138,4 +138,3 @@ _bounded: tuple[type[User] | type[Role], ...] = (User, Role)
 for _limited in _bounded:
     on_entity(f"Put{_limited.NOUN.title()}PermissionsBoundary", _limited)(partial(_put_boundary, _limited))
     on_entity(f"Delete{_limited.NOUN.title()}PermissionsBoundary", _limited)(partial(_delete_boundary, _limited))
-

@@ -70,9 +70,7 @@ def find_version(policy: ManagedPolicy, version_id: str) -> PolicyVersion:
     try:
         return policy.version(version_id)
     except KeyError:
-        raise no_such_entity(
-            f"Policy {policy.arn} version {version_id} does not exist or is not attachable."
-        ) from None
+        raise no_such_entity(f"Policy {policy.arn} version {version_id} does not exist or is not attachable.") from None
 
 
 def check_policy_arn(arn: str) -> None:

@@ -22,6 +22,9 @@ from mainstay.services.iam.sessions import invalid_token, open_session
 from mainstay.services.operations import Caller
 from mainstay.store.base import Reader, Transaction
 
+TRANSITIVE_TAG_KEYS = "mainstay:TransitiveTagKeys"
+"""Key of a caller's context: the session tags that go on to the next role, separated by commas (no tag key has one)."""
+
 
 @dataclass(frozen=True)
 class Credentials:
@@ -112,6 +115,8 @@ def _role_session(tx: Reader, scope: Scope, session: Session) -> Caller:
     context = _caller_context(role.arn, scope.account_id, "AssumedRole", user_id, {**role.tags, **session.tags})
     if session.source_identity:
         context["aws:SourceIdentity"] = session.source_identity
+    if session.transitive_tag_keys:
+        context[TRANSITIVE_TAG_KEYS] = ",".join(session.transitive_tag_keys)
     return Caller(
         kind="role",
         account_id=scope.account_id,
@@ -124,8 +129,8 @@ def _role_session(tx: Reader, scope: Scope, session: Session) -> Caller:
     )
 
 
-NOTHING = '{"Version": "2012-10-17", "Statement": {"Effect": "Deny", "Action": "*", "Resource": "arn:aws:none:::none"}}'
-"""A policy that allows nothing and, but for a resource that does not exist, denies nothing."""
+NOTHING = '{"Statement": {"Effect": "Allow", "Action": "none:None", "Resource": "arn:aws:none:::none"}}'
+"""A policy that allows only an action no service has."""
 
 
 def _root(scope: Scope, access_key_id: str) -> Caller:

@@ -43,7 +43,9 @@ def _on_source(call: Call, request: Request) -> Sequence[Demand]:
 @operations.handles("SimulatePrincipalPolicy", demands=_on_source)
 def simulate_principal_policy(call: Call, request: Request) -> Result:
     entity = _source(call, request["PolicySourceArn"])
-    attached = [(_policy_id(entity, name), check_document("policy", text)) for name, text in named_policies(call.tx, entity)]
+    attached = [
+        (_policy_id(entity, name), check_document("policy", text)) for name, text in named_policies(call.tx, entity)
+    ]
     boundary = _input_boundary(request)
     if boundary is None:
         boundary = boundary_of(call.tx, entity)

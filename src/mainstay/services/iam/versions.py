@@ -24,9 +24,7 @@ def create_policy_version(call: Call, request: Request) -> Result:
             " you must delete an existing version."
         )
     now = call.clock.wall()
-    version = PolicyVersion(
-        version_id=f"v{policy.next_version}", document=request["PolicyDocument"], created_at=now
-    )
+    version = PolicyVersion(version_id=f"v{policy.next_version}", document=request["PolicyDocument"], created_at=now)
     default = version.version_id if request.get("SetAsDefault") else policy.default_version_id
     policy = msgspec.structs.replace(
         policy,
@@ -68,8 +66,6 @@ def delete_policy_version(call: Call, request: Request) -> Result:
 def set_default_policy_version(call: Call, request: Request) -> Result:
     policy = find_own_policy(call, request["PolicyArn"])
     version = find_version(policy, request["VersionId"])
-    changed = msgspec.structs.replace(
-        policy, default_version_id=version.version_id, updated_at=call.clock.wall()
-    )
+    changed = msgspec.structs.replace(policy, default_version_id=version.version_id, updated_at=call.clock.wall())
     call.tx.put(changed)
     return None

@@ -55,7 +55,8 @@ def _provisioned(allocated_gib: int, kind: str, iops: int | None) -> Storage:
     least, most = (ratio * allocated_gib for ratio in IOPS_PER_GIB)
     if iops < IOPS_MIN or not least <= iops <= most:
         raise invalid_combination(
-            f"The IOPS to GiB ratio must be between {IOPS_PER_GIB[0]} and {IOPS_PER_GIB[1]:.0f}, and at least {IOPS_MIN}."
+            f"The IOPS to GiB ratio must be between {IOPS_PER_GIB[0]} and {IOPS_PER_GIB[1]:.0f}; the least is"
+            f" {IOPS_MIN} IOPS."
         )
     return Storage(allocated_gib=allocated_gib, storage_type=kind, iops=iops, throughput=None)
 

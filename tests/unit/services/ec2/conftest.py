@@ -23,6 +23,12 @@ from mainstay.store.sqlite import SqliteStore
 ACCOUNT = "123456789012"
 MODEL = botocore.session.get_session().get_service_model("ec2")
 
+# EC2 says "available" of an attached gateway, which its own model does not list; Terraform waits for that word.
+NOT_IN_THE_ENUM = (
+    "DescribeInternetGateways.InternetGateways[].Attachments[].State",
+    "CreateInternetGateway.InternetGateway.Attachments[].State",
+)
+
 
 def check_shape(shape: Any, value: Any, path: str) -> None:
     """Fails when an answer holds anything that the service model does not."""
@@ -39,7 +45,7 @@ def check_shape(shape: Any, value: Any, path: str) -> None:
         kinds = {"string": str, "integer": int, "boolean": bool}
         assert isinstance(value, kinds[shape.type_name]), f"{path} = {value!r}"
         if shape.type_name == "string" and shape.enum:
-            assert value in shape.enum, f"{path} = {value!r}"
+            assert value in shape.enum or path in NOT_IN_THE_ENUM, f"{path} = {value!r}"
 
 
 class Listener:

@@ -51,7 +51,8 @@ def test_account_attributes_name_the_default_vpc(cloud) -> None:
         return found["AttributeValues"][0]["AttributeValue"]
 
     assert default() == "none"
-    assert default() == "none" if not (vpc_id := cloud.ensure()) else default() == vpc_id
+    vpc_id = cloud.ensure()
+    assert default() == vpc_id
 
 
 def test_the_default_vpc_is_complete(cloud) -> None:

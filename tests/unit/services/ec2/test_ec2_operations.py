@@ -10,22 +10,18 @@ import pytest
 from mainstay.model.ec2 import Vpc
 from mainstay.services.ec2 import operations
 from mainstay.services.ec2.listing import FILTER_VALUES_LIMIT
+from mainstay.services.ec2.table import honoured_members
 
 MODEL = botocore.session.get_session().get_service_model("ec2")
-
-
-def honoured(name: str) -> set[str]:
-    cells = dict(zip(operations.built[name].handler.__code__.co_freevars, operations.built[name].handler.__closure__))
-    return set(cells["honoured"].cell_contents)
 
 
 @pytest.mark.parametrize("name", sorted(operations.built))
 def test_honoured_members_are_in_the_model(name: str) -> None:
     members = set(MODEL.operation_model(name).input_shape.members)
     # ModifyVpcAttribute and a few more have no DryRun.
-    assert honoured(name) - {"DryRun"} <= members
+    assert honoured_members[name] - {"DryRun"} <= members
     required = set(MODEL.operation_model(name).input_shape.required_members)
-    assert required <= honoured(name)
+    assert required <= honoured_members[name]
 
 
 def test_an_unsupported_member_is_refused_by_name(cloud) -> None:

@@ -1,0 +1,151 @@
+"""`mainstay up`, `down` and `status`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mainstay.cli.agent import ask_agent
+from mainstay.host.layout import PROCESSES, SUPERVISOR, down_marker, environment, lock_path, log_path, prepare, spawn
+from mainstay.host.locks import holder
+from mainstay.model.errors import MainstayError, Permanent
+from mainstay.settings import Settings
+from mainstay.supervisor.shutdown import end_process, stop_everything
+
+START_TIMEOUT_S = 60.0
+POLL_S = 0.05
+DOWN = 3
+
+
+def start(settings: Settings, *, detach: bool) -> None:
+    """Starts the supervisor, in the foreground or in the background, and waits until the API answers.
+
+    Raises `Permanent` with the end of the log if it does not come up.
+    """
+    prepare(settings)
+    ensure_engine_user(settings)
+    if holder(lock_path(settings, SUPERVISOR)) is not None and healthy(settings) is not None:
+        print(f"mainstay is running already: {endpoint_url(settings)}")
+        return
+    down_marker(settings).unlink(missing_ok=True)
+    if not detach:
+        os.execve(  # noqa: S606 - replaces this process by the supervisor, no shell
+            sys.executable, [sys.executable, "-m", "mainstay.supervisor"], environment(settings)
+        )
+    child = spawn(settings, SUPERVISOR)
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        health = healthy(settings)
+        if health is not None and health["agent_connected"]:
+            print(f"mainstay is up: {endpoint_url(settings)}")
+            return
+        if child.poll() is not None and holder(lock_path(settings, SUPERVISOR)) is None:
+            break
+        time.sleep(POLL_S)
+    raise Permanent("the service did not come up", hint=_last_words(settings))
+
+
+def _last_words(settings: Settings) -> str:
+    for name in ("control", "agent", "endpoint", SUPERVISOR):
+        path = log_path(settings, name)
+        if path.exists():
+            for line in reversed(path.read_text(errors="replace").splitlines()[-20:]):
+                if "Error" in line or '"level": "error"' in line or "Permanent" in line:
+                    return f"{path}: {line[:500]}"
+    return f"See the logs in {log_path(settings, 'control').parent}."
+
+
+def stop(settings: Settings) -> None:
+    """Stops everything. Works with or without a living supervisor."""
+    prepare(settings)
+    down_marker(settings).touch(mode=0o600)
+
+    async def end() -> None:
+        if holder(lock_path(settings, SUPERVISOR)) is not None:
+            await end_process(settings, SUPERVISOR)
+        await stop_everything(settings)
+
+    asyncio.run(end())
+    print("mainstay is down")
+
+
+def show_status(settings: Settings) -> int:
+    """Prints processes and instances; 0 if the API answers, 3 if not."""
+    console = Console()
+    health = healthy(settings)
+    table = Table(title=f"{settings.home}  {endpoint_url(settings)}", title_justify="left")
+    for column in ("process", "state", "pid"):
+        table.add_column(column)
+    for name in (SUPERVISOR, *PROCESSES):
+        pid = holder(lock_path(settings, name))
+        table.add_row(name, "running" if pid else "down", str(pid or ""))
+    console.print(table)
+    try:
+        nodes = ask_agent(settings, "nodes")
+    except MainstayError:
+        nodes = []
+    for node in nodes:
+        console.print(f"{node['db_instance_identifier']}  {node['phase']}  {node.get('failure', '')}")
+    return 0 if health is not None else DOWN
+
+
+def healthy(settings: Settings) -> dict[str, Any] | None:
+    """What the API's health page tells, None if it does not answer."""
+    context = None
+    if endpoint_url(settings).startswith("https"):
+        import ssl
+
+        bundle = settings.home / "ca-bundle.pem"
+        if not bundle.exists():
+            return None
+        context = ssl.create_default_context(cafile=str(bundle))
+    try:
+        with urllib.request.urlopen(  # noqa: S310 - our own http(s) address
+            f"{endpoint_url(settings)}/_mainstay/health", timeout=2.0, context=context
+        ) as answer:
+            health: dict[str, Any] = json.load(answer)
+            return health
+    except (urllib.error.URLError, OSError, ValueError):
+        return None
+
+
+def endpoint_url(settings: Settings) -> str:
+    """AWS_ENDPOINT_URL of the service."""
+    import ipaddress
+
+    address = ipaddress.ip_address(settings.listen)
+    scheme = "http" if address.is_loopback else "https"
+    host = f"[{address}]" if address.version == 6 else str(address)
+    return f"{scheme}://{host}:{settings.port}"
+
+
+def ensure_engine_user(settings: Settings) -> None:
+    """As root, makes the system user that engines run as (they refuse root). Raises `Permanent` if that fails."""
+    if os.geteuid() != 0:
+        return
+    try:
+        pwd.getpwnam(settings.engine_user)
+    except KeyError:
+        useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin")
+        if useradd is None:
+            raise Permanent("useradd is missing", hint="Install the package passwd.") from None
+        done = subprocess.run(
+            [useradd, "-r", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", settings.engine_user],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise Permanent(f"the system user {settings.engine_user} cannot be made: {done.stderr.strip()}") from None

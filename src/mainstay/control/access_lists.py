@@ -1,0 +1,61 @@
+"""Pushes security group changes to the endpoints of the instances they are about, within a second."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from mainstay.host.clock import Clock
+from mainstay.model.db_instance import DBInstance
+from mainstay.model.errors import MainstayError
+from mainstay.model.records import Scope
+from mainstay.services.rds.refresh import request_refresh_in
+from mainstay.store import Store
+from mainstay.workflows.engine import Worker
+
+RETRY_S = 1.0
+log = structlog.get_logger()
+
+
+class AccessListPusher:
+    """`AccessListListener`: remembers which regions changed and asks every instance there to be refreshed.
+
+    A refresh that changes nothing in an instance's spec ends after reading it, so asking too many costs little. At
+    start every region counts as changed, which covers what happened just before a kill.
+    """
+
+    def __init__(self, store: Store, clock: Clock, worker: Worker) -> None:
+        self._store = store
+        self._clock = clock
+        self._worker = worker
+        self._changed: set[Scope] = set()
+        self._poke = asyncio.Event()
+        with store.read() as view:
+            self._changed = {instance.scope for instance in view.scan(DBInstance)}
+
+    def security_groups_changed(self, scope: Scope) -> None:
+        """See `AccessListListener`; called inside the transaction, acted upon after it."""
+        self._changed.add(scope)
+        self._poke.set()
+
+    async def run(self) -> None:
+        """Forever."""
+        while True:
+            self._poke.clear()
+            changed, self._changed = self._changed, set()
+            try:
+                for scope in changed:
+                    self._refresh(scope)
+            except MainstayError as error:
+                log.error("access_lists.not_refreshed", error=error.message)
+                self._changed |= changed
+                await asyncio.sleep(RETRY_S)
+                continue
+            await self._poke.wait()
+
+    def _refresh(self, scope: Scope) -> None:
+        with self._store.transaction() as tx:
+            for instance in tx.scan(DBInstance, scope):
+                request_refresh_in(tx, self._clock.wall(), instance)
+        self._worker.wake()

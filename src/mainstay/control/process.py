@@ -1,0 +1,173 @@
+"""Wiring of the control process."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import signal
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import structlog
+import uvicorn
+
+from mainstay import __version__
+from mainstay.control.access_lists import AccessListPusher
+from mainstay.control.fleet import RpcFleet
+from mainstay.control.front import Front
+from mainstay.control.http import Application
+from mainstay.engines.builds import Builds
+from mainstay.engines.registry import Engines, engines
+from mainstay.host.certificates import CertificateAuthorities
+from mainstay.host.clock import SystemClock
+from mainstay.host.files import make_private_directory, write_atomically
+from mainstay.host.randomness import SystemRandomness
+from mainstay.host.vault import Vault
+from mainstay.model.capacity import HostCapacity
+from mainstay.model.errors import Permanent
+from mainstay.model.records import Scope
+from mainstay.services import ec2, iam, sts
+from mainstay.services.ec2.changes import AccessListListener
+from mainstay.services.iam.principals import ensure_root_access_key
+from mainstay.services.rds import api as rds
+from mainstay.settings import Settings
+from mainstay.store import SqliteStore
+from mainstay.workflows.engine import Tools, Worker
+from mainstay.workflows.fleet import Fleet
+from mainstay.workflows.programs import PROGRAMS
+
+EVENT_RETENTION_S = 14 * 24 * 3600.0
+PRUNE_INTERVAL_S = 3600.0
+log = structlog.get_logger()
+
+
+class Control:
+    """Everything the control process holds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        directory = settings.home / "control"
+        make_private_directory(settings.home, mode=0o711)
+        make_private_directory(directory)
+        make_private_directory(settings.runtime, mode=0o711)
+        clock, randomness = SystemClock(), SystemRandomness()
+        self._clock = clock
+        self._store = SqliteStore(directory / "store.sqlite")
+        self._vault = Vault.open_file(directory / "master.key", randomness)
+        self._authorities = CertificateAuthorities(directory / "ca", clock)
+        self._fleet = RpcFleet(settings.runtime / "agent.sock", self._node_changed)
+        registry = engines(Builds(settings))
+        self._worker = Worker(
+            PROGRAMS,
+            Tools(
+                store=self._store,
+                fleet=self._fleet,
+                clock=clock,
+                randomness=randomness,
+                settings=settings,
+                engines=registry,
+                certificates=self._authorities,
+                vault=self._vault,
+            ),
+        )
+        self._pusher = AccessListPusher(self._store, clock, self._worker)
+        collaborators: dict[type, Any] = {
+            Engines: registry,
+            CertificateAuthorities: self._authorities,
+            Fleet: self._fleet,
+            Vault: self._vault,
+            HostCapacity: HostCapacity(memory_bytes=psutil.virtual_memory().total, vcpus=os.cpu_count() or 1),
+            AccessListListener: self._pusher,
+        }
+        self._front = Front(
+            settings=settings,
+            store=self._store,
+            vault=self._vault,
+            clock=clock,
+            randomness=randomness,
+            services=(rds.operations, ec2.operations, iam.operations, sts.operations),
+            collaborators=collaborators,
+            committed=self._worker.wake,
+        )
+        self._first_start(randomness)
+
+    def _first_start(self, randomness: SystemRandomness) -> None:
+        """What exists before anybody asked for it: the root's access key and every region's default VPC."""
+        settings = self._settings
+        with self._store.transaction() as tx:
+            key_id, secret = ensure_root_access_key(
+                tx, self._vault, randomness, settings.account_id, self._clock.wall()
+            )
+            for region in settings.regions:
+                ec2.ensure_default_vpc(tx, Scope(settings.account_id, region), settings, randomness, self._clock)
+        write_atomically(
+            settings.home / "credentials",
+            f"AWS_ACCESS_KEY_ID={key_id}\nAWS_SECRET_ACCESS_KEY={secret}\n".encode(),
+        )
+        write_atomically(settings.home / "ca-bundle.pem", self._authorities.bundle_pem.encode(), mode=0o644)
+
+    def _node_changed(self, dbi_resource_id: str) -> None:
+        self._worker.wake(f"db:{dbi_resource_id}")
+
+    def _health(self) -> dict[str, Any]:
+        return {"version": __version__, "agent_connected": self._fleet.connected}
+
+    async def run(self) -> None:
+        """Until SIGTERM."""
+        self._fleet.start()
+        tasks = [asyncio.create_task(task) for task in (self._worker.run(), self._pusher.run(), self._prune())]
+        server = uvicorn.Server(self._server_config())
+        ended = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
+        serving = asyncio.create_task(server._serve())
+        await asyncio.wait([asyncio.create_task(ended.wait()), serving], return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self._fleet.stop()
+        self._store.close()
+
+    def _server_config(self) -> uvicorn.Config:
+        settings = self._settings
+        options: dict[str, Any] = {}
+        address = ipaddress.ip_address(settings.listen)
+        if not address.is_loopback:
+            options = self._tls_options(str(address))
+        return uvicorn.Config(
+            Application(self._front, self._health),
+            host=settings.listen,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            loop="uvloop",
+            http="httptools",
+            timeout_graceful_shutdown=5,
+            **options,
+        )
+
+    def _tls_options(self, address: str) -> dict[str, Any]:
+        """Off loopback the API speaks TLS only, with a certificate of the service's own authority."""
+        if ipaddress.ip_address(address).is_unspecified:
+            raise Permanent(
+                "listen must be one address of this machine, not all of them",
+                hint="Set MAINSTAY_LISTEN to the address clients use: its certificate is issued for it.",
+            )
+        issued, _valid_till = self._authorities.issue((), (address,))
+        directory = self._settings.home / "control"
+        write_atomically(directory / "api.crt", issued.certificate_pem.encode())
+        write_atomically(directory / "api.key", issued.private_key_pem.encode())
+        return {"ssl_certfile": str(directory / "api.crt"), "ssl_keyfile": str(directory / "api.key")}
+
+    async def _prune(self) -> None:
+        while True:
+            with suppress(Exception):
+                self._store.prune_events(self._clock.wall() - EVENT_RETENTION_S)
+            await asyncio.sleep(PRUNE_INTERVAL_S)

@@ -1,0 +1,65 @@
+"""Our processes: their locks, their logs, the marker of a wanted shutdown, and how one is started."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from mainstay.host.files import make_private_directory
+from mainstay.settings import Settings
+
+# The endpoint first: the agent tells it routes; control last: it observes the agent.
+PROCESSES = ("endpoint", "agent", "control")
+SUPERVISOR = "supervisor"
+KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "XDG_DATA_HOME")
+
+
+def lock_path(settings: Settings, name: str) -> Path:
+    """The lock that the process of this name holds while it runs."""
+    return settings.runtime / f"{name}.lock"
+
+
+def log_path(settings: Settings, name: str) -> Path:
+    """Where the process's own log lines go."""
+    return settings.home / "logs" / f"{name}.log"
+
+
+def down_marker(settings: Settings) -> Path:
+    """Exists while the service is to be down, so that nobody starts anything again."""
+    return settings.home / "down"
+
+
+def prepare(settings: Settings) -> None:
+    """Makes the directories that every process relies on."""
+    make_private_directory(settings.home, mode=0o711)
+    make_private_directory(settings.home / "logs")
+    make_private_directory(settings.runtime, mode=0o711)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The environment of a process of ours: every setting spelled out, and nothing of the caller's secrets."""
+    env = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    for name, value in msgspec.structs.asdict(settings).items():
+        env[f"MAINSTAY_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
+    return env
+
+
+def spawn(settings: Settings, name: str) -> subprocess.Popen[bytes]:
+    """Starts the process, detached, its output appended to its log."""
+    descriptor = os.open(log_path(settings, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", f"mainstay.{name}"],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            env=environment(settings),
+            cwd="/",
+            start_new_session=True,
+        )
+    finally:
+        os.close(descriptor)
