@@ -55,7 +55,7 @@ class Agent:
         self._tools = KeeperTools(
             journal=Journal(settings.home / "agent" / "nodes", runtime / "nodes"),
             shims=SystemShims(runtime / "shims", self._process_ended),
-            routes=EndpointRoutes(self._endpoint, settings.endpoint_path),
+            routes=EndpointRoutes(self._endpoint, "relay" if settings.endpoint_path == "relay" else "kernel"),
             builds=Builds(settings),
             user=engine_user(settings.engine_user),
             clock=SystemClock(),

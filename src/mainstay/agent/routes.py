@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -27,7 +27,7 @@ class Routes(Protocol):
 class EndpointRoutes:
     """`Routes` over the endpoint process's RPC socket."""
 
-    def __init__(self, client: RpcClient, path: str) -> None:
+    def __init__(self, client: RpcClient, path: Literal["relay", "kernel"]) -> None:
         self._client = client
         self._path = path
 

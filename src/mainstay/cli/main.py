@@ -1,4 +1,4 @@
-"""The `mainstay` command: every sub-command in one place, each in a module of its own. Heavy imports happen when used."""
+"""The `mainstay` command: every sub-command, each with a module of its own that is imported when it is used."""
 
 from __future__ import annotations
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pwd
-import shutil
-import subprocess
 import sys
 import time
 import urllib.error
@@ -20,6 +17,7 @@ from rich.table import Table
 from mainstay.cli.agent import ask_agent
 from mainstay.host.layout import PROCESSES, SUPERVISOR, down_marker, environment, lock_path, log_path, prepare, spawn
 from mainstay.host.locks import holder
+from mainstay.host.users import ensure_engine_user
 from mainstay.model.errors import MainstayError, Permanent
 from mainstay.settings import Settings
 from mainstay.supervisor.shutdown import end_process, stop_everything
@@ -35,7 +33,7 @@ def start(settings: Settings, *, detach: bool) -> None:
     Raises `Permanent` with the end of the log if it does not come up.
     """
     prepare(settings)
-    ensure_engine_user(settings)
+    ensure_engine_user(settings.engine_user)
     if holder(lock_path(settings, SUPERVISOR)) is not None and healthy(settings) is not None:
         print(f"mainstay is running already: {endpoint_url(settings)}")
         return
@@ -129,23 +127,3 @@ def endpoint_url(settings: Settings) -> str:
     scheme = "http" if address.is_loopback else "https"
     host = f"[{address}]" if address.version == 6 else str(address)
     return f"{scheme}://{host}:{settings.port}"
-
-
-def ensure_engine_user(settings: Settings) -> None:
-    """As root, makes the system user that engines run as (they refuse root). Raises `Permanent` if that fails."""
-    if os.geteuid() != 0:
-        return
-    try:
-        pwd.getpwnam(settings.engine_user)
-    except KeyError:
-        useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin")
-        if useradd is None:
-            raise Permanent("useradd is missing", hint="Install the package passwd.") from None
-        done = subprocess.run(
-            [useradd, "-r", "-M", "-d", "/nonexistent", "-s", "/usr/sbin/nologin", settings.engine_user],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            raise Permanent(f"the system user {settings.engine_user} cannot be made: {done.stderr.strip()}") from None

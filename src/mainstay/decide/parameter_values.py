@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from mainstay.model.db_parameter_group import DBParameterGroup
-from mainstay.model.engine import ParameterDefinition
+from mainstay.model.engine import SOURCE_SYSTEM, ParameterDefinition
 
 
 class ParameterChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,10 +26,8 @@ class ParameterChange(msgspec.Struct, frozen=True, kw_only=True):
     at_once: bool
 
 
-def wanted_values(
-    group: DBParameterGroup | None, definitions: Mapping[str, ParameterDefinition]
-) -> dict[str, str]:
-    """Name -> raw value of every parameter that the group or the service's defaults set; `group` None is a default group.
+def wanted_values(group: DBParameterGroup | None, definitions: Mapping[str, ParameterDefinition]) -> dict[str, str]:
+    """Name -> raw value of every parameter that must be configured; `group` None stands for an untouched group.
 
     Parameters left out have the engine's own default. User values of parameters that this build does not know are
     left out too: the engine would refuse to start with them.
@@ -37,7 +35,7 @@ def wanted_values(
     values: dict[str, str] = {}
     for name, definition in definitions.items():
         given = None if group is None else group.value_of(name)
-        value = definition.default if given is None else given
+        value = default_value(definition) if given is None else given
         if value is not None:
             values[name] = value
     return values
@@ -53,12 +51,17 @@ def values_in_force(
     for name, value in held.items():
         if name not in definitions:
             continue
-        in_force = definitions[name].default if value is None else value
+        in_force = default_value(definitions[name]) if value is None else value
         if in_force is None:
             values.pop(name, None)
         else:
             values[name] = in_force
     return values
+
+
+def default_value(definition: ParameterDefinition) -> str | None:
+    """What the service configures where the user gave no value; None where it leaves the engine to its own default."""
+    return definition.default if definition.source == SOURCE_SYSTEM else None
 
 
 def held_after(held: Mapping[str, str | None], changes: Iterable[ParameterChange]) -> dict[str, str | None]:

@@ -162,15 +162,11 @@ def _window(start: int, end: int, period: int) -> Window:
 
 
 def _daily(start: int) -> Window:
-    return Window(
-        start_minute=start % DAY_MINUTES, length_minutes=DEFAULT_LENGTH_MINUTES, period_minutes=DAY_MINUTES
-    )
+    return Window(start_minute=start % DAY_MINUTES, length_minutes=DEFAULT_LENGTH_MINUTES, period_minutes=DAY_MINUTES)
 
 
 def _weekly(start: int) -> Window:
-    return Window(
-        start_minute=start % WEEK_MINUTES, length_minutes=DEFAULT_LENGTH_MINUTES, period_minutes=WEEK_MINUTES
-    )
+    return Window(start_minute=start % WEEK_MINUTES, length_minutes=DEFAULT_LENGTH_MINUTES, period_minutes=WEEK_MINUTES)
 
 
 def _weekly_starts(window: Window) -> range:

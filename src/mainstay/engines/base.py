@@ -67,9 +67,13 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
 class EngineDriver(Protocol):
     """Operates one engine's nodes on this host. Every method may be repeated after a crash in the middle of it."""
 
-    name: str
-    stop_signals: tuple[tuple[int, float], ...]
-    """Signals that stop the process, each with the seconds to wait before the next, gentlest first."""
+    @property
+    def name(self) -> str:
+        """The engine's name in the API."""
+
+    @property
+    def stop_signals(self) -> tuple[tuple[int, float], ...]:
+        """Signals that stop the process, each with the seconds to wait before the next, gentlest first."""
 
     def configuration(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> dict[str, str]:
         """File name -> content of every configuration file, for this spec. Pure."""
@@ -96,11 +100,25 @@ class EngineDriver(Protocol):
 class EngineRules(Protocol):
     """What the API asks about an engine, without touching a host."""
 
-    name: str
-    default_port: int
-    license_model: str
-    description: str
-    log_types: tuple[str, ...]
+    @property
+    def name(self) -> str:
+        """The engine's name in the API."""
+
+    @property
+    def default_port(self) -> int:
+        """Port of an instance that asks for none."""
+
+    @property
+    def license_model(self) -> str:
+        """LicenseModel of every instance."""
+
+    @property
+    def description(self) -> str:
+        """DBEngineDescription."""
+
+    @property
+    def log_types(self) -> tuple[str, ...]:
+        """ExportableLogTypes."""
 
     def family(self, major: str) -> str:
         """DB parameter group family of a major version, "postgres17"."""

@@ -15,7 +15,7 @@ MEMBER = "member"
 class GroupedSubnet(msgspec.Struct, frozen=True, order=True):
     """A subnet of the group. A subnet never changes its zone, so the zone is kept here."""
 
-    subnet_identifier: str
+    subnet_id: str
     availability_zone: str
 
 
@@ -34,7 +34,7 @@ class DBSubnetGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
         return self.db_subnet_group_name
 
     def index(self) -> dict[str, str]:
-        members = {f"subnet:{subnet.subnet_identifier}": MEMBER for subnet in self.subnets}
+        members = {f"subnet:{subnet.subnet_id}": MEMBER for subnet in self.subnets}
         return {"vpc-id": self.vpc_id} | members
 
     @property

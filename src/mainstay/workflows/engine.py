@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -177,13 +178,13 @@ class Worker:
                 break
             task = asyncio.create_task(self._advance(job))
             self._running[job.id] = task
-            task.add_done_callback(lambda _task, job_id=job.id: self._ended(job_id))
+            task.add_done_callback(partial(self._ended, job.id))
         due_at = self._tools.store.next_due_at()
         if due_at is None or self._running:
             return None if due_at is None else max(0.05, due_at - now)
         return max(0.0, due_at - now)
 
-    def _ended(self, job_id: int) -> None:
+    def _ended(self, job_id: int, _task: asyncio.Task[None]) -> None:
         self._running.pop(job_id, None)
         self._poke.set()
 

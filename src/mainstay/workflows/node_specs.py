@@ -10,14 +10,15 @@ import hashlib
 
 import msgspec
 
+from mainstay.decide.parameter_values import values_in_force
 from mainstay.decide.parameters import FormulaVariables, evaluate
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_instance_class import CLASSES
+from mainstay.model.db_parameter_group import DBParameterGroup
 from mainstay.model.errors import Permanent
 from mainstay.model.node import MasterUser, Node, NodeEndpoint, NodeLimits, NodeSpec, ServerCertificate
 from mainstay.model.records import Scope
-from mainstay.services.ec2.interfaces import access_list_for
-from mainstay.services.rds.parameters import effective_parameters
+from mainstay.services.ec2.interfaces import access_list_for, set_real_addresses
 from mainstay.settings import Settings
 from mainstay.store import Reader, Transaction
 from mainstay.workflows import addresses
@@ -46,15 +47,8 @@ def final_parameters(reader: Reader, tools: Tools, instance: DBInstance) -> dict
     """
     build = tools.engines.builds.resolve(instance.engine, instance.engine_version)
     definitions = tools.engines.rules(instance.engine).definitions(build)
-    values = effective_parameters(reader, instance.scope, instance.parameter_group_in_force, definitions)
-    for name, held in instance.held_parameters.items():
-        if held is None:
-            default = definitions[name].default if name in definitions else None
-            values.pop(name, None)
-            if default is not None and "{" in default:
-                values[name] = default
-        else:
-            values[name] = held
+    group = reader.get(DBParameterGroup, instance.scope, instance.parameter_group_in_force)
+    values = values_in_force(group, definitions, instance.held_parameters)
     db_class = CLASSES[instance.db_instance_class]
     variables = FormulaVariables(
         allocated_storage_bytes=instance.allocated_storage_gib * GIB,
@@ -94,10 +88,14 @@ def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node: Node | None
     db_class = CLASSES[instance.db_instance_class]
     account = instance.scope.account_id
     home = tools.settings.home
+    address = addresses.lease(tx, account, addresses.slot(addresses.ENDPOINTS, home), instance.dbi_resource_id)
+    if node is None and instance.network_interface_id:
+        # Where this instance's packets come from: source groups that it is a member of resolve to this.
+        set_real_addresses(tx, instance.scope, instance.network_interface_id, [address])
     access = access_list_for(tx, instance.scope, instance.vpc_security_group_ids, instance.port)
     endpoint = NodeEndpoint(
         endpoint_id=instance.dbi_resource_id,
-        address=addresses.lease(tx, account, addresses.slot(addresses.ENDPOINTS, home), instance.dbi_resource_id),
+        address=address,
         port=instance.port,
         name=endpoint_name(tools.settings, instance.scope, instance.db_instance_identifier),
         admits=access.ipv4 + access.ipv6,

@@ -1,16 +1,18 @@
 """Something that an instance depends on has changed (a security group, a parameter): bring its node up to date.
 
-No status word: users see a change only in what it is about, as on RDS.
+No status word: users see a change only in what it is about, as on RDS. A change that arrives while the refresh runs is
+not lost: `confirm` reads the records again in the same turn in which the job ends.
 """
 
 from __future__ import annotations
 
+from mainstay.services.rds.refresh import DEADLINE_S, FIRST_STEP, PROGRAM
 from mainstay.workflows.converge import fail, tell_overdue
-from mainstay.workflows.engine import Finish, Outcome, Program, Step, Work
+from mainstay.workflows.engine import Finish, Next, Outcome, Program, Step, Work
 from mainstay.workflows.node_specs import instance_of, refresh_node, with_private_key
 
 
-async def _put_node(work: Work) -> Outcome:
+async def _start(work: Work) -> Outcome:
     tools = work.tools
     with tools.store.transaction() as tx:
         instance = instance_of(tx, work.job.scope, work.job.subject)
@@ -18,14 +20,25 @@ async def _put_node(work: Work) -> Outcome:
             return Finish()
         spec = refresh_node(tx, tools, instance)
     await tools.fleet.put_node(with_private_key(spec, tools))
-    return Finish()
+    return Next("confirm", frame={"generation": spec.generation})
+
+
+async def _confirm(work: Work) -> Outcome:
+    """Nothing is awaited here, so no request comes between this look and the end of the job."""
+    tools = work.tools
+    with tools.store.transaction() as tx:
+        instance = instance_of(tx, work.job.scope, work.job.subject)
+        if instance is None or instance.change == "deleting":
+            return Finish()
+        settled = refresh_node(tx, tools, instance).generation == work.job.frame["generation"]
+    return Finish() if settled else Next(FIRST_STEP)
 
 
 REFRESH = Program(
-    name="refresh_db_instance",
-    first="put_node",
-    steps={"put_node": Step(_put_node)},
-    deadline_s=120.0,
+    name=PROGRAM,
+    first=FIRST_STEP,
+    steps={FIRST_STEP: Step(_start, successors=("confirm",)), "confirm": Step(_confirm, successors=(FIRST_STEP,))},
+    deadline_s=DEADLINE_S,
     failed=fail,
     overdue=tell_overdue,
 )

@@ -16,7 +16,7 @@ from mainstay.engines.base import Health, NodeFiles, StartCommand
 from mainstay.engines.postgresql import accounts, configuration
 from mainstay.engines.postgresql.quoting import identifier
 from mainstay.host.files import fsync_directory
-from mainstay.host.processes import User, run
+from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent, Transient
 from mainstay.model.node import NodeSpec
@@ -58,7 +58,7 @@ class PostgresqlDriver:
             ],
             user=user,
             timeout_s=INITDB_TIMEOUT_S,
-            env={"TZ": "UTC"},
+            env={"TZ": "UTC", **build.environment},
         )
         unfinished.rename(files.data)
         fsync_directory(files.volume)
@@ -72,7 +72,7 @@ class PostgresqlDriver:
                 "-c",
                 f"config_file={files.configuration / 'postgresql.conf'}",
             ),
-            env={"TZ": "UTC", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},
+            env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment},
         )
 
     async def probe(self, spec: NodeSpec, files: NodeFiles) -> Health:

@@ -32,7 +32,7 @@ def aws_managed_policies() -> MappingProxyType[str, ManagedPolicy]:
 def _read(item: dict[str, Any]) -> ManagedPolicy:
     updated_at = datetime.fromisoformat(item["UpdateDate"]).timestamp()
     version = PolicyVersion(
-        version_id=item["DefaultVersionId"], document=json.dumps(item["Document"], indent=4), created_at=updated_at
+        version_id=item["DefaultVersionId"], document=json.dumps(item["Document"]), created_at=updated_at
     )
     digest = base64.b32encode(hashlib.sha256(item["Name"].encode()).digest()).decode()
     return ManagedPolicy(

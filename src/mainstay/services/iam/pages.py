@@ -32,6 +32,6 @@ def page(request: Request, items: Iterable[T], key: Callable[[T], str]) -> tuple
 
 def _read_marker(marker: str) -> str:
     try:
-        return base64.urlsafe_b64decode(marker.encode()).decode()
+        return base64.b64decode(marker.encode(), altchars=b"-_", validate=True).decode()
     except ValueError as error:
         raise ApiError("ValidationError", "Invalid Marker.") from error

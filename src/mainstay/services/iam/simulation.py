@@ -14,6 +14,7 @@ from mainstay.decide.policy import (
     Principal,
     evaluate,
     matching_statements,
+    parse_policy,
 )
 from mainstay.model.errors import ApiError
 from mainstay.model.iam import Entity, Group, Role, User
@@ -43,9 +44,7 @@ def _on_source(call: Call, request: Request) -> Sequence[Demand]:
 @operations.handles("SimulatePrincipalPolicy", demands=_on_source)
 def simulate_principal_policy(call: Call, request: Request) -> Result:
     entity = _source(call, request["PolicySourceArn"])
-    attached = [
-        (_policy_id(entity, name), check_document("policy", text)) for name, text in named_policies(call.tx, entity)
-    ]
+    attached = [(_policy_id(entity, name), parse_policy(text)) for name, text in named_policies(call.tx, entity)]
     boundary = _input_boundary(request)
     if boundary is None:
         boundary = boundary_of(call.tx, entity)
@@ -65,7 +64,7 @@ def _keys_source(call: Call, request: Request) -> Sequence[Demand]:
 @operations.handles("GetContextKeysForPrincipalPolicy", demands=_keys_source)
 def get_context_keys_for_principal_policy(call: Call, request: Request) -> Result:
     entity = _source(call, request["PolicySourceArn"])
-    documents = [check_document("policy", text) for _, text in named_policies(call.tx, entity)]
+    documents = [parse_policy(text) for _, text in named_policies(call.tx, entity)]
     return {"ContextKeyNames": _context_keys([*documents, *(each for _, each in _input_policies(request))])}
 
 

@@ -15,9 +15,7 @@ VALUES_LIMIT = 200
 NO_FILTERS: Mapping[str, Callable[[object], Iterable[str]]] = {}
 
 
-def select(
-    items: Iterable[T], request: Request, columns: Mapping[str, Callable[[T], Iterable[str]]]
-) -> list[T]:
+def select(items: Iterable[T], request: Request, columns: Mapping[str, Callable[[T], Iterable[str]]]) -> list[T]:
     """The items that pass all filters of the request. `columns` gives, per filter name, the values an item has.
 
     Identifiers are compared without regard to case, as they are stored in lower case. Raises `ApiError`

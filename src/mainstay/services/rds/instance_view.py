@@ -44,67 +44,17 @@ class InstanceView:
         """The whole `DBInstance` structure of the API."""
         seen = self._fleet.last_seen(instance.node_id)
         node = self._reader.get(Node, instance.scope, instance.node_id)
-        shown: dict[str, Any] = {
-            "DBInstanceIdentifier": instance.db_instance_identifier,
-            "DBInstanceClass": instance.db_instance_class,
-            "Engine": instance.engine,
+        apply_status = parameter_apply_status(instance, node, seen)
+        shown = _asked_for(instance) | _network(instance) | _UNBUILT
+        shown |= {
             "DBInstanceStatus": db_instance_status(instance, seen),
-            "MasterUsername": instance.master_username,
-            "DBName": instance.db_name or None,
-            "AllocatedStorage": instance.allocated_storage_gib,
             "InstanceCreateTime": instance.instance_create_time,
-            "PreferredBackupWindow": instance.preferred_backup_window,
-            "BackupRetentionPeriod": instance.backup_retention_period_days,
-            "DBSecurityGroups": [],
-            "VpcSecurityGroups": [
-                {"VpcSecurityGroupId": group_id, "Status": "active"} for group_id in instance.vpc_security_group_ids
-            ],
             "DBParameterGroups": [
-                {
-                    "DBParameterGroupName": instance.db_parameter_group_name,
-                    "ParameterApplyStatus": parameter_apply_status(instance, node, seen),
-                }
+                {"DBParameterGroupName": instance.db_parameter_group_name, "ParameterApplyStatus": apply_status}
             ],
-            "AvailabilityZone": instance.availability_zone,
             "DBSubnetGroup": self._subnet_group(instance),
-            "PreferredMaintenanceWindow": instance.preferred_maintenance_window,
             "PendingModifiedValues": _pending(instance),
-            "MultiAZ": False,
-            "EngineVersion": instance.engine_version,
-            "AutoMinorVersionUpgrade": instance.auto_minor_version_upgrade,
-            "ReadReplicaDBInstanceIdentifiers": [],
-            "LicenseModel": instance.license_model,
-            "Iops": instance.iops,
-            "StorageThroughput": instance.storage_throughput,
-            "OptionGroupMemberships": [{"OptionGroupName": instance.option_group_name, "Status": "in-sync"}],
-            "PubliclyAccessible": instance.publicly_accessible,
-            "StorageType": instance.storage_type,
-            "DbInstancePort": 0,
-            "StorageEncrypted": False,
-            "DbiResourceId": instance.dbi_resource_id,
-            "CACertificateIdentifier": instance.ca_certificate_identifier,
-            "DomainMemberships": [],
-            "CopyTagsToSnapshot": instance.copy_tags_to_snapshot,
-            "MonitoringInterval": 0,
-            "DBInstanceArn": instance.arn,
-            "IAMDatabaseAuthenticationEnabled": False,
-            "PerformanceInsightsEnabled": False,
-            "EnabledCloudwatchLogsExports": list(instance.enabled_cloudwatch_logs_exports) or None,
-            "DeletionProtection": instance.deletion_protection,
-            "AssociatedRoles": [],
-            "MaxAllocatedStorage": instance.max_allocated_storage_gib,
-            "TagList": tag_list(instance.tags),
             "AutomaticRestartTime": instance.automatic_restart_at,
-            "CustomerOwnedIpEnabled": False,
-            "ActivityStreamStatus": "stopped",
-            "BackupTarget": "region",
-            "NetworkType": instance.network_type,
-            "CertificateDetails": {
-                "CAIdentifier": instance.ca_certificate_identifier,
-                "ValidTill": instance.server_certificate_valid_till or None,
-            },
-            "DedicatedLogVolume": False,
-            "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
         }
         if instance.instance_create_time is not None and node is not None:
             shown["Endpoint"] = {
@@ -120,6 +70,71 @@ class InstanceView:
             group = self._reader.get(DBSubnetGroup, instance.scope, name)
             self._subnet_groups[name] = None if group is None else show_subnet_group(group)
         return self._subnet_groups[name]
+
+
+_UNBUILT: dict[str, Any] = {
+    "MultiAZ": False,
+    "StorageEncrypted": False,
+    "IAMDatabaseAuthenticationEnabled": False,
+    "PerformanceInsightsEnabled": False,
+    "MonitoringInterval": 0,
+    "ReadReplicaDBInstanceIdentifiers": [],
+    "DBSecurityGroups": [],
+    "DomainMemberships": [],
+    "AssociatedRoles": [],
+    "CustomerOwnedIpEnabled": False,
+    "ActivityStreamStatus": "stopped",
+    "DedicatedLogVolume": False,
+}
+"""What an instance of this version always has, because `unbuilt.refuse_unbuilt` takes nothing else."""
+
+
+def _asked_for(instance: DBInstance) -> dict[str, Any]:
+    """What the user chose, under the API's names."""
+    return {
+        "DBInstanceIdentifier": instance.db_instance_identifier,
+        "DbiResourceId": instance.dbi_resource_id,
+        "DBInstanceArn": instance.arn,
+        "DBInstanceClass": instance.db_instance_class,
+        "Engine": instance.engine,
+        "EngineVersion": instance.engine_version,
+        "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
+        "LicenseModel": instance.license_model,
+        "MasterUsername": instance.master_username,
+        "DBName": instance.db_name or None,
+        "AllocatedStorage": instance.allocated_storage_gib,
+        "MaxAllocatedStorage": instance.max_allocated_storage_gib,
+        "StorageType": instance.storage_type,
+        "Iops": instance.iops,
+        "StorageThroughput": instance.storage_throughput,
+        "BackupRetentionPeriod": instance.backup_retention_period_days,
+        "BackupTarget": "region",
+        "PreferredBackupWindow": instance.preferred_backup_window,
+        "PreferredMaintenanceWindow": instance.preferred_maintenance_window,
+        "AutoMinorVersionUpgrade": instance.auto_minor_version_upgrade,
+        "CopyTagsToSnapshot": instance.copy_tags_to_snapshot,
+        "DeletionProtection": instance.deletion_protection,
+        "OptionGroupMemberships": [{"OptionGroupName": instance.option_group_name, "Status": "in-sync"}],
+        "EnabledCloudwatchLogsExports": list(instance.enabled_cloudwatch_logs_exports) or None,
+        "TagList": tag_list(instance.tags),
+    }
+
+
+def _network(instance: DBInstance) -> dict[str, Any]:
+    return {
+        "AvailabilityZone": instance.availability_zone,
+        "VpcSecurityGroups": [
+            {"VpcSecurityGroupId": group_id, "Status": "active"} for group_id in instance.vpc_security_group_ids
+        ],
+        "PubliclyAccessible": instance.publicly_accessible,
+        "NetworkType": instance.network_type,
+        "DbInstancePort": 0,
+        "CACertificateIdentifier": instance.ca_certificate_identifier,
+        "CertificateDetails": {
+            "CAIdentifier": instance.ca_certificate_identifier,
+            "ValidTill": instance.server_certificate_valid_till or None,
+        },
+    }
 
 
 def parameter_apply_status(instance: DBInstance, node: Node | None, seen: NodeStatus | None) -> str:

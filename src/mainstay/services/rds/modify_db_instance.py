@@ -127,7 +127,9 @@ def _immediate(call: Call, rules: EngineRules, instance: DBInstance, request: Re
             "PreferredBackupWindow": instance.preferred_backup_window,
             "PreferredMaintenanceWindow": instance.preferred_maintenance_window,
         }
-        changes["preferred_backup_window"], changes["preferred_maintenance_window"] = windows(call, present | request)
+        changes["preferred_backup_window"], changes["preferred_maintenance_window"] = windows(
+            call, {**present, **request}
+        )
     if "VpcSecurityGroupIds" in request:
         changes["vpc_security_group_ids"] = security_groups(call, instance.vpc_id, request["VpcSecurityGroupIds"])
         set_interface_groups(call.tx, call.scope, instance.network_interface_id, changes["vpc_security_group_ids"])

@@ -6,22 +6,27 @@ import msgspec
 
 from mainstay.model.db_instance import DBInstance
 from mainstay.services.operations import Call
-from mainstay.store import Job
+from mainstay.store import Job, Transaction
 
+# The workflow of this name cannot be imported here: its module uses `parameters`, which uses this one.
 PROGRAM = "refresh_db_instance"
-FIRST_STEP = "start"
-DEADLINE_S = 600.0
+FIRST_STEP = "put_node"
+DEADLINE_S = 120.0
 
 
 def request_refresh(call: Call, instance: DBInstance) -> None:
+    """`request_refresh_in` for handlers."""
+    request_refresh_in(call.tx, call.clock.wall(), instance)
+
+
+def request_refresh_in(tx: Transaction, now: float, instance: DBInstance) -> None:
     """Starts the refresh of the instance, or brings the one under way forward: it reads the records when it runs."""
-    now = call.clock.wall()
     subject = f"db:{instance.dbi_resource_id}"
-    for job in call.tx.jobs(subject):
+    for job in tx.jobs(subject):
         if job.program == PROGRAM:
-            call.tx.put_job(msgspec.structs.replace(job, due_at=min(job.due_at, now)))
+            tx.put_job(msgspec.structs.replace(job, due_at=min(job.due_at, now)))
             return
-    call.tx.add_job(
+    tx.add_job(
         Job(
             program=PROGRAM,
             subject=subject,

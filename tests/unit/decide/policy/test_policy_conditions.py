@@ -10,7 +10,9 @@ import pytest
 from mainstay.decide.policy import AccessRequest, PolicySet, evaluate, parse_policy
 
 
-def holds(operator: str, operand: Any, context: dict[str, Any], key: str = "my:Key", version: str = "2012-10-17") -> bool:
+def holds(
+    operator: str, operand: Any, context: dict[str, Any], key: str = "my:Key", version: str = "2012-10-17"
+) -> bool:
     statement = {"Effect": "Allow", "Action": "*", "Resource": "*", "Condition": {operator: {key: operand}}}
     document = parse_policy(json.dumps({"Version": version, "Statement": [statement]}))
     return evaluate(AccessRequest.of("a:b", "*", context), PolicySet((document,))).allowed

@@ -33,7 +33,10 @@ def text(statement: Any, **document: Any) -> str:
         (text([{**ALLOW, "NotAction": "x:y"}]), "Action and NotAction exclude each other"),
         (text([{**ALLOW, "Action": "Describe"}]), "must be prefaced by a vendor"),
         (text([{**ALLOW, "Action": []}]), "must contain actions"),
-        (text([{**ALLOW, "Resource": ["*", "db1"]}]), 'Resource db1 must be in ARN format or "*". (at Statement[0].Res'),
+        (
+            text([{**ALLOW, "Resource": ["*", "db1"]}]),
+            'Resource db1 must be in ARN format or "*". (at Statement[0].Res',
+        ),
         (text([{"Effect": "Allow", "Action": "rds:*"}]), "must contain resources"),
         (text([{**ALLOW, "Principal": "*"}]), "should not specify a principal"),
         (text([{**ALLOW, "Sid": "a b"}]), "must be alpha-numeric"),

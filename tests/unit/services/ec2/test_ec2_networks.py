@@ -278,3 +278,30 @@ def test_the_main_table_can_be_replaced_but_not_removed(cloud) -> None:
     assert table["RouteTableId"] == other
     cloud("DeleteRouteTable", RouteTableId=main["RouteTableId"])
     cloud("DeleteVpc", VpcId=vpc_id)
+
+
+def test_a_route_is_replaced_in_place(cloud) -> None:
+    vpc_id = cloud.vpc()
+    table_id = cloud("CreateRouteTable", VpcId=vpc_id)["RouteTable"]["RouteTableId"]
+    old, new = (cloud("CreateInternetGateway")["InternetGateway"]["InternetGatewayId"] for _ in range(2))
+    cloud("AttachInternetGateway", InternetGatewayId=old, VpcId=vpc_id)
+    to_old = {"RouteTableId": table_id, "DestinationIpv6CidrBlock": "::/0", "GatewayId": old}
+    cloud("CreateRoute", **to_old)
+    cloud("DetachInternetGateway", InternetGatewayId=old, VpcId=vpc_id)
+    cloud("AttachInternetGateway", InternetGatewayId=new, VpcId=vpc_id)
+    to_new = to_old | {"GatewayId": new}
+    assert cloud.fails("CreateRoute", **to_new).shape == "RouteAlreadyExists"
+    cloud("ReplaceRoute", **to_new)
+    (table,) = cloud("DescribeRouteTables", RouteTableIds=[table_id])["RouteTables"]
+    assert table["Routes"][1] == {
+        "DestinationIpv6CidrBlock": "::/0",
+        "GatewayId": new,
+        "Origin": "CreateRoute",
+        "State": "active",
+    }
+    local = {"RouteTableId": table_id, "DestinationCidrBlock": "10.0.0.0/16", "GatewayId": new}
+    assert cloud.fails("ReplaceRoute", **local).shape == "InvalidParameterValue"
+    unknown = to_new | {"GatewayId": "igw-0missing"}
+    assert cloud.fails("ReplaceRoute", **unknown).shape == "InvalidGatewayID.NotFound"
+    malformed = {"RouteTableId": table_id, "DestinationCidrBlock": "::/0", "GatewayId": new}
+    assert cloud.fails("CreateRoute", **malformed).shape == "InvalidParameterValue"

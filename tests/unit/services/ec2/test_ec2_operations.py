@@ -223,3 +223,13 @@ def test_records_are_stored_under_their_scope(cloud) -> None:
     vpc_id = cloud.vpc()
     with cloud.store.read() as reader:
         assert reader.get(Vpc, cloud.scope, vpc_id).cidr_block == "10.0.0.0/16"
+
+
+def test_tagging_demands_every_resource(cloud) -> None:
+    vpc_id = cloud.vpc()
+    subnet_id = cloud.subnet(vpc_id)
+    tags = [{"Key": "a", "Value": "1"}]
+    demands = cloud.demands("CreateTags", Resources=[vpc_id, subnet_id], Tags=tags)
+    assert [demand.resource.rpartition(":")[2] for demand in demands] == [f"vpc/{vpc_id}", f"subnet/{subnet_id}"]
+    assert {demand.action for demand in demands} == {"ec2:CreateTags"}
+    assert all(demand.context["aws:RequestTag/a"] == "1" for demand in demands)

@@ -316,3 +316,17 @@ def test_every_rule_change_is_announced(cloud, group_id: str) -> None:
     for count, _ in enumerate(steps(), start=1):
         assert revision(cloud) == before + count
         assert cloud.listener.scopes == [cloud.scope] * count
+
+
+def test_source_groups_by_name_and_other_protocols(cloud) -> None:
+    cloud.ensure()
+    group_id = cloud("CreateSecurityGroup", GroupName="db", Description="d")["GroupId"]
+    app = cloud("CreateSecurityGroup", GroupName="app", Description="d")["GroupId"]
+    cloud("AuthorizeSecurityGroupIngress", GroupName="db", SourceSecurityGroupName="app")
+    ping = {"IpProtocol": "icmp", "FromPort": 8, "ToPort": -1, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}
+    numbered = {"IpProtocol": "50", "FromPort": 1, "ToPort": 2, "IpRanges": [{"CidrIp": "10.0.0.0/8"}]}
+    cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=[ping, numbered])
+    entries = {entry["IpProtocol"]: entry for entry in ingress(cloud, group_id)}
+    assert entries["-1"]["UserIdGroupPairs"] == [{"GroupId": app, "UserId": "123456789012"}]
+    assert (entries["icmp"]["FromPort"], entries["icmp"]["ToPort"]) == (8, -1)
+    assert "FromPort" not in entries["50"]

@@ -1,0 +1,50 @@
+# Mainstay. `make run` does the main job on a real engine and leaves the service running; `make test` is what CI runs.
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+ENGINE_VERSION ?= 17
+
+.PHONY: run test check bench faults format down clean venv venv-dev engine
+
+run: venv engine
+	$(BIN)/mainstay up --detach
+	$(BIN)/mainstay tour
+	@echo
+	@echo "The service goes on running. More versions: $(BIN)/mainstay engines install postgres 18 (or 15)."
+	@echo "Stop it with: $(BIN)/mainstay down"
+
+venv:
+	@$(PYTHON) scripts/bootstrap.py
+
+venv-dev:
+	@$(PYTHON) scripts/bootstrap.py --dev
+
+engine: venv
+	$(BIN)/mainstay engines install postgres $(ENGINE_VERSION)
+
+check: venv-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/structure.py
+
+test: check
+	$(BIN)/mainstay engines install postgres $(ENGINE_VERSION)
+	$(BIN)/pytest
+
+faults: venv-dev engine
+	$(BIN)/pytest tests/faults --faults-full
+
+bench: venv-dev engine
+	$(BIN)/python -m bench
+
+format: venv-dev
+	$(BIN)/ruff check --fix-only -q .
+	$(BIN)/ruff format .
+
+down:
+	$(BIN)/mainstay down
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

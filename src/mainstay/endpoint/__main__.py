@@ -1,0 +1,35 @@
+"""`python -m mainstay.endpoint`: the endpoint process, settings from the environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import uvloop
+
+from mainstay.endpoint.process import EndpointProcess
+from mainstay.host.guardian import guard
+from mainstay.host.layout import lock_path, prepare
+from mainstay.host.locks import ProcessLock
+from mainstay.host.logs import configure_logging
+from mainstay.settings import load_settings
+
+
+def main() -> None:
+    """Runs the endpoint process until SIGTERM."""
+    settings = load_settings(os.environ)
+    configure_logging("endpoint", settings.log_level)
+    prepare(settings)
+    lock = ProcessLock(lock_path(settings, "endpoint"))
+    lock.acquire()
+
+    async def run() -> None:
+        guardian = asyncio.create_task(guard(settings))
+        await EndpointProcess(settings).run()
+        guardian.cancel()
+
+    uvloop.run(run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""The builds of one service, below `settings.builds`.
+
+Guarantees: a build is offered only if its manifest, the last thing written, is there, so a kill at any moment leaves
+nothing half-made on offer; installing what is installed does nothing; two installations at once happen one after the
+other.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from mainstay.engines.builds.apt import PrivateApt, Progress
+from mainstay.engines.builds.mirrors import find_mirrors
+from mainstay.engines.builds.tree import patch, trust_extensions, unpack
+from mainstay.engines.postgresql.packages import POSTGRESQL
+from mainstay.host.files import write_atomically
+from mainstay.host.processes import SAFE_ENVIRONMENT
+from mainstay.model.engine import ORIGIN_INSTALLED, ORIGIN_SYSTEM, EngineBuild, PackagedEngine
+from mainstay.model.errors import Permanent
+from mainstay.settings import Settings
+
+PACKAGED: dict[str, PackagedEngine] = {engine.engine: engine for engine in (POSTGRESQL,)}
+MANIFEST = "manifest.json"
+VERSION_TIMEOUT_S = 10.0
+
+
+class Installable(msgspec.Struct, frozen=True):
+    """A major version that can be installed, and from which suite."""
+
+    engine: str
+    major: str
+    suite: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a build is and what it was made of: package file name -> SHA-256."""
+
+    build: EngineBuild
+    suite: str
+    packages: dict[str, str]
+
+
+class Builds:
+    """Finds, resolves and installs builds."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.directory = settings.builds
+        self.engine_user_name = settings.engine_user
+        self._seen: tuple[object, list[EngineBuild]] = ((), [])
+
+    def installed(self) -> list[EngineBuild]:
+        """Every build that can be started: our own, and the host's packages where we have none of that version."""
+        manifests = sorted(self.directory.glob(f"*/{MANIFEST}"))
+        key = tuple((path, path.stat().st_mtime_ns) for path in manifests)
+        if key != self._seen[0] or not self._seen[1]:
+            own = [_read_manifest(path).build for path in manifests]
+            names = {build.name for build in own}
+            system = [build for build in _system_builds() if build.name not in names]
+            self._seen = (key, own + system)
+        return list(self._seen[1])
+
+    def installable(self) -> list[Installable]:
+        """What `install` can be asked for."""
+        return [
+            Installable(engine.engine, major, release.suite)
+            for engine in PACKAGED.values()
+            for major, release in engine.releases.items()
+        ]
+
+    def resolve(self, engine: str, version: str) -> EngineBuild:
+        """The build of this version, or the newest of this major version. Raises `Permanent` if there is none."""
+        found = [
+            build for build in self.installed() if build.engine == engine and version in (build.version, build.major)
+        ]
+        if not found:
+            raise Permanent(
+                f"{engine} {version} is not installed", hint=f"Run `mainstay engines install {engine} {version}`."
+            )
+        return max(found, key=lambda build: [int(part) for part in build.version.split(".")])
+
+    def install(self, engine: str, version: str | None, progress: Progress) -> EngineBuild:
+        """Installs the newest release of a major version (the engine's default one if None); returns the build.
+
+        Raises `Permanent` for what cannot be installed, `Transient` for what may work another time.
+        """
+        packaged = PACKAGED.get(engine)
+        if packaged is None:
+            raise Permanent(f"there is no engine {engine!r}", hint=f"Engines: {', '.join(PACKAGED)}.")
+        major = packaged.major_of(version) if version else packaged.default_major
+        if not major:
+            raise Permanent(
+                f"{engine} {version} cannot be installed", hint=f"Major versions: {', '.join(packaged.releases)}."
+            )
+        self.directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+        with _only_one(self.directory / ".install.lock", progress):
+            present = self._own(engine, major, version)
+            return present or self._install(packaged, major, version, progress)
+
+    def _own(self, engine: str, major: str, version: str | None) -> EngineBuild | None:
+        own = [build for build in self.installed() if build.origin == ORIGIN_INSTALLED and build.engine == engine]
+        return next((build for build in own if build.major == major and version in (None, major, build.version)), None)
+
+    def _install(self, engine: PackagedEngine, major: str, version: str | None, progress: Progress) -> EngineBuild:
+        for path, hint in engine.host_paths.items():
+            if not Path(path).exists():
+                raise Permanent(f"{path} is missing on this host", hint=hint)
+        release = engine.releases[major]
+        cache = self.directory / ".cache" / release.suite
+        cache.mkdir(parents=True, exist_ok=True)
+        apt = PrivateApt(self.directory / ".apt" / release.suite, release.suite, find_mirrors(Path("/etc/apt")))
+        packages = apt.download(release.packages, cache, progress)
+        found = _upstream_version(packages, release.packages[0])
+        if version not in (None, major, found):
+            raise Permanent(
+                f"the mirror has {engine.engine} {found}, not {version}", hint=f"Ask for {major} or {found}."
+            )
+        prefix = self.directory / f"{engine.engine}-{found}"
+        tree = prefix.with_name(f".{prefix.name}.partial")
+        shutil.rmtree(tree, ignore_errors=True)
+        shutil.rmtree(prefix, ignore_errors=True)
+        tree.mkdir(mode=0o755)
+        unpack(packages, tree, engine, progress)
+        patch(tree, prefix, progress)
+        extensions, trusted = trust_extensions(tree, engine, major)
+        tree.rename(prefix)
+        build = _build(engine, major, found, prefix, ORIGIN_INSTALLED, extensions, trusted)
+        _check(engine, build)
+        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in packages}
+        manifest = Manifest(build=build, suite=release.suite, packages=hashes)
+        write_atomically(
+            prefix / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest, enc_hook=str)), mode=0o644
+        )
+        progress("done", 1.0)
+        return build
+
+
+def _read_manifest(path: Path) -> Manifest:
+    return msgspec.json.decode(path.read_bytes(), type=Manifest, dec_hook=lambda kind, value: kind(value))
+
+
+def _upstream_version(packages: list[Path], name: str) -> str:
+    """17.11 of postgresql-17_17.11-0+deb13u1_amd64.deb."""
+    for path in packages:
+        package, version, _rest = path.name.split("_", 2)
+        if package == name:
+            return version.split("%3a")[-1].rsplit("-", 1)[0].split("+")[0]
+    raise Permanent(f"apt did not deliver {name}")
+
+
+def _build(
+    engine: PackagedEngine,
+    major: str,
+    version: str,
+    prefix: Path,
+    origin: str,
+    extensions: tuple[str, ...] = (),
+    trusted: tuple[str, ...] = (),
+) -> EngineBuild:
+    return EngineBuild(
+        engine=engine.engine,
+        version=version,
+        major=major,
+        family=engine.family(major),
+        prefix=prefix,
+        bin_directory=prefix / engine.bin_directory.format(major=major),
+        library_directory=prefix / engine.library_directory.format(major=major),
+        share_directory=prefix / engine.share_directory.format(major=major),
+        origin=origin,
+        extensions=extensions,
+        trusted_extensions=trusted,
+    )
+
+
+def _check(engine: PackagedEngine, build: EngineBuild) -> None:
+    """The programs are there and the engine says the version we think it has."""
+    missing = [name for name in engine.binaries if not (build.bin_directory / name).exists()]
+    if missing:
+        raise Permanent(f"{build.name} lacks {', '.join(missing)}")
+    said = _ask_version(engine, build.bin_directory)
+    if said != build.version:
+        raise Permanent(f"{build.name} says it is version {said!r}")
+
+
+def _ask_version(engine: PackagedEngine, bin_directory: Path) -> str:
+    program, *arguments = engine.version_command
+    try:
+        done = subprocess.run(
+            [str(bin_directory / program), *arguments],
+            capture_output=True, text=True, check=False, timeout=VERSION_TIMEOUT_S, env=SAFE_ENVIRONMENT,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(engine.version_pattern, done.stdout)
+    return found[1] if found else ""
+
+
+def _system_builds() -> Iterator[EngineBuild]:
+    """What the host's own packages offer."""
+    for engine in PACKAGED.values():
+        for found in sorted(glob.glob(engine.system_pattern)) if engine.system_pattern else ():
+            version = _ask_version(engine, Path(found).parent)
+            major = engine.major_of(version) if version else ""
+            if major and os.access(found, os.X_OK):
+                yield _build(engine, major, version, Path("/"), ORIGIN_SYSTEM)
+
+
+@contextmanager
+def _only_one(path: Path, progress: Progress) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another installation", 0.0)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

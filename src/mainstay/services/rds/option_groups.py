@@ -1,0 +1,188 @@
+"""Option groups. No engine here has options, so every group is empty; clients still create, name and describe them.
+
+Source: RDS API reference; RDS user guide, "Working with option groups".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mainstay.decide.identifiers import check_description, check_option_group_name
+from mainstay.decide.rds_tags import with_tags
+from mainstay.engines.registry import Engines
+from mainstay.model.db_instance import DBInstance
+from mainstay.model.errors import ApiError, invalid_combination, invalid_value
+from mainstay.model.option_group import OptionGroup
+from mainstay.services.operations import Call, Request, Result
+from mainstay.services.rds.demands import creates, on
+from mainstay.services.rds.engine_versions import builds_of
+from mainstay.services.rds.filters import NO_FILTERS, select
+from mainstay.services.rds.paging import page
+from mainstay.services.rds.quotas import OPTION_GROUPS, require_room
+from mainstay.services.rds.resources import BY_KIND, stored_name
+from mainstay.services.rds.table import handles
+
+
+def default_option_group(call: Call, name: str) -> OptionGroup:
+    """A major version's default group ("default:postgres-17"), made when it is first named.
+
+    Raises `ApiError` OptionGroupNotFoundFault if no installed engine has a default group of this name.
+    """
+    present = call.tx.get(OptionGroup, call.scope, name)
+    if present is not None:
+        return present
+    engines = call.use(Engines)
+    for build in engines.builds.installed():
+        if engines.rules(build.engine).default_option_group(build.major) == name:
+            group = OptionGroup(
+                scope=call.scope,
+                option_group_name=name,
+                engine_name=build.engine,
+                major_engine_version=build.major,
+                description=f"Default option group for {build.engine} {build.major}",
+            )
+            call.tx.insert(group)
+            return group
+    raise BY_KIND[OptionGroup].not_found(name)
+
+
+def require_option_group(call: Call, named: str) -> OptionGroup:
+    """The group of this name or ARN; default groups are made on demand. Raises `ApiError` OptionGroupNotFoundFault."""
+    return default_option_group(call, stored_name(call.scope, "og", named))
+
+
+@handles("CreateOptionGroup", creates("og", "OptionGroupName"))
+def create_option_group(call: Call, request: Request) -> Result:
+    """Records an empty group for one major version of an engine."""
+    name = check_option_group_name(request["OptionGroupName"])
+    engine, major = request["EngineName"], request["MajorEngineVersion"]
+    _check_major(call, engine, major)
+    group = OptionGroup(
+        scope=call.scope,
+        option_group_name=name,
+        engine_name=engine,
+        major_engine_version=major,
+        description=check_description(request["OptionGroupDescription"], "OptionGroupDescription"),
+        tags=with_tags({}, request.get("Tags") or ()),
+    )
+    return _add(call, group)
+
+
+@handles("CopyOptionGroup", on("og", "SourceOptionGroupIdentifier"), creates("og", "TargetOptionGroupIdentifier"))
+def copy_option_group(call: Call, request: Request) -> Result:
+    """Records a group with the options of another one; tags are not copied."""
+    source = require_option_group(call, request["SourceOptionGroupIdentifier"])
+    if source.is_default:
+        raise invalid_value(f"The default option group {source.option_group_name} cannot be copied.")
+    group = OptionGroup(
+        scope=call.scope,
+        option_group_name=check_option_group_name(
+            request["TargetOptionGroupIdentifier"], "TargetOptionGroupIdentifier"
+        ),
+        engine_name=source.engine_name,
+        major_engine_version=source.major_engine_version,
+        description=check_description(request["TargetOptionGroupDescription"], "TargetOptionGroupDescription"),
+        source_option_group=source.arn,
+        copied_at=call.clock.wall(),
+        tags=with_tags({}, request.get("Tags") or ()),
+    )
+    return _add(call, group)
+
+
+@handles("ModifyOptionGroup", on("og", "OptionGroupName"))
+def modify_option_group(call: Call, request: Request) -> Result:
+    """Refuses every option by name: none exists."""
+    group = require_option_group(call, request["OptionGroupName"])
+    if group.is_default:
+        raise invalid_value(f"The default option group {group.option_group_name} cannot be modified.")
+    named = [str(option.get("OptionName", "")) for option in request.get("OptionsToInclude") or ()]
+    named += [str(name) for name in request.get("OptionsToRemove") or ()]
+    if not named:
+        raise invalid_value("At least one option must be added, modified, or removed.")
+    raise invalid_value(f"Unknown option: {named[0]}")
+
+
+@handles("DeleteOptionGroup", on("og", "OptionGroupName"))
+def delete_option_group(call: Call, request: Request) -> Result:
+    """Forgets a group that no instance uses or is about to use."""
+    group = require_option_group(call, request["OptionGroupName"])
+    name = group.option_group_name
+    if group.is_default:
+        raise invalid_value(f"The default option group {name} cannot be deleted.")
+    for instance in call.tx.scan(DBInstance, call.scope):
+        if name in (instance.option_group_name, instance.pending.option_group_name):
+            raise ApiError(
+                "InvalidOptionGroupStateFault",
+                f"The option group '{name}' cannot be deleted because it is in use.",
+            )
+    call.tx.delete(group)
+    return None
+
+
+@handles("DescribeOptionGroups", on("og", "OptionGroupName"))
+def describe_option_groups(call: Call, request: Request) -> Result:
+    """One group, or those of an engine, or all of them, a page at a time."""
+    named, engine, major = (request.get(key) for key in ("OptionGroupName", "EngineName", "MajorEngineVersion"))
+    if named and (engine or major):
+        raise invalid_combination("OptionGroupName cannot be specified together with EngineName or MajorEngineVersion.")
+    if major and not engine:
+        raise invalid_combination("EngineName must be specified when MajorEngineVersion is specified.")
+    if named:
+        groups = [require_option_group(call, named)]
+    else:
+        groups = [
+            group
+            for group in call.tx.scan(OptionGroup, call.scope)
+            if engine in (None, "", group.engine_name) and major in (None, "", group.major_engine_version)
+        ]
+    shown, more = page(select(groups, request, NO_FILTERS), lambda group: group.option_group_name, request)
+    return {"OptionGroupsList": [_show(group) for group in shown]} | more
+
+
+@handles("DescribeOptionGroupOptions")
+def describe_option_group_options(call: Call, request: Request) -> Result:
+    """The options an engine offers: none. Raises for an engine or version that does not exist here."""
+    engine, major = request["EngineName"], request.get("MajorEngineVersion")
+    call.use(Engines).rules(engine)
+    if major:
+        _check_major(call, engine, major)
+    options: list[dict[str, Any]] = []
+    shown, more = page(select(options, request, NO_FILTERS), lambda option: str(option["Name"]), request)
+    return {"OptionGroupOptions": shown} | more
+
+
+def _check_major(call: Call, engine: str, major: str) -> None:
+    known = call.use(Engines).rules(engine).name
+    installed = sorted({build.major for build in builds_of(call, known, None)})
+    if major not in installed:
+        raise invalid_combination(
+            f"Cannot find major version {major} for {engine}. Installed: {', '.join(installed) or 'none'}."
+        )
+
+
+def _add(call: Call, group: OptionGroup) -> dict[str, Any]:
+    if call.tx.get(OptionGroup, call.scope, group.option_group_name) is not None:
+        raise ApiError(
+            "OptionGroupAlreadyExistsFault", f"An option group named {group.option_group_name} already exists."
+        )
+    own = [present for present in call.tx.scan(OptionGroup, call.scope) if not present.is_default]
+    require_room(len(own), OPTION_GROUPS, "OptionGroupQuotaExceededFault", "option groups")
+    call.tx.insert(group)
+    return {"OptionGroup": _show(group)}
+
+
+def _show(group: OptionGroup) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "OptionGroupName": group.option_group_name,
+        "OptionGroupDescription": group.description,
+        "EngineName": group.engine_name,
+        "MajorEngineVersion": group.major_engine_version,
+        "Options": [],
+        "AllowsVpcAndNonVpcInstanceMemberships": True,
+        "OptionGroupArn": group.arn,
+    }
+    if group.copied_at is not None:
+        shown["SourceOptionGroup"] = group.source_option_group
+        shown["SourceAccountId"] = group.scope.account_id
+        shown["CopyTimestamp"] = group.copied_at
+    return shown
