@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 
-import uvloop
-
 from mainstay.agent.process import Agent
 from mainstay.host.guardian import guard
 from mainstay.host.layout import lock_path, prepare
@@ -29,7 +27,8 @@ def main() -> None:
         await Agent(settings).run()
         guardian.cancel()
 
-    uvloop.run(run())
+    # Not uvloop: it cannot start a subprocess as another user, and the agent is in no hot path.
+    asyncio.run(run())
 
 
 if __name__ == "__main__":

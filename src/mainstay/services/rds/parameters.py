@@ -53,11 +53,8 @@ def modify_db_parameter_group(call: Call, request: Request) -> Result:
         value = given.get("ParameterValue")
         if value is None:
             raise missing_parameter(f"The parameter ParameterValue must be provided for parameter {name}.")
-        if not definition.is_modifiable:
-            raise invalid_value(f"The parameter {name} cannot be modified.")
-        method = _apply_method(definition, given)
         check_value(definition, value)
-        new[name] = UserParameter(value=value, apply_method=method)
+        new[name] = UserParameter(value=value, apply_method=_apply_method(definition, given))
     changed = msgspec.structs.replace(group, parameters={**group.parameters, **new})
     return _store(call, group, changed, {name: given.apply_method for name, given in new.items()}, definitions)
 

@@ -73,8 +73,8 @@ class InstalledBuilds:
     def __init__(self, *versions: str) -> None:
         self.present = [build(version) for version in versions]
 
-    def installed(self) -> tuple[EngineBuild, ...]:
-        return tuple(self.present)
+    def installed(self) -> list[EngineBuild]:
+        return list(self.present)
 
 
 def check_shape(operation: str, result: Any) -> None:
