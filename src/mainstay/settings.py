@@ -24,6 +24,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     home: Path
     """Directory of everything this service keeps. Default /var/lib/mainstay (root) or ~/.local/share/mainstay."""
 
+    engines: Path | None = None
+    """Directory of engine builds, one per version. Several services may share one. Default: `engines` under home."""
+
     port: int = 4566
     """TCP port of the AWS API."""
 
@@ -63,8 +66,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def builds(self) -> Path:
-        """Engine builds, one directory per engine version; shared by all services of one home."""
-        return self.home / "engines"
+        """Where engine builds are."""
+        return self.engines or self.home / "engines"
 
     @property
     def availability_zones(self) -> dict[str, tuple[str, ...]]:
@@ -93,8 +96,8 @@ def load_settings(environ: Mapping[str, str], **flags: Any) -> Settings:
         except tomllib.TOMLDecodeError as error:
             raise Permanent(f"{file} is not valid TOML: {error}", hint="Correct the line it names.") from error
     names = {field.name for field in msgspec.structs.fields(Settings)}
-    for name in names:
-        if (text := environ.get(f"MAINSTAY_{name.upper()}")) is not None:
+    for name in sorted(names):
+        if text := environ.get(f"MAINSTAY_{name.upper()}"):
             values[name] = text.split(",") if name == "regions" else text
     values |= {name: value for name, value in flags.items() if value is not None}
     values["home"] = str(home)

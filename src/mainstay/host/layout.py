@@ -44,7 +44,8 @@ def environment(settings: Settings) -> dict[str, str]:
     """The environment of a process of ours: every setting spelled out, and nothing of the caller's secrets."""
     env = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     for name, value in msgspec.structs.asdict(settings).items():
-        env[f"MAINSTAY_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
+        if value is not None:
+            env[f"MAINSTAY_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)
     return env
 
 

@@ -70,6 +70,10 @@ class Builds:
             self._seen = (key, own + system)
         return list(self._seen[1])
 
+    def of(self, engine: str) -> list[EngineBuild]:
+        """The builds of one engine."""
+        return [build for build in self.installed() if build.engine == engine]
+
     def installable(self) -> list[Installable]:
         """What `install` can be asked for."""
         return [

@@ -130,7 +130,7 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
 
 def resolve_build(engines: Engines, rules: EngineRules, version: str | None) -> EngineBuild:
     """The installed build of a version, of the newest of a major version, or of the newest of all."""
-    installed = [build for build in engines.builds.installed() if build.engine == rules.name]
+    installed = engines.builds.of(rules.name)
     if not installed:
         raise invalid_combination(
             f"No version of {rules.name} is installed. Run `mainstay engines install {rules.name}` on the host."
