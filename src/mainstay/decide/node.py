@@ -39,8 +39,8 @@ class Action(StrEnum):
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
     """What the agent sees of a node.
 
-    The digests name the part of a spec that is in effect: `written` on disk, `loaded` by the running process, `accounts`
-    in the database, `route` at the endpoint ("" for none, "hold" for one without a target).
+    The digests name the part of a spec that is in effect: `written` on disk, `loaded` by the running process,
+    `accounts` in the database, `route` at the endpoint ("" for none, "hold" for one without a target).
     """
 
     volume: bool = False

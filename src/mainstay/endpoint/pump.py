@@ -121,7 +121,7 @@ class Pump:
         self._commands.append(command)
         os.eventfd_write(self._wakeup, 1)
 
-    def _run(self) -> None:
+    def _run(self) -> None:  # noqa: C901 - the hot loop: calling out per event would cost more than all it does
         halves, buffer, poll, wakeup = self._halves, self._buffer, self._epoll.poll, self._wakeup
         while self._running:
             commanded = False

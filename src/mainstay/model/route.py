@@ -1,4 +1,4 @@
-"""What the endpoint process must know to serve one endpoint: where it listens, where its primary is, who may come in."""
+"""What the endpoint process must know of one endpoint: where it listens, where its primary is, who may come in."""
 
 from __future__ import annotations
 

@@ -110,7 +110,9 @@ def test_every_row_can_fire() -> None:
     for target, running, stopping, ready, volume, initialised, failures, due in itertools.product(
         NodeTarget, (False, True), (False, True), (False, True), (False, True), (False, True), (0, 5), (False, True)
     ):
-        for digest, route, identity in itertools.product(("", "conf"), ("", "old", HELD_ROUTE, "route"), ("old", "now")):
+        for digest, route, identity in itertools.product(
+            ("", "conf"), ("", "old", HELD_ROUTE, "route"), ("old", "now")
+        ):
             for accounts, loaded in itertools.product(("", "accounts"), ("", "conf")):
                 seen = Observed(
                     volume=volume, initialised=initialised, written_digest=digest, running=running, stopping=stopping,

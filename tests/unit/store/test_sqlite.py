@@ -38,8 +38,13 @@ def test_records_come_back_typed_by_key_and_by_index(store: SqliteStore) -> None
     with store.read() as view:
         assert view.get(AddressLease, SCOPE, "127.64.0.3") == lease("127.64.0.3", "h1")
         assert view.get(AddressLease, OTHER, "127.64.0.3") is None
-        assert [found.address for found in view.find(AddressLease, SCOPE, "holder", "h1")] == ["127.64.0.1", "127.64.0.3"]
-        assert [found.address for found in view.scan(AddressLease, SCOPE, after="127.64.0.2", limit=1)] == ["127.64.0.3"]
+        assert [found.address for found in view.find(AddressLease, SCOPE, "holder", "h1")] == [
+            "127.64.0.1",
+            "127.64.0.3",
+        ]
+        assert [found.address for found in view.scan(AddressLease, SCOPE, after="127.64.0.2", limit=1)] == [
+            "127.64.0.3"
+        ]
         assert len(view.scan(AddressLease)) == 6 and view.count(AddressLease, OTHER) == 1
 
 
