@@ -28,6 +28,7 @@ check: venv-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/structure.py
+	$(BIN)/python scripts/generate_docs.py --check
 
 test: check
 	$(BIN)/mainstay engines install postgres $(ENGINE_VERSION)

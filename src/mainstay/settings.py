@@ -36,8 +36,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     account_id: str = "123456789012"
     """The AWS account number that owns everything, twelve digits."""
 
-    region: str = "us-east-1"
-    """Region that `mainstay env` prints."""
+    region: str = "us-west-2"
+    """Region that `mainstay env` prints. In us-east-1 the aws CLI version 1 ignores AWS_ENDPOINT_URL for rds."""
 
     regions: tuple[str, ...] = ("us-east-1", "us-west-2", "eu-west-1")
     """Regions that exist; each has three Availability Zones (a, b, c)."""

@@ -110,13 +110,13 @@ class Service:
         return self.environment | self.variables | {"AWS_PAGER": "", "AWS_EC2_METADATA_DISABLED": "true"}
 
     def client(
-        self, name: str, *, region: str = "us-east-1", key: tuple[str, str] | None = None, token: str | None = None
+        self, name: str, *, region: str | None = None, key: tuple[str, str] | None = None, token: str | None = None
     ) -> Any:
         """A boto3 client, unmodified but for the endpoint; no retries, so that a test sees every answer."""
         key_id, secret = key or (self.variables["AWS_ACCESS_KEY_ID"], self.variables["AWS_SECRET_ACCESS_KEY"])
         return boto3.client(
             name,
-            region_name=region,
+            region_name=region or self.variables["AWS_DEFAULT_REGION"],
             endpoint_url=self.variables["AWS_ENDPOINT_URL"],
             aws_access_key_id=key_id,
             aws_secret_access_key=secret,

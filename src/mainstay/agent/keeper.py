@@ -28,6 +28,7 @@ from mainstay.decide.node import (
 )
 from mainstay.engines.base import EngineDriver, Health
 from mainstay.engines.builds import Builds
+from mainstay.host.cgroups import ControlGroups
 from mainstay.host.clock import Clock
 from mainstay.host.files import make_private_directory, write_atomically
 from mainstay.host.processes import User
@@ -53,6 +54,7 @@ class KeeperTools(msgspec.Struct, frozen=True, kw_only=True):
 
     journal: Journal
     shims: Shims
+    cgroups: ControlGroups
     routes: Routes
     builds: Builds
     user: User
@@ -257,6 +259,7 @@ class Keeper:
                     output=self._files.output,
                     user_id=self._tools.user.user_id,
                     group_id=self._tools.user.group_id,
+                    cgroups=self._tools.cgroups.prepare(spec.node_id, spec.limits),
                     tag={"identity": wanted.process_identity, "restart_token": spec.restart_token},
                 ),
             )
@@ -312,6 +315,7 @@ class Keeper:
             self.poke()
 
     async def _destroy(self, spec: NodeSpec, wanted: Wanted) -> None:
+        self._tools.cgroups.remove(spec.node_id)
         await self._tools.journal.forget(spec.node_id)
 
     def _remember(self, **changes: str | int) -> None:

@@ -16,6 +16,7 @@ from mainstay.agent.logs import list_logs, read_log
 from mainstay.agent.routes import EndpointRoutes
 from mainstay.engines.builds import Builds
 from mainstay.engines.registry import drivers
+from mainstay.host.cgroups import ControlGroups
 from mainstay.host.clock import SystemClock
 from mainstay.host.files import make_private_directory
 from mainstay.host.processes import engine_user
@@ -55,6 +56,7 @@ class Agent:
         self._tools = KeeperTools(
             journal=Journal(settings.home / "agent" / "nodes", runtime / "nodes"),
             shims=SystemShims(runtime / "shims", self._process_ended),
+            cgroups=ControlGroups(runtime.name),
             routes=EndpointRoutes(self._endpoint, "relay" if settings.endpoint_path == "relay" else "kernel"),
             builds=Builds(settings),
             user=engine_user(settings.engine_user),

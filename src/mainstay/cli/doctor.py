@@ -7,7 +7,6 @@ import pwd
 import shutil
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import psutil
@@ -16,6 +15,7 @@ from rich.markup import escape
 
 from mainstay.cli.service import healthy
 from mainstay.engines.builds import Builds
+from mainstay.host.cgroups import ControlGroups
 from mainstay.settings import Settings
 
 GIB = 1 << 30
@@ -133,9 +133,7 @@ def _kernel_path(settings: Settings) -> Finding:
 
 
 def _cgroups() -> Finding:
-    controllers = Path("/sys/fs/cgroup/cgroup.controllers")
-    if controllers.exists() and os.access("/sys/fs/cgroup/cgroup.subtree_control", os.W_OK):
-        return Finding("ok", f"control groups v2: {controllers.read_text().strip()}")
-    if os.access("/sys/fs/cgroup/memory", os.W_OK):
-        return Finding("ok", "control groups v1 can be written")
+    version = ControlGroups("mainstay-doctor").version
+    if version:
+        return Finding("ok", f"control groups v{version}: the kernel enforces memory and CPU of a class")
     return Finding("note", "control groups cannot be written: memory and CPU of a class are not enforced by the kernel")

@@ -26,10 +26,10 @@ DIGITS_MAX = 18
 RESULT_LIMIT = 1 << 63
 
 FORMULA = re.compile(r"\{|\s*(?:GREATEST|LEAST|SUM|IF|LOG)\s*\(", re.IGNORECASE)
-TOKEN = re.compile(r"\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<name>[A-Za-z]+)|(?P<sign>[{}(),+\-*/]))")
+WORD = re.compile(r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?)|(?P<name>[A-Za-z]+)|(?P<sign>[{}(),+\-*/]))")
 RANGE = re.compile(r"(?P<low>-?\d[\d.]*(?:e[+-]?\d+)?)-(?P<high>-?\d[\d.]*(?:e[+-]?\d+)?)")
-NUMBER = re.compile(r"-?\d+")
-DECIMAL = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?")
+INTEGER = re.compile(r"-?[0-9]+")
+DECIMAL = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 
 
 class FormulaVariables(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ def check_value(definition: ParameterDefinition, value: str) -> None:
         raise invalid_value(f"The value of parameter {definition.name} exceeds {VALUE_CHARACTERS_MAX} characters.")
     if not value.isprintable():
         raise invalid_value(f"The value of parameter {definition.name} contains a character that is not printable.")
-    if definition.data_type in ("integer", "float", "boolean") and is_formula(value):
+    if is_formula(value):
         evaluate(value, ANY_INSTANCE)
     elif not _is_allowed(definition, value):
         raise invalid_value(
@@ -102,7 +102,7 @@ def check_value(definition: ParameterDefinition, value: str) -> None:
 def _is_allowed(definition: ParameterDefinition, value: str) -> bool:
     allowed = definition.allowed_values
     if definition.data_type == "integer":
-        return NUMBER.fullmatch(value) is not None and len(value) <= DIGITS_MAX + 1 and _number_fits(value, allowed)
+        return INTEGER.fullmatch(value) is not None and len(value) <= DIGITS_MAX + 1 and _number_fits(value, allowed)
     if definition.data_type == "float":
         return DECIMAL.fullmatch(value) is not None and _number_fits(value, allowed)
     if not allowed:
@@ -140,7 +140,7 @@ class _Formula:
     def __init__(self, text: str, variables: dict[str, int]) -> None:
         self._text = text
         self._variables = variables
-        self._tokens = self._split(text)
+        self._words = self._split(text)
         self._at = 0
         self._depth = 0
         self._braces = 0
@@ -152,30 +152,30 @@ class _Formula:
         return value
 
     def _split(self, text: str) -> list[str]:
-        tokens, position, text = [], 0, text.rstrip()
+        words, position, text = [], 0, text.rstrip()
         while position < len(text):
-            token = TOKEN.match(text, position)
-            if token is None:
+            word = WORD.match(text, position)
+            if word is None:
                 raise self._wrong(f"{text[position:].lstrip()[:1]!r} is not expected")
-            tokens.append(token[0].strip())
-            position = token.end()
-        return tokens
+            words.append(word[0].strip())
+            position = word.end()
+        return words
 
     def _wrong(self, reason: str) -> Exception:
         return invalid_value(f"The parameter formula {self._text} is not valid: {reason}.")
 
     def _peek(self) -> str:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ""
+        return self._words[self._at] if self._at < len(self._words) else ""
 
     def _next(self) -> str:
-        token = self._peek()
+        word = self._peek()
         self._at += 1
-        return token
+        return word
 
     def _expect(self, wanted: str) -> None:
-        token = self._next()
-        if token != wanted:
-            raise self._wrong(f"{wanted!r} is missing before {token!r}" if token else f"{wanted!r} is missing")
+        word = self._next()
+        if word != wanted:
+            raise self._wrong(f"{wanted!r} is missing before {word!r}" if word else f"{wanted!r} is missing")
 
     def _expression(self) -> Fraction:
         value = self._term()
@@ -208,20 +208,20 @@ class _Formula:
         self._depth += 1
         if self._depth > FORMULA_DEPTH_MAX:
             raise self._wrong(f"it is nested more than {FORMULA_DEPTH_MAX} levels deep")
-        token = self._next()
-        if token == "-":
+        word = self._next()
+        if word == "-":
             value = -self._factor()
-        elif token == "{":
+        elif word == "{":
             value = self._braced()
-        elif token == "(":
+        elif word == "(":
             value = self._expression()
             self._expect(")")
-        elif token[:1].isdigit():
-            value = self._number(token)
-        elif token.isalpha():
-            value = self._named(token)
+        elif word[:1].isdigit():
+            value = self._number(word)
+        elif word.isalpha():
+            value = self._named(word)
         else:
-            raise self._wrong(f"{token!r} is not expected" if token else "it ends too early")
+            raise self._wrong(f"{word!r} is not expected" if word else "it ends too early")
         self._depth -= 1
         return value
 
@@ -232,10 +232,10 @@ class _Formula:
         self._braces -= 1
         return value
 
-    def _number(self, token: str) -> Fraction:
-        if len(token) > DIGITS_MAX:
+    def _number(self, word: str) -> Fraction:
+        if len(word) > DIGITS_MAX:
             raise self._wrong(f"a number has more than {DIGITS_MAX} digits")
-        return Fraction(token)
+        return Fraction(word)
 
     def _named(self, name: str) -> Fraction:
         function = FUNCTIONS.get(name.upper())

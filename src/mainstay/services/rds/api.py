@@ -18,6 +18,7 @@ from mainstay.services.rds import (
     retired,
     subnet_groups,
     tags,
+    valid_modifications,
 )
 from mainstay.services.rds.table import operations
 
@@ -40,4 +41,5 @@ __all__ = [
     "retired",
     "subnet_groups",
     "tags",
+    "valid_modifications",
 ]
