@@ -1,4 +1,4 @@
-"""Our codecs against botocore's own: whatever it sends we read, whatever we answer it reads, whatever it signs we verify.
+"""Our codecs against botocore: whatever it sends we read, what we answer it reads, what it signs we verify.
 
 And the contract of everything that reads a client's bytes: a value or an `ApiError`, never another exception.
 """
@@ -304,8 +304,17 @@ bodies = st.binary(max_size=60) | texts.map(lambda text: text.encode("utf-8", "s
 headers = st.lists(
     st.tuples(
         st.sampled_from(
-            ["authorization", "host", "x-amz-date", "date", "x-amz-target", "content-type", "content-encoding"]
-            + ["x-amz-content-sha256", "x-amz-security-token"]
+            [
+                "authorization",
+                "host",
+                "x-amz-date",
+                "date",
+                "x-amz-target",
+                "content-type",
+                "content-encoding",
+                "x-amz-content-sha256",
+                "x-amz-security-token",
+            ]
         ),
         st.just("application/x-amz-json-1.1") | st.just("gzip") | st.just(AUTHORIZATION) | texts,
     ),

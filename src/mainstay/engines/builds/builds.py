@@ -20,18 +20,27 @@ from pathlib import Path
 
 import msgspec
 
-from mainstay.engines.builds.apt import PrivateApt, Progress
+from mainstay.engines.builds.apt import Package, PrivateApt, Progress
 from mainstay.engines.builds.mirrors import find_mirrors
-from mainstay.engines.builds.tree import patch, trust_extensions, unpack
+from mainstay.engines.builds.tree import (
+    NEVER_RUN,
+    check_libraries,
+    extensions_in,
+    patch,
+    trust_extensions,
+    unpack,
+)
 from mainstay.engines.postgresql.packages import POSTGRESQL
-from mainstay.host.files import write_atomically
+from mainstay.host.files import fsync_directory, write_atomically
 from mainstay.host.processes import SAFE_ENVIRONMENT
 from mainstay.model.engine import ORIGIN_INSTALLED, ORIGIN_SYSTEM, EngineBuild, PackagedEngine
-from mainstay.model.errors import Permanent
+from mainstay.model.errors import Permanent, Transient
 from mainstay.settings import Settings
 
 PACKAGED: dict[str, PackagedEngine] = {engine.engine: engine for engine in (POSTGRESQL,)}
 MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+SYNC_TIMEOUT_S = 300.0
 VERSION_TIMEOUT_S = 10.0
 
 
@@ -62,9 +71,9 @@ class Builds:
     def installed(self) -> list[EngineBuild]:
         """Every build that can be started: our own, and the host's packages where we have none of that version."""
         manifests = sorted(self.directory.glob(f"*/{MANIFEST}"))
-        key = tuple((path, path.stat().st_mtime_ns) for path in manifests)
-        if key != self._seen[0] or not self._seen[1]:
-            own = [_read_manifest(path).build for path in manifests]
+        key = (*map(_stamp, manifests), *map(_stamp, _system_programs()))
+        if key != self._seen[0]:
+            own = [manifest.build for path in manifests if (manifest := _read_manifest(path)) is not None]
             names = {build.name for build in own}
             system = [build for build in _system_builds() if build.name not in names]
             self._seen = (key, own + system)
@@ -123,24 +132,27 @@ class Builds:
         cache = self.directory / ".cache" / release.suite
         cache.mkdir(parents=True, exist_ok=True)
         apt = PrivateApt(self.directory / ".apt" / release.suite, release.suite, find_mirrors(Path("/etc/apt")))
-        packages = apt.download(release.packages, cache, progress)
+        packages = apt.download(release.packages, (*NEVER_RUN, *engine.unneeded_packages), cache, progress)
         found = _upstream_version(packages, release.packages[0])
         if version not in (None, major, found):
             raise Permanent(
                 f"the mirror has {engine.engine} {found}, not {version}", hint=f"Ask for {major} or {found}."
             )
         prefix = self.directory / f"{engine.engine}-{found}"
-        tree = prefix.with_name(f".{prefix.name}.partial")
-        shutil.rmtree(tree, ignore_errors=True)
-        shutil.rmtree(prefix, ignore_errors=True)
-        tree.mkdir(mode=0o755)
-        unpack(packages, tree, engine, progress)
+        tree = prefix.with_name(f".{prefix.name}{PARTIAL}")
+        for leftover in (*self.directory.glob(f".*{PARTIAL}"), prefix):
+            shutil.rmtree(leftover, ignore_errors=True)
+        tree.mkdir()
+        unpack([cache / package.file for package in packages], tree, engine, progress)
+        check_libraries(tree, engine, major)
         patch(tree, prefix, progress)
         extensions, trusted = trust_extensions(tree, engine, major)
+        _sync(tree)
         tree.rename(prefix)
+        fsync_directory(self.directory)
         build = _build(engine, major, found, prefix, ORIGIN_INSTALLED, extensions, trusted)
         _check(engine, build)
-        hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in packages}
+        hashes = {package.file: package.sha256 for package in packages}
         manifest = Manifest(build=build, suite=release.suite, packages=hashes)
         write_atomically(
             prefix / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest, enc_hook=str)), mode=0o644
@@ -149,16 +161,37 @@ class Builds:
         return build
 
 
-def _read_manifest(path: Path) -> Manifest:
-    return msgspec.json.decode(path.read_bytes(), type=Manifest, dec_hook=lambda kind, value: kind(value))
+def _stamp(path: Path) -> tuple[Path, int]:
+    try:
+        return path, path.stat().st_mtime_ns
+    except FileNotFoundError:  # removed since it was listed
+        return path, 0
 
 
-def _upstream_version(packages: list[Path], name: str) -> str:
-    """17.11 of postgresql-17_17.11-0+deb13u1_amd64.deb."""
-    for path in packages:
-        package, version, _rest = path.name.split("_", 2)
-        if package == name:
-            return version.split("%3a")[-1].rsplit("-", 1)[0].split("+")[0]
+def _read_manifest(path: Path) -> Manifest | None:
+    """None for what cannot be offered: removed meanwhile, damaged, or moved from where its programs were patched for."""
+    try:
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest, dec_hook=lambda kind, value: kind(value))
+        return manifest if manifest.build.prefix.samefile(path.parent) else None
+    except (FileNotFoundError, msgspec.DecodeError):
+        return None
+
+
+def _sync(tree: Path) -> None:
+    """The tree is on the disk before its manifest can be."""
+    try:
+        done = subprocess.run(["sync", "-f", str(tree)], check=False, timeout=SYNC_TIMEOUT_S, env=SAFE_ENVIRONMENT)
+    except subprocess.TimeoutExpired as error:
+        raise Transient(f"the disk took longer than {SYNC_TIMEOUT_S:.0f} s to store {tree.name}") from error
+    if done.returncode != 0:
+        raise Transient(f"{tree.name} could not be stored", hint="Is the disk full or failing?")
+
+
+def _upstream_version(packages: list[Package], name: str) -> str:
+    """17.11 of Debian's 1:17.11-0+deb13u1."""
+    for package in packages:
+        if package.name == name:
+            return package.version.split(":")[-1].rsplit("-", 1)[0].split("+")[0]
     raise Permanent(f"apt did not deliver {name}")
 
 
@@ -209,6 +242,11 @@ def _ask_version(engine: PackagedEngine, bin_directory: Path) -> str:
     return found[1] if found else ""
 
 
+def _system_programs() -> list[Path]:
+    patterns = [engine.system_pattern for engine in PACKAGED.values() if engine.system_pattern]
+    return [Path(found) for pattern in patterns for found in sorted(glob.glob(pattern))]
+
+
 def _system_builds() -> Iterator[EngineBuild]:
     """What the host's own packages offer."""
     for engine in PACKAGED.values():
@@ -216,7 +254,8 @@ def _system_builds() -> Iterator[EngineBuild]:
             version = _ask_version(engine, Path(found).parent)
             major = engine.major_of(version) if version else ""
             if major and os.access(found, os.X_OK):
-                yield _build(engine, major, version, Path("/"), ORIGIN_SYSTEM)
+                extensions = extensions_in(Path("/") / engine.extension_directory.format(major=major))
+                yield _build(engine, major, version, Path("/"), ORIGIN_SYSTEM, *extensions)
 
 
 @contextmanager

@@ -108,6 +108,10 @@ def _read_model(row: ServedService) -> ServiceModel:
         include_default_search_paths=False,
     )
     description = loader.load_service_model(row.name, "service-2", api_version=row.api_version)
+    for shape in description["shapes"].values():
+        if shape.get("fault"):
+            # botocore keeps the "error" trait of a shape but drops "fault", which alone says that it is a 5xx.
+            shape["error"] = {**shape.get("error", {}), "fault": True}
     return ServiceModel(description, row.name)
 
 
