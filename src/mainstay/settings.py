@@ -7,6 +7,7 @@ under MAINSTAY_HOME (same names in lower case), the default below. docs/settings
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import os
 import tomllib
 from collections.abc import Mapping
@@ -44,6 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     dns_zone: str = "mainstay.internal"
     """Zone of the RDS-style names in certificates: <instance>.<hash>.<region>.rds.<zone>."""
+
+    endpoint_network: str = ""
+    """CIDR that endpoint addresses are taken from, all configured on this host; empty: loopback, this machine only."""
 
     endpoint_path: str = "auto"
     """How a client's bytes reach the engine: "relay" (user space), "kernel" (nftables, needs root) or "auto"."""
@@ -120,5 +124,12 @@ def _validate(settings: Settings) -> None:
         raise Permanent(f"port {settings.port} is not between 1 and 65535")
     if settings.region not in settings.regions:
         raise Permanent(f"region {settings.region!r} is not one of regions {', '.join(settings.regions)}")
+    if settings.endpoint_network:
+        try:
+            ipaddress.IPv4Network(settings.endpoint_network)
+        except ValueError as error:
+            raise Permanent(
+                f"endpoint_network {settings.endpoint_network!r} is not an IPv4 network: {error}"
+            ) from error
     if settings.endpoint_path not in ("auto", "relay", "kernel"):
         raise Permanent(f"endpoint_path {settings.endpoint_path!r} is none of auto, relay, kernel")

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from mainstay.agent.journal import InEffect, Journal
+from mainstay.agent.logs import prune_logs
 from mainstay.agent.routes import Routes
 from mainstay.decide.node import (
     HELD_ROUTE,
@@ -39,6 +40,7 @@ from mainstay.model.node import NodePhase, NodeSpec, NodeStatus, NodeTarget
 
 READY_POLL_S = 0.03
 PROBE_INTERVAL_S = 10.0
+PRUNE_INTERVAL_S = 600.0
 UNKNOWN_ROUTE = "unknown"
 
 log = structlog.get_logger()
@@ -79,6 +81,7 @@ class Keeper:
         self._start_failures = 0
         self._start_due_at = 0.0
         self._restarts = 0
+        self._prune_at = 0.0
         self._settled_generation = 0
         self._failure = ""
         self._fatal = False
@@ -169,7 +172,12 @@ class Keeper:
                 return PROBE_INTERVAL_S
 
     async def _look_after(self, spec: NodeSpec) -> None:
-        """A quiet check that a settled engine still answers."""
+        """A quiet check that a settled engine still answers, and an end to logs that are too old."""
+        now = self._tools.clock.monotonic()
+        if now >= self._prune_at:
+            self._prune_at = now + PRUNE_INTERVAL_S
+            oldest = self._tools.clock.wall() - spec.log_retention_minutes * 60
+            await asyncio.to_thread(prune_logs, self._files, oldest)
         if self._process is not None and self._health.ready:
             self._health = await self._driver.probe(spec, self._files)
             if not self._health.ready:

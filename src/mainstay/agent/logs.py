@@ -54,6 +54,16 @@ def read_log(files: NodeFiles, name: str, marker: str | None, lines: int | None)
     return {"data": kept.decode(errors="replace"), "marker": str(end), "pending": end < size}
 
 
+def prune_logs(files: NodeFiles, older_than: float) -> int:
+    """Removes log files last written before `older_than` (epoch seconds); returns how many."""
+    removed = 0
+    for path in files.logs.rglob("*"):
+        if path.is_file() and not path.is_symlink() and path.stat().st_mtime < older_than:
+            path.unlink(missing_ok=True)
+            removed += 1
+    return removed
+
+
 def _below(directory: Path, name: str) -> Path:
     path = (directory / name).resolve()
     if not path.is_relative_to(directory.resolve()) or not path.is_file():

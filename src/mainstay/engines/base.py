@@ -147,6 +147,9 @@ class EngineRules(Protocol):
     def require_tls(self, parameters: dict[str, str]) -> bool:
         """Whether these final parameters forbid plain-text connections."""
 
+    def log_retention_minutes(self, parameters: dict[str, str]) -> int:
+        """How long log files are kept, by these final parameters."""
+
     def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
         """Every parameter of the build, by name."""
 

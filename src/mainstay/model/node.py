@@ -94,6 +94,7 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     endpoint: NodeEndpoint
     parameters: dict[str, str]
     require_tls: bool
+    log_retention_minutes: int = 4320
     restart_token: int = 0
     master: MasterUser
     database: str

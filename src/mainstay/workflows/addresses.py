@@ -14,11 +14,19 @@ from pathlib import Path
 from mainstay.model.addresses import AddressLease
 from mainstay.model.errors import ApiError
 from mainstay.model.records import GLOBAL_REGION, Scope
+from mainstay.settings import Settings
 from mainstay.store import Transaction
 
 ENDPOINTS = ipaddress.IPv4Network("127.64.0.0/11")
 NODES = ipaddress.IPv4Network("127.96.0.0/11")
 SLOT_PREFIX_LENGTH = 20
+
+
+def endpoint_block(settings: Settings) -> ipaddress.IPv4Network:
+    """Where endpoint addresses come from: the network that was set, or this service's slot of the loopback pool."""
+    if settings.endpoint_network:
+        return ipaddress.IPv4Network(settings.endpoint_network)
+    return slot(ENDPOINTS, settings.home)
 
 
 def slot(pool: ipaddress.IPv4Network, home: Path) -> ipaddress.IPv4Network:

@@ -88,7 +88,7 @@ def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node: Node | None
     db_class = CLASSES[instance.db_instance_class]
     account = instance.scope.account_id
     home = tools.settings.home
-    address = addresses.lease(tx, account, addresses.slot(addresses.ENDPOINTS, home), instance.dbi_resource_id)
+    address = addresses.lease(tx, account, addresses.endpoint_block(tools.settings), instance.dbi_resource_id)
     if node is None and instance.network_interface_id:
         # Where this instance's packets come from: source groups that it is a member of resolve to this.
         set_real_addresses(tx, instance.scope, instance.network_interface_id, [address])
@@ -115,6 +115,7 @@ def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node: Node | None
         endpoint=endpoint,
         parameters=rules.engine_settings(parameters),
         require_tls=rules.require_tls(parameters),
+        log_retention_minutes=rules.log_retention_minutes(parameters),
         restart_token=instance.restart_token,
         master=MasterUser(instance.master_username, instance.master_password_verifier),
         database=instance.db_name,

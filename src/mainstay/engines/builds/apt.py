@@ -33,7 +33,8 @@ APT_TIMEOUT_S = 1800.0
 # Packages unpack to about five times their size.
 ROOM_FACTOR = 6
 URI = re.compile(
-    r"^'[^']+' (?P<file>(?P<name>[^_\s]+)_(?P<version>[^_\s]+)_[^_\s]+\.deb) (?P<bytes>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$",
+    r"^'[^']+' (?P<file>(?P<name>[^_\s]+)_(?P<version>[^_\s]+)_[^_\s]+\.deb)"
+    r" (?P<bytes>\d+) SHA256:(?P<sha256>[0-9a-f]{64})$",
     re.MULTILINE,
 )
 # How the host reaches its mirrors. The rest of its apt configuration stays out: it may hold hooks that change the host.
@@ -149,7 +150,7 @@ class PrivateApt:
                 (target / package.file).unlink(missing_ok=True)
                 raise Transient(
                     f"{package.file} does not have the checksum that the archive signed",
-                    hint="The mirror or a proxy before it may be damaged or in the middle of an update; try again later.",
+                    hint="The mirror, or a proxy before it, is damaged or just being updated; try again later.",
                 )
 
     def _prepare(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import glob
-import hashlib
 import os
 import re
 import shutil
@@ -115,10 +114,18 @@ class Builds:
             raise Permanent(
                 f"{engine} {version} cannot be installed", hint=f"Major versions: {', '.join(packaged.releases)}."
             )
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+        if not self.directory.exists():
+            self.directory.mkdir(parents=True)
+            self.directory.chmod(0o755)  # whatever the umask: engines run as another user than root
         with _only_one(self.directory / ".install.lock", progress):
             present = self._own(engine, major, version)
-            return present or self._install(packaged, major, version, progress)
+            try:
+                return present or self._install(packaged, major, version, progress)
+            except OSError as error:
+                raise Transient(
+                    f"{engine} {major} could not be stored in {self.directory}: {error.strerror}",
+                    hint="Is the disk full, or the directory not yours?",
+                ) from error
 
     def _own(self, engine: str, major: str, version: str | None) -> EngineBuild | None:
         own = [build for build in self.installed() if build.origin == ORIGIN_INSTALLED and build.engine == engine]
@@ -142,13 +149,16 @@ class Builds:
         tree = prefix.with_name(f".{prefix.name}{PARTIAL}")
         for leftover in (*self.directory.glob(f".*{PARTIAL}"), prefix):
             shutil.rmtree(leftover, ignore_errors=True)
-        tree.mkdir()
-        unpack([cache / package.file for package in packages], tree, engine, progress)
-        check_libraries(tree, engine, major)
-        patch(tree, prefix, progress)
-        extensions, trusted = trust_extensions(tree, engine, major)
-        _sync(tree)
-        tree.rename(prefix)
+        try:
+            tree.mkdir()
+            unpack([cache / package.file for package in packages], tree, engine, progress)
+            check_libraries(tree, engine, major)
+            patch(tree, prefix, progress)
+            extensions, trusted = trust_extensions(tree, engine, major)
+            _sync(tree)
+            tree.rename(prefix)
+        finally:
+            shutil.rmtree(tree, ignore_errors=True)  # gone already unless something failed
         fsync_directory(self.directory)
         build = _build(engine, major, found, prefix, ORIGIN_INSTALLED, extensions, trusted)
         _check(engine, build)
@@ -169,7 +179,7 @@ def _stamp(path: Path) -> tuple[Path, int]:
 
 
 def _read_manifest(path: Path) -> Manifest | None:
-    """None for what cannot be offered: removed meanwhile, damaged, or moved from where its programs were patched for."""
+    """None for what cannot be offered: just removed, damaged, or moved from the place its programs were patched for."""
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest, dec_hook=lambda kind, value: kind(value))
         return manifest if manifest.build.prefix.samefile(path.parent) else None

@@ -27,8 +27,8 @@ MERGED = ("lib", "lib64", "bin", "sbin")
 LIBRARIES = ("usr/lib/*-linux-gnu", "usr/lib")
 # In every Debian closure, for maintenance scripts and shells; no engine runs them.
 NEVER_RUN = tuple(
-    """adduser base-passwd debconf init-system-helpers libc-bin libc-l10n libdebconfclient0 libgdbm* lib*-perl libpam-modules*
-    libpam-runtime libperl5* libproc2* libsemanage* libsepol* libsystemd-shared locales login login.defs netbase openssl
+    """adduser base-passwd debconf init-system-helpers libc-bin libc-l10n libdebconfclient0 libgdbm* lib*-perl
+    libpam-modules* libpam-runtime libperl5* libproc2* libsemanage* libsepol* libsystemd-shared locales login login.defs netbase openssl
     passwd perl perl-* procps readline-common sensible-utils ssl-cert systemd sysvinit-utils tzdata ucf""".split()
 )
 _TRUSTED = re.compile(r"^\s*trusted\s*=\s*'?(?:true|on|yes|1)\b", re.MULTILINE | re.IGNORECASE)
@@ -65,7 +65,7 @@ def unpack(packages: list[Path], tree: Path, engine: PackagedEngine, progress: P
 def _normalise(tree: Path) -> None:
     """Takes setuid bits and links out of the tree away, and makes it readable for the user that engines run as."""
     for directory, names, files in os.walk(tree):
-        os.chmod(directory, 0o755)
+        os.chmod(directory, 0o755)  # noqa: S103 - public files of Debian's packages
         for name in (*names, *files):
             path = os.path.join(directory, name)
             mode = os.lstat(path).st_mode

@@ -196,4 +196,14 @@ def own_parameters(major: int) -> tuple[ParameterDefinition, ...]:
     return (
         switch("rds.force_ssl", str(int(major >= FORCE_SSL_DEFAULT_SINCE)), DYNAMIC, "Refuse connections without TLS."),
         switch("rds.logical_replication", "0", STATIC, "Set wal_level to logical."),
+        ParameterDefinition(
+            name="rds.log_retention_period",
+            data_type="integer",
+            apply_type=DYNAMIC,
+            default="4320",
+            allowed_values="1440-10080",
+            unit="min",
+            source=SOURCE_SYSTEM,
+            description="How long log files are kept, in minutes.",
+        ),
     )

@@ -22,6 +22,7 @@ RESERVED_USERS = frozenset(
     " current_role".split()
 )
 RESERVED_DATABASES = frozenset({"template0", "template1", "rdsadmin"})
+LOG_RETENTION_MINUTES = 4320
 USERNAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
 DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 TRUE = frozenset({"1", "on", "true", "yes"})
@@ -101,6 +102,9 @@ class PostgresqlRules:
 
     def require_tls(self, parameters: dict[str, str]) -> bool:
         return parameters.get("rds.force_ssl", "0") in TRUE
+
+    def log_retention_minutes(self, parameters: dict[str, str]) -> int:
+        return int(parameters.get("rds.log_retention_period", LOG_RETENTION_MINUTES))
 
     def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
         return self._definitions(build)
