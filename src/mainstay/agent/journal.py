@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -39,6 +40,10 @@ class Journal:
     def specs(self) -> list[NodeSpec]:
         """Every node's last spec. A spec that cannot be read stops the agent: guessing would be worse."""
         found = []
+        for root in self._directory.iterdir():
+            if not (root / "spec.json").exists():
+                with suppress(OSError):  # what a kill left of the first or the last moment of a node, if it is empty
+                    root.rmdir()
         for path in sorted(self._directory.glob("*/spec.json")):
             try:
                 found.append(msgspec.json.decode(path.read_bytes(), type=NodeSpec))

@@ -92,7 +92,7 @@ class Keeper:
         """Takes a newer spec; older or equal ones were seen already."""
         if spec.generation > self.spec.generation:
             self.spec = spec
-            self._failure, self._fatal, self._start_failures = "", False, 0
+            self._failure, self._fatal, self._start_failures, self._start_due_at = "", False, 0, 0.0
             self.poke()
 
     def poke(self) -> None:
@@ -134,7 +134,10 @@ class Keeper:
         """Closes the route and stops the engine, whatever the spec says; the keeper must not run any more."""
         with suppress(MainstayError):
             await self._tools.routes.withdraw(self.spec)
+        if self._process is None:  # perhaps the keeper was interrupted while it launched one
+            self._process = await self._tools.shims.adopt(self.spec.node_id)
         if self._process is not None:
+            self._ended.clear()
             await self._stop()
 
     def _gone(self) -> bool:
@@ -157,19 +160,21 @@ class Keeper:
                     await self._look_after(spec)
                     if row.name in ("settled", "rest"):
                         self._settled_generation = spec.generation
-                        self._failure = ""
+                        self._failure, self._fatal = "", False
                     return PROBE_INTERVAL_S
                 log.debug("node.action", node_id=spec.node_id, row=row.name, action=row.action)
                 await self._perform(row.action, spec, wanted)
                 self._publish_status()
-            except Transient as error:
+            except (MainstayError, OSError) as error:
+                if self.spec is not spec:
+                    continue  # a newer spec came meanwhile: what failed was not tried for it
+                if not isinstance(error, Transient):
+                    self._failure, self._fatal = str(error), isinstance(error, Permanent)
+                    log.error("node.action_refused", node_id=spec.node_id, error=str(error))
+                    return PROBE_INTERVAL_S
                 self._failure = error.message
                 log.warning("node.action_failed", node_id=spec.node_id, error=error.message)
                 return error.retry_after_s
-            except (MainstayError, OSError) as error:
-                self._failure, self._fatal = str(error), isinstance(error, Permanent)
-                log.error("node.action_refused", node_id=spec.node_id, error=str(error))
-                return PROBE_INTERVAL_S
 
     async def _look_after(self, spec: NodeSpec) -> None:
         """A quiet check that a settled engine still answers, and an end to logs that are too old."""
@@ -202,8 +207,10 @@ class Keeper:
     def _observed(self, spec: NodeSpec) -> Observed:
         process = self._process
         in_effect = self._in_effect
+        # A removal that was interrupted may have left anything below the root, the volume or not.
+        remains = self._files.root if spec.target is NodeTarget.ABSENT else self._files.volume
         return Observed(
-            volume=self._files.volume.exists(),
+            volume=remains.exists(),
             initialised=self._driver.initialised(self._files),
             written_digest=in_effect.written,
             running=process is not None,
@@ -257,6 +264,10 @@ class Keeper:
         make_private_directory(self._files.sockets)
         self._tools.user.give(self._files.sockets)
         command = self._driver.start_command(spec, self._files, self._build(spec))
+        # A launch that was given up may have come up since: then the table decides about what runs.
+        self._process = await self._tools.shims.adopt(spec.node_id)
+        if self._process is not None:
+            return
         try:
             self._process = await self._tools.shims.launch(
                 spec.node_id,
@@ -305,11 +316,12 @@ class Keeper:
         self._route = ""
 
     async def _begin_stop(self, spec: NodeSpec, wanted: Wanted) -> None:
+        # Cleared here, not in the task: an end seen before the task's first turn must not be waited for again.
+        self._ended.clear()
         self._stopping = asyncio.create_task(self._stop())
 
     async def _stop(self) -> None:
         """Gentle signals first; each gets its time to work."""
-        self._ended.clear()
         try:
             for number, patience_s in self._driver.stop_signals:
                 self._tools.shims.signal(self.spec.node_id, number)

@@ -26,6 +26,7 @@ from mainstay.model.errors import Permanent
 from mainstay.model.node import NodeSpec, NodeStatus, NodeTarget
 from mainstay.settings import Settings
 
+ABSENT_REMEMBERED_MAX = 10_000
 log = structlog.get_logger()
 
 
@@ -39,6 +40,8 @@ class Agent:
         make_private_directory(runtime / "shims")
         self._keepers: dict[str, Keeper] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # Deleted nodes, oldest first: a delayed spec of before the deletion must not bring one back.
+        self._absent: dict[str, None] = {}
         self._drivers = drivers()
         self._endpoint = RpcClient(runtime / "endpoint.sock", on_state=self._endpoint_state)
         self._server = RpcServer(
@@ -103,9 +106,12 @@ class Agent:
         keeper = self._keepers.get(spec.node_id)
         if keeper is None:
             if spec.target is NodeTarget.ABSENT:
-                return
-            self._tools.journal.write_spec(spec)
-            self._keep(spec)
+                self._remember_absent(spec.node_id)
+            elif spec.node_id not in self._absent:
+                self._tools.journal.write_spec(spec)
+                self._keep(spec)
+                # Before the answer, so that nobody who asks next takes it for a node that is not there.
+                self._report(self._keepers[spec.node_id].status())
         elif spec.generation > keeper.spec.generation:
             self._tools.journal.write_spec(spec)
             keeper.update(spec)
@@ -145,8 +151,14 @@ class Agent:
                 await asyncio.sleep(1.0)
                 continue
             del self._keepers[node_id], self._tasks[node_id]
+            self._remember_absent(node_id)
             self._server.notify("gone", node_id)
             return
+
+    def _remember_absent(self, node_id: str) -> None:
+        self._absent[node_id] = None
+        if len(self._absent) > ABSENT_REMEMBERED_MAX:
+            del self._absent[next(iter(self._absent))]
 
     def _report(self, status: NodeStatus) -> None:
         self._server.notify("node", msgspec.to_builtins(status))

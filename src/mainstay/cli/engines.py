@@ -23,16 +23,18 @@ def list_engines(home: Home = None) -> None:
     from rich.table import Table
 
     from mainstay.engines.builds import Builds
+    from mainstay.model.engine import ORIGIN_INSTALLED
 
     builds = Builds(load_settings(os.environ, home=home))
     installed = builds.installed()
+    own = {(build.engine, build.major) for build in installed if build.origin == ORIGIN_INSTALLED}
     table = Table()
     for column in ("engine", "version", "origin", "place"):
         table.add_column(column, overflow="fold")
     for build in installed:
         table.add_row(build.engine, build.version, build.origin, str(build.prefix))
     for one in builds.installable():
-        if not any((build.engine, build.major) == (one.engine, one.major) for build in installed):
+        if (one.engine, one.major) not in own:
             table.add_row(one.engine, one.major, "installable", f"Debian {one.suite}")
     Console().print(table)
 
@@ -59,6 +61,15 @@ def install_engine(
     count = len(engines(builds).rules(engine).definitions(build))
     shown.end()
     print(f"{build.engine} {build.version}: ready, {count} parameters ({build.prefix})")
+
+
+@app.command("clean")
+def clean_engines(home: Home = None) -> None:
+    """Remove the downloaded packages. Installed engines stay; installing one again needs the network again."""
+    from mainstay.engines.builds import Builds
+
+    freed = Builds(load_settings(os.environ, home=home)).clean(_Shown())
+    print(f"{freed / 1e6:.0f} MB freed")
 
 
 class _Shown:

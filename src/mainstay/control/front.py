@@ -106,7 +106,9 @@ class Front:
         return serialize_result(model, wanted.protocol, result, request_id)
 
     def _authenticate(self, request: HttpRequest, dialect: Dialect, now: float) -> tuple[Signature, Credentials]:
-        rules = SigningRules(service=dialect.signing_name, protocol=dialect.protocol, regions=self._regions(dialect))
+        row = None if dialect.service is None else MODELS.rows[dialect.service]
+        signing_name = dialect.signing_name or (row.signing_name if row is not None else "")
+        rules = SigningRules(service=signing_name, protocol=dialect.protocol, regions=self._regions(dialect))
         signature = read_signature(request, now, rules)
         with self._store.read() as view:
             credentials = resolve(

@@ -43,6 +43,10 @@ BIND_RETRY_INTERVAL_S = 1.0
 
 ROUTES_MAX = 4096
 
+PUMPS_MAX = 2
+"""Threads that carry bytes. Nine tenths of their time is spent in socket calls, which run side by side; more threads
+than two only fight for the interpreter."""
+
 
 def raise_file_limit() -> int:
     """Lifts the soft limit on open files to the hard one; the number of connections that leaves room for."""

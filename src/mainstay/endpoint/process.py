@@ -1,22 +1,28 @@
-"""Wiring of the endpoint process: routes come in over RPC, are kept on disk, and are served at once after a restart."""
+"""The endpoint process: routing table, relay and kernel path behind one control socket.
+
+Guarantees, tested in tests/unit/endpoint/test_process.py: the last table is served again within a second of a start,
+with nobody else alive; an answered `put_route` is in force and on disk, and connections of an older epoch are gone;
+a refused `put_route` changed nothing. On SIGTERM everything is closed and the exit code is 0.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 
 from mainstay.endpoint import limits
+from mainstay.endpoint.kernel import Kernel
 from mainstay.endpoint.relay import Relay
-from mainstay.endpoint.routing import RoutingTable
+from mainstay.endpoint.routing import Change, RoutingTable
 from mainstay.host.files import make_private_directory, write_atomically
 from mainstay.host.rpc import RpcServer
-from mainstay.model.errors import MainstayError, Permanent
+from mainstay.model.errors import MainstayError, Permanent, Transient
 from mainstay.model.route import Route
 from mainstay.settings import Settings
 
@@ -24,16 +30,19 @@ log = structlog.get_logger()
 
 
 class EndpointProcess:
-    """Every client-facing database socket of this host."""
+    """Every client-facing database socket of this host. Methods of the control socket work between start and stop."""
 
     def __init__(self, settings: Settings) -> None:
-        directory = settings.home / "endpoint"
-        make_private_directory(directory)
-        self._file = directory / "routes.json"
-        self._table = RoutingTable(_read(self._file))
-        self._relay = Relay(connections_max=limits.raise_file_limit())
+        self._file = settings.home / "endpoint" / "routes.json"
+        self._table = RoutingTable()
+        pumps = min(limits.PUMPS_MAX, os.cpu_count() or 1)
+        self._relay = Relay(connections_max=limits.raise_file_limit(), pumps=pumps)
+        self._kernel = Kernel(str(settings.home))
+        self._kernel_wanted = settings.endpoint_path != "relay"
+        self._kernel_reason: str | None = "not tried yet" if self._kernel_wanted else "endpoint_path is set to relay"
         self._lock = asyncio.Lock()
-        self._server = RpcServer(
+        self._background: set[asyncio.Task[None]] = set()
+        self._rpc = RpcServer(
             settings.runtime / "endpoint.sock",
             {
                 "put_route": self.put_route,
@@ -45,81 +54,154 @@ class EndpointProcess:
         )
 
     async def run(self) -> None:
-        """Until SIGTERM."""
+        """Until SIGTERM or SIGINT."""
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
-        self._relay.start()
-        binding = asyncio.create_task(self._serve_known_routes())
-        await self._server.start()
-        log.info("endpoint.ready", routes=len(self._table.all()))
-        await ended.wait()
-        binding.cancel()
-        with suppress(asyncio.CancelledError):
-            await binding
-        await self._server.stop()
-        await self._relay.stop()
+        await self.start()
+        try:
+            await ended.wait()
+        finally:
+            await self.stop()
 
-    async def put_route(self, params: Any) -> Any:
-        """Serves the route from now on; answers how many connections were cut. Raises as `plan` and `listen` do."""
+    async def start(self) -> None:
+        """Serves the last table, then takes orders."""
+        make_private_directory(self._file.parent)
+        self._table = RoutingTable(self._load())
+        self._relay.start()
+        for route in self._table.all():
+            if not await self._listen_again(route):
+                self._spawn(self._keep_trying(route.endpoint_id))
+        self._spawn(self._start_kernel())
+        await self._rpc.start()
+        log.info("endpoint.ready", routes=len(self._table.all()))
+
+    async def stop(self) -> None:
+        """Closes every socket and takes the kernel table away."""
+        await self._rpc.stop()
+        for task in [*self._background]:
+            task.cancel()
+        async with self._lock:
+            if self._kernel_reason is None:
+                with suppress(Transient):  # the relay's sockets are closed next; the successor replaces the table
+                    await self._kernel.clear()
+            await self._relay.stop()
+        log.info("endpoint.stopped")
+
+    async def put_route(self, params: Any) -> dict[str, Any]:
+        """Adds or replaces the route of an endpoint; answers the path in use and how many connections were cut."""
         try:
             route = msgspec.convert(params, Route)
         except msgspec.ValidationError as error:
             raise Permanent(f"not a route: {error}") from error
         async with self._lock:
-            cut = await self._relay.apply(self._table.plan(route))
-            self._table.put(route)
-            self._remember()
-        return {"cut": cut}
-
-    async def remove_route(self, params: Any) -> Any:
-        """Ends an endpoint: {"cut": connections that were cut}."""
-        async with self._lock:
-            change = self._table.remove(str(params["endpoint_id"]))
+            change = self._table.plan(route)
             cut = await self._relay.apply(change)
-            self._remember()
+            self._table.put(route)
+            await self._agree_kernel(route.endpoint_id)
+            await self._save()
+        log.info("endpoint.route_put", endpoint_id=route.endpoint_id, epoch=route.epoch, target=route.target, cut=cut)
+        return {"path": self._path_of(route), "cut": cut}
+
+    async def remove_route(self, params: Any) -> dict[str, Any]:
+        """Takes an endpoint away: its port refuses, its connections are cut. Nothing happens when it is unknown."""
+        endpoint_id = params.get("endpoint_id") if isinstance(params, dict) else None
+        if not isinstance(endpoint_id, str):
+            raise Permanent("remove_route needs endpoint_id")
+        async with self._lock:
+            change = self._table.remove(endpoint_id)
+            cut = await self._relay.apply(change)
+            if change.previous is not None:
+                await self._agree_kernel(endpoint_id)
+                await self._save()
+                log.info("endpoint.route_removed", endpoint_id=endpoint_id, cut=cut)
         return {"cut": cut}
 
-    async def routes(self, _params: Any) -> Any:
-        """Every route, and whether its socket is open."""
+    async def routes(self, _: Any) -> list[dict[str, Any]]:
+        """Every route with the path in use and whether its socket is open."""
         return [
-            {**msgspec.to_builtins(route), "listening": self._relay.listens(route.endpoint_id)}
+            {
+                **msgspec.to_builtins(route),
+                "serving": self._path_of(route),
+                "listening": self._relay.listens(route.endpoint_id),
+            }
             for route in self._table.all()
         ]
 
-    async def stats(self, _params: Any) -> Any:
-        """Connections per endpoint."""
-        return self._relay.counters()
+    async def stats(self, _: Any) -> dict[str, Any]:
+        """Counters per endpoint, and why the kernel path is not used (None: it is available)."""
+        return {"endpoints": self._relay.counters(), "kernel_unavailable": self._kernel_reason}
 
-    async def ping(self, _params: Any) -> bool:
+    async def ping(self, _: Any) -> bool:
         """The process is alive."""
         return True
 
-    async def _serve_known_routes(self) -> None:
-        """Opens the sockets of the last table; a port that is still taken is tried again."""
+    def _path_of(self, route: Route) -> str:
+        return "kernel" if self._kernel.carries(route.endpoint_id) else "relay"
+
+    def _load(self) -> list[Route]:
+        try:
+            return msgspec.json.decode(self._file.read_bytes(), type=list[Route])
+        except FileNotFoundError:
+            return []
+        except (msgspec.DecodeError, MainstayError) as error:
+            aside = self._file.with_suffix(".unreadable")
+            self._file.replace(aside)
+            log.error("endpoint.table_unreadable", kept_as=str(aside), reason=str(error))
+            return []  # the agent sends all routes again when it connects
+
+    async def _save(self) -> None:
+        content = msgspec.json.encode(self._table.all())
+        await asyncio.to_thread(write_atomically, self._file, content)
+
+    async def _listen_again(self, route: Route) -> bool:
+        try:
+            await self._relay.apply(Change(route, None))
+        except MainstayError as error:
+            log.error("endpoint.cannot_listen", endpoint_id=route.endpoint_id, reason=error.message, hint=error.hint)
+            return False
+        return True
+
+    async def _keep_trying(self, endpoint_id: str) -> None:
+        """A port that was taken at start may become free; the route may change or go meanwhile."""
         while True:
-            async with self._lock:
-                for route in self._table.all():
-                    if self._relay.listens(route.endpoint_id):
-                        continue
-                    try:
-                        await self._relay.apply(RoutingTable().plan(route))
-                    except MainstayError as error:
-                        log.warning("endpoint.not_bound", endpoint_id=route.endpoint_id, error=error.message)
-                if all(self._relay.listens(route.endpoint_id) for route in self._table.all()):
-                    return
             await asyncio.sleep(limits.BIND_RETRY_INTERVAL_S)
+            async with self._lock:
+                route = self._table.get(endpoint_id)
+                if route is None or self._relay.listens(endpoint_id) or await self._listen_again(route):
+                    return
 
-    def _remember(self) -> None:
-        write_atomically(self._file, msgspec.json.encode(self._table.all()))
+    async def _start_kernel(self) -> None:
+        """Apart from the start, because the relay can serve at once and the trial takes a while."""
+        async with self._lock:
+            if self._kernel_wanted:
+                self._kernel_reason = await self._kernel.unavailable()
+            if self._kernel_reason is not None:
+                log.info("endpoint.kernel_unavailable", reason=self._kernel_reason)
+                with suppress(Transient, OSError):  # what a predecessor left must not lead clients past the relay
+                    await self._kernel.clear()
+                return
+            try:
+                await self._kernel.apply(self._table.all())
+            except Transient as error:
+                await self._give_up_kernel(error)
 
+    async def _agree_kernel(self, endpoint_id: str) -> None:
+        """Makes the kernel table agree with ours; without it the relay carries everything."""
+        if self._kernel_reason is not None:
+            return
+        try:
+            await self._kernel.apply(self._table.all())
+        except Transient as error:
+            log.error("endpoint.kernel_failed", endpoint_id=endpoint_id, reason=error.message)
+            await self._give_up_kernel(error)
 
-def _read(file: Path) -> list[Route]:
-    """The last table. Without it, or if it cannot be read, the agent tells all routes again."""
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=list[Route])
-    except FileNotFoundError:
-        return []
-    except (msgspec.DecodeError, MainstayError) as error:
-        log.error("endpoint.table_unreadable", file=str(file), error=str(error))
-        return []
+    async def _give_up_kernel(self, error: Transient) -> None:
+        """A stale translation would lead to a deposed primary: without it gone, the order has failed (`Transient`)."""
+        await self._kernel.clear()
+        self._kernel_reason = f"nft refused a change: {error.message}"
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

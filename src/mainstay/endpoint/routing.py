@@ -36,13 +36,6 @@ class Change(msgspec.Struct, frozen=True):
         """The previous socket must be closed."""
         return self.previous is not None and (self.route is None or _place(self.route) != _place(self.previous))
 
-    @property
-    def cuts(self) -> bool:
-        """Connections made under the previous route must be cut, whatever carries them."""
-        if self.previous is None or self.previous.target is None:
-            return False
-        return not survives(self.route, self.previous.epoch, self.previous.target)
-
 
 def survives(route: Route | None, epoch: int, target: tuple[str, int]) -> bool:
     """Whether a connection made at `epoch` to `target` may live on under this route."""

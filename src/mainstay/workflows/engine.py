@@ -23,7 +23,7 @@ from mainstay.host.certificates import CertificateAuthorities
 from mainstay.host.clock import Clock
 from mainstay.host.randomness import Randomness
 from mainstay.host.vault import Vault
-from mainstay.model.errors import MainstayError, Permanent, Transient
+from mainstay.model.errors import ApiError, MainstayError, Permanent, Transient
 from mainstay.model.records import Scope
 from mainstay.settings import Settings
 from mainstay.store import Conflict, Job, Store, StoreFull, Transaction
@@ -139,6 +139,11 @@ class Worker:
         self._poke = asyncio.Event()
         self._woken: set[str] = set()
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._look_again: dict[int, str] = {}
+        """Jobs that were woken while a step of theirs ran, with their subjects."""
+        self._woken_jobs: dict[int, str] = {}
+        self._held_until: dict[int, float] = {}
+        """Jobs whose last outcome could not be recorded: not before this time of the monotonic clock."""
 
     def wake(self, subject: str | None = None) -> None:
         """Something was observed of this subject, or (None) a job was added."""
@@ -164,28 +169,39 @@ class Worker:
     def _start_due_jobs(self) -> float | None:
         """Starts what is due; returns in how many seconds the next job is, None without one."""
         now = self._tools.clock.wall()
-        woken, self._woken = self._woken, set()
-        jobs = self._tools.store.due_jobs(now, JOBS_AT_ONCE * 4)
-        with self._tools.store.read() as view:
-            for subject in woken:
-                jobs += view.jobs(subject)
-        for job in jobs:
+        monotonic = self._tools.clock.monotonic()
+        self._held_until = {job_id: until for job_id, until in self._held_until.items() if until > monotonic}
+        woken = self._take_woken()
+        due = {job.id: job for job in self._tools.store.due_jobs(now, JOBS_AT_ONCE * 4)}
+        for job in (due | woken).values():
             if job.id in self._running:
-                if job.subject in woken:
-                    self._woken.add(job.subject)
-                continue
-            if len(self._running) >= JOBS_AT_ONCE:
-                break
-            task = asyncio.create_task(self._advance(job))
-            self._running[job.id] = task
-            task.add_done_callback(partial(self._ended, job.id))
+                if job.id in woken:
+                    self._look_again[job.id] = job.subject
+            elif len(self._running) >= JOBS_AT_ONCE:
+                if job.id in woken:
+                    self._woken_jobs[job.id] = job.subject
+            elif job.id not in self._held_until:
+                task = asyncio.create_task(self._advance(job))
+                self._running[job.id] = task
+                task.add_done_callback(partial(self._ended, job.id))
         due_at = self._tools.store.next_due_at()
-        if due_at is None or self._running:
-            return None if due_at is None else max(0.05, due_at - now)
-        return max(0.0, due_at - now)
+        if due_at is None:
+            return None
+        return max(0.05 if self._running or self._held_until else 0.0, due_at - now)
+
+    def _take_woken(self) -> dict[int, Job]:
+        """Every job of the subjects woken, and the jobs whose step was running when they were."""
+        subjects, self._woken = self._woken, set()
+        jobs, self._woken_jobs = self._woken_jobs, {}
+        with self._tools.store.read() as view:
+            found = {job.id: job for subject in subjects for job in view.jobs(subject)}
+            found |= {job.id: job for subject in {*jobs.values()} for job in view.jobs(subject) if job.id in jobs}
+        return found
 
     def _ended(self, job_id: int, _task: asyncio.Task[None]) -> None:
         self._running.pop(job_id, None)
+        if (subject := self._look_again.pop(job_id, None)) is not None:
+            self._woken_jobs[job_id] = subject
         self._poke.set()
 
     async def _advance(self, job: Job) -> None:
@@ -194,9 +210,9 @@ class Worker:
         work = Work(job, self._tools)
         try:
             outcome = await program.steps[job.step].run(work)
-        except Permanent as error:
+        except (Permanent, ApiError) as error:  # what the API would refuse cannot be healed by repeating it either
             log.error("workflow.failed", program=job.program, step=job.step, subject=job.subject, error=error.message)
-            outcome = program.failed(work, error)
+            outcome = program.failed(work, error if isinstance(error, Permanent) else Permanent(error.message))
         except Exception as error:  # a step must never end the worker: whatever it was is retried, visibly
             self._retry(job, error)
             return
@@ -207,6 +223,8 @@ class Worker:
         now = self._tools.clock.wall()
         try:
             with self._tools.store.transaction() as tx:
+                if all(present.id != job.id for present in tx.jobs(job.subject)):
+                    raise Conflict(f"job {job.id} was ended while its step ran: what the step found counts no more")
                 if now > job.deadline_at and not job.overdue and not isinstance(outcome, Finish):
                     program.overdue(work, tx)
                     job = msgspec.structs.replace(job, overdue=True)
@@ -224,9 +242,16 @@ class Worker:
                         tx.put_job(msgspec.structs.replace(job, due_at=now + seconds, attempts=0))
         except StoreFull as error:
             log.error("store.full", error=error.message)
-            asyncio.get_running_loop().call_later(STORE_FULL_PAUSE_S, self._poke.set)
+            self._hold(work.job)
         except Conflict as error:
             log.warning("workflow.conflict", program=program.name, subject=job.subject, error=error.message)
+            self._hold(work.job)
+        except Exception as error:  # as in `_advance`: retried, visibly
+            self._retry(work.job, error)
+
+    def _hold(self, job: Job) -> None:
+        """Nothing could be recorded, so the row still says that the job is due: without this it would run at once."""
+        self._held_until[job.id] = self._tools.clock.monotonic() + STORE_FULL_PAUSE_S
 
     def _retry(self, job: Job, error: Exception) -> None:
         pause_s = RETRY_PAUSE_S[min(job.attempts, len(RETRY_PAUSE_S) - 1)]
@@ -236,8 +261,10 @@ class Worker:
         else:
             log.exception("workflow.unexpected", program=job.program, step=job.step, subject=job.subject)
         later = msgspec.structs.replace(job, due_at=self._tools.clock.wall() + pause_s, attempts=job.attempts + 1)
+        self._hold(job)
         with suppress(MainstayError), self._tools.store.transaction() as tx:
             if self._tools.clock.wall() > job.deadline_at and not job.overdue:
                 self._programs[job.program].overdue(Work(job, self._tools), tx)
                 later = msgspec.structs.replace(later, overdue=True)
             tx.put_job(later)
+            del self._held_until[job.id]

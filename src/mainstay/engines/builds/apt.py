@@ -181,6 +181,10 @@ class PrivateApt:
             "APT::Get::List-Cleanup": "false",
             "APT::Sandbox::User": "",
             "Acquire::Languages": "none",
+            # Small on the disk: 10 MB for a suite instead of 140.
+            "Acquire::GzipIndexes": "true",
+            "Dir::Cache::pkgcache": "",
+            "Dir::Cache::srcpkgcache": "",
             "Debug::NoLocking": "true",
         }
         if self._suite in SHORT_LIVED:

@@ -127,6 +127,16 @@ class Builds:
                     hint="Is the disk full, or the directory not yours?",
                 ) from error
 
+    def clean(self, progress: Progress) -> int:
+        """Removes the downloaded packages; returns how many bytes they took."""
+        cache = self.directory / ".cache"
+        if not cache.is_dir():
+            return 0
+        with _only_one(self.directory / ".install.lock", progress):
+            freed = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+            shutil.rmtree(cache, ignore_errors=True)
+        return freed
+
     def _own(self, engine: str, major: str, version: str | None) -> EngineBuild | None:
         own = [build for build in self.installed() if build.origin == ORIGIN_INSTALLED and build.engine == engine]
         return next((build for build in own if build.major == major and version in (None, major, build.version)), None)

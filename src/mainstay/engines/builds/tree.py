@@ -28,8 +28,9 @@ LIBRARIES = ("usr/lib/*-linux-gnu", "usr/lib")
 # In every Debian closure, for maintenance scripts and shells; no engine runs them.
 NEVER_RUN = tuple(
     """adduser base-passwd debconf init-system-helpers libc-bin libc-l10n libdebconfclient0 libgdbm* lib*-perl
-    libpam-modules* libpam-runtime libperl5* libproc2* libsemanage* libsepol* libsystemd-shared locales login login.defs netbase openssl
-    passwd perl perl-* procps readline-common sensible-utils ssl-cert systemd sysvinit-utils tzdata ucf""".split()
+    libpam-modules* libpam-runtime libperl5* libproc2* libsemanage* libsepol* libsystemd-shared locales login
+    login.defs netbase openssl passwd perl perl-* procps readline-common sensible-utils ssl-cert systemd sysvinit-utils
+    tzdata ucf""".split()
 )
 _TRUSTED = re.compile(r"^\s*trusted\s*=\s*'?(?:true|on|yes|1)\b", re.MULTILINE | re.IGNORECASE)
 NEVER_NEEDED = ("./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/info/*",
@@ -70,10 +71,20 @@ def _normalise(tree: Path) -> None:
             path = os.path.join(directory, name)
             mode = os.lstat(path).st_mode
             if stat.S_ISLNK(mode):
-                if os.readlink(path).startswith("/"):
-                    os.unlink(path)
+                _keep_inside(tree, path)
             elif stat.S_ISREG(mode):
                 os.chmod(path, 0o755 if mode & 0o100 else 0o644)
+
+
+def _keep_inside(tree: Path, link: str) -> None:
+    """An absolute link, such as the dynamic loader's, leads to the same file of the tree instead, or goes."""
+    target = os.readlink(link)
+    if not target.startswith("/"):
+        return
+    os.unlink(link)
+    inside = f"{tree}{target}"
+    if os.path.lexists(inside):
+        os.symlink(os.path.relpath(inside, os.path.dirname(link)), link)
 
 
 def patch(tree: Path, prefix: Path, progress: Progress) -> None:
@@ -95,7 +106,7 @@ def patch(tree: Path, prefix: Path, progress: Progress) -> None:
 
 
 def check_libraries(tree: Path, engine: PackagedEngine, major: str) -> None:
-    """Every library that the engine's programs and modules need, directly or not, is in the tree.
+    """The loader and every library that the engine's programs and modules need, directly or not, are in the tree.
 
     A missing one would be taken from the host, whose C library is another. Raises `Permanent` naming it.
     """
@@ -107,6 +118,8 @@ def check_libraries(tree: Path, engine: PackagedEngine, major: str) -> None:
         path = open_files.pop()
         elf = None if path in seen else read_elf(path)
         seen.add(path)
+        if elf and elf.interpreter and not Path(f"{tree}{elf.interpreter}").exists():
+            raise Permanent(f"{path.relative_to(tree)} needs {elf.interpreter}, which no package brought")
         for name in elf.needed if elf else ():
             found = next((place / name for place in _places(path, elf, tree, own) if (place / name).exists()), None)
             if found is None:
@@ -144,7 +157,7 @@ def trust_extensions(tree: Path, engine: PackagedEngine, major: str) -> tuple[tu
         control = directory / f"{extension.name}.control"
         if not control.exists():
             continue
-        lines = [line for line in control.read_text().splitlines() if not _TRUSTED.match(line)]
+        lines = [line for line in control.read_text().splitlines() if not re.match(r"\s*trusted\s*=", line)]
         control.write_text("\n".join([*lines, "trusted = true", ""]))
         for script in directory.glob(f"{extension.name}--*.sql"):
             if extension.install_sql and script.name.count("--") == 1:

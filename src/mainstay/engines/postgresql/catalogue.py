@@ -7,9 +7,11 @@ with the bundled libraries preloaded. AWS's rules are laid over it: what RDS for
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
+import zoneinfo
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,14 @@ from mainstay.engines.builds import Builds
 from mainstay.host.files import write_atomically
 from mainstay.host.processes import SAFE_ENVIRONMENT, engine_user
 from mainstay.model.engine import DYNAMIC, SOURCE_SYSTEM, STATIC, EngineBuild, ParameterDefinition
-from mainstay.model.errors import Permanent
+from mainstay.model.errors import Permanent, Transient
 
 START_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0
 PRELOADABLE = ("pg_stat_statements", "auto_explain", "pgaudit")
 QUERY = (
-    "SELECT name, vartype, context, unit, min_val, max_val, enumvals, boot_val, short_desc FROM pg_settings"
+    "SELECT name, vartype, context, unit, min_val, max_val, enumvals, boot_val, short_desc, category"
+    " FROM pg_settings"
     " ORDER BY name"
 )
 DATA_TYPES = {"bool": "boolean", "integer": "integer", "real": "float", "enum": "string", "string": "string"}
@@ -45,8 +49,25 @@ FORBIDDEN = frozenset(
     ssl_passphrase_command_supports_reload stats_temp_directory synchronous_standby_names syslog_facility syslog_ident
     unix_socket_directories unix_socket_group unix_socket_permissions wal_level wal_sync_method zero_damaged_pages
     ignore_checksum_failure ignore_invalid_pages remove_temp_files_after_crash restrict_nonsystem_relation_kind
+    dynamic_shared_memory_type extension_destdir krb_caseins_users log_rotation_age log_rotation_size
+    log_truncate_on_rotation output_plugin_libraries recovery_min_apply_delay recovery_prefetch shared_memory_type
+    superuser_reserved_connections
     summarize_wal sync_replication_slots synchronized_standby_slots temp_tablespaces""".split()
 )
+
+# For debugging the engine itself; some of these settings harm data.
+FORBIDDEN_CATEGORY = "Developer Options"
+
+# Narrower than the engine's own idea of what is valid: with anything else it would not start, or not in safety.
+ALLOWED = {
+    "createrole_self_grant": "set,inherit",
+    "datestyle": "ISO,SQL,Postgres,German,DMY,MDY,YMD",
+    "default_table_access_method": "heap",
+    "max_stack_depth": "100-6144",
+    "timezone_abbreviations": "Default,Australia,India",
+} | dict.fromkeys(("lc_messages", "lc_monetary", "lc_numeric", "lc_time"), "C,C.UTF-8,POSIX")
+LISTS = frozenset({"createrole_self_grant", "datestyle", "shared_preload_libraries"})
+NOT_TIME_ZONES = frozenset({"Factory", "localtime", "posixrules"})
 
 # RDS user guide, "Working with parameters on your RDS for PostgreSQL DB instance": defaults that follow the class.
 DEFAULTS = {
@@ -75,6 +96,7 @@ class Row(msgspec.Struct, frozen=True):
     enumvals: list[str] | None
     boot_val: str | None
     short_desc: str
+    category: str
 
 
 class Catalogue:
@@ -89,7 +111,8 @@ class Catalogue:
         key = (build.name, str(build.prefix))
         if key not in self._known:
             rows = self._rows(build)
-            found = {row.name: define(row) for row in rows}
+            libraries = preloadable(build)
+            found = {row.name.lower(): define(row, libraries) for row in rows}
             found |= {definition.name: definition for definition in own_parameters(int(build.major))}
             self._known[key] = dict(sorted(found.items()))
         return self._known[key]
@@ -119,32 +142,48 @@ def ask_engine(build: EngineBuild, user_name: str) -> list[Row]:
         initdb = [str(build.bin_directory / "initdb"), "-D", str(data), "-U", "catalogue", "--auth=trust", "--no-sync"]
         done = subprocess.run(
             [*initdb, "--encoding=UTF8", "--locale=C.UTF-8"],
-            env=env, cwd=scratch, capture_output=True, text=True, check=False, **credentials,
+            env=env, cwd=scratch, capture_output=True, text=True, check=False, timeout=START_TIMEOUT_S, **credentials,
         )  # fmt: skip
         if done.returncode != 0:
             raise Permanent(f"initdb of {build.name} failed: {done.stderr.strip()[-500:]}")
-        libraries = [name for name in PRELOADABLE if (build.library_directory / f"{name}.so").exists()]
         with output.open("wb") as log:
             server = subprocess.Popen(
                 [str(build.bin_directory / "postgres"), "-D", str(data), "-c", "listen_addresses=",
                  "-c", f"unix_socket_directories={scratch}", "-c", "fsync=off", "-c", "max_connections=10",
-                 "-c", f"shared_preload_libraries={','.join(libraries)}"],
+                 "-c", f"shared_preload_libraries={','.join(preloadable(build))}"],
                 env=env, cwd=scratch, stdout=log, stderr=log, **credentials,
             )  # fmt: skip
         try:
             return _read_settings(server, scratch, output)
         finally:
-            server.terminate()
-            server.wait()
+            _stop(server)
+    except subprocess.TimeoutExpired as error:
+        raise Transient(f"initdb of {build.name} took longer than {START_TIMEOUT_S:.0f} s") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def preloadable(build: EngineBuild) -> tuple[str, ...]:
+    """What may stand in shared_preload_libraries: the vetted libraries that the build has."""
+    return tuple(name for name in PRELOADABLE if (build.library_directory / f"{name}.so").exists())
+
+
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    server.send_signal(signal.SIGINT)
+    try:
+        server.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _read_settings(server: subprocess.Popen[bytes], scratch: Path, output: Path) -> list[Row]:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            with psycopg.connect(host=str(scratch), user="catalogue", dbname="postgres") as connection:
+            with psycopg.connect(
+                host=str(scratch), user="catalogue", dbname="postgres", connect_timeout=5
+            ) as connection:
                 return [Row(*row) for row in connection.execute(QUERY)]
         except psycopg.OperationalError as error:
             if server.poll() is not None or time.monotonic() > deadline:
@@ -153,20 +192,20 @@ def _read_settings(server: subprocess.Popen[bytes], scratch: Path, output: Path)
             time.sleep(0.02)
 
 
-def define(row: Row) -> ParameterDefinition:
-    """The row as a DB parameter, by RDS's rules."""
-    default = DEFAULTS.get(row.name, _literal(row, row.boot_val or ""))
-    forbidden = row.name in FORBIDDEN or row.context == "internal"
+def define(row: Row, libraries: tuple[str, ...] = PRELOADABLE) -> ParameterDefinition:
+    """The row as a DB parameter, by RDS's rules; `libraries` are those that may be preloaded."""
+    name = row.name.lower()  # RDS writes timezone where pg_settings has TimeZone
+    forbidden = name in FORBIDDEN or row.category == FORBIDDEN_CATEGORY or row.context == "internal"
     return ParameterDefinition(
-        name=row.name,
-        data_type=DATA_TYPES[row.vartype],
+        name=name,
+        data_type="list" if name in LISTS else DATA_TYPES[row.vartype],
         apply_type=STATIC if row.context in ("postmaster", "internal") else DYNAMIC,
-        default=default,
-        allowed_values=_allowed(row),
+        default=DEFAULTS.get(name, _literal(row, row.boot_val or "")),
+        allowed_values=_allowed(name, row, libraries),
         description=row.short_desc,
         unit=row.unit or "",
         is_modifiable=not forbidden,
-        source=SOURCE_SYSTEM if row.name in DEFAULTS else "engine-default",
+        source=SOURCE_SYSTEM if name in DEFAULTS else "engine-default",
     )
 
 
@@ -174,7 +213,13 @@ def _literal(row: Row, value: str) -> str:
     return {"on": "1", "off": "0"}.get(value, value) if row.vartype == "bool" else value
 
 
-def _allowed(row: Row) -> str:
+def _allowed(name: str, row: Row, libraries: tuple[str, ...]) -> str:
+    if name == "shared_preload_libraries":
+        return ",".join(libraries)
+    if name in ALLOWED:
+        return ALLOWED[name]
+    if name in ("timezone", "log_timezone"):
+        return ",".join(sorted(zoneinfo.available_timezones() - NOT_TIME_ZONES))
     if row.vartype == "bool":
         return "0,1"
     if row.vartype == "enum":

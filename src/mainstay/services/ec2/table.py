@@ -11,6 +11,7 @@ from typing import Any
 
 from mainstay.model.ec2 import Resource
 from mainstay.model.errors import ApiError
+from mainstay.services.ec2.idempotency import once
 from mainstay.services.ec2.resources import type_of
 from mainstay.services.operations import Call, Demand, Demands, Operations, Request, Result
 
@@ -29,7 +30,7 @@ def handles(
     creates: type[Resource] | None = None,
     demands: Demands | None = None,
 ) -> Callable[[EC2Handler], EC2Handler]:
-    """Registers a handler that honours the members `takes`, and DryRun.
+    """Registers a handler that honours the members `takes`, DryRun and ClientToken.
 
     `on` names the member with the id of the resource acted upon and its kind: the caller must be allowed the action on
     that resource. `creates` names the kind it makes: tags given at creation also demand `ec2:CreateTags`. `demands`
@@ -40,12 +41,14 @@ def handles(
     def register(handler: EC2Handler) -> EC2Handler:
         def checked(call: Call, request: Request) -> Result:
             for member, value in request.items():
-                if member not in honoured and _asks_for_something(value):
+                if member not in honoured and member != "ClientToken" and _asks_for_something(value):
                     raise ApiError("UnsupportedOperation", f"{name} does not support the parameter {member}.")
             if request.get("DryRun"):
                 # Authorisation has happened: the caller may do it. 412 is EC2's status for this code.
                 raise ApiError("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", status=412)
-            return handler(call, request)
+            if "ClientToken" in takes:  # the handler keeps the token with what it makes
+                return handler(call, request)
+            return once(call, name, request, handler)
 
         operations.handles(name, demands=demands or _demands(name, on, creates))(checked)
         return handler

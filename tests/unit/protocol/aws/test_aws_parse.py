@@ -79,6 +79,11 @@ class TestForms:
             "VpcIds": ["vpc-2"],
         }
 
+    def test_ec2_members_may_have_a_name_of_their_own_in_requests(self) -> None:
+        given = {"NetworkInterface.1.Ipv6Addresses.1.Ipv6Address": "::1", "MinCount": "1", "MaxCount": "1"}
+        found = parsed("ec2", "RunInstances", given)
+        assert found["NetworkInterfaces"] == [{"Ipv6Addresses": [{"Ipv6Address": "::1"}]}]
+
     def test_a_bare_key_is_an_empty_list(self) -> None:
         assert parsed("rds", "DescribeDBInstances", {"Filters": ""}) == {"Filters": []}
 
@@ -179,6 +184,15 @@ class TestJson:
     @pytest.mark.parametrize("name", ["Plaintext", "EncryptionContext", "GrantTokens", "DryRun"])
     def test_members_of_the_wrong_type_are_refused(self, name: str) -> None:
         assert code_of("kms", "Encrypt", {"KeyId": "k", "Plaintext": "YQ==", name: 5}) == "SerializationException"
+
+    @pytest.mark.parametrize("value", [True, "1.5", [], {}])
+    def test_booleans_and_integers_are_not_mixed_up(self, value: object) -> None:
+        name = "Limit" if value is not True else "Marker"
+        assert code_of("kms", "ListKeys", {name: value}) == "SerializationException"
+        if not isinstance(value, bool):
+            body = {"KeyId": "k", "Plaintext": "YQ==", "DryRun": value}
+            assert code_of("kms", "Encrypt", body) == "SerializationException"
+        assert parsed("kms", "Encrypt", {"KeyId": "k", "Plaintext": "YQ==", "DryRun": True})["DryRun"] is True
 
     def test_base64_is_read_strictly(self) -> None:
         assert code_of("kms", "Encrypt", {"KeyId": "k", "Plaintext": "YQ=!"}) == "SerializationException"

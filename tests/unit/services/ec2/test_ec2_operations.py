@@ -233,3 +233,13 @@ def test_tagging_demands_every_resource(cloud) -> None:
     assert [demand.resource.rpartition(":")[2] for demand in demands] == [f"vpc/{vpc_id}", f"subnet/{subnet_id}"]
     assert {demand.action for demand in demands} == {"ec2:CreateTags"}
     assert all(demand.context["aws:RequestTag/a"] == "1" for demand in demands)
+
+
+def test_a_client_token_makes_a_repeated_request_harmless(cloud) -> None:
+    vpc_id, other = cloud.vpc(), cloud.vpc("10.9.0.0/16")
+    first = cloud("CreateRouteTable", VpcId=vpc_id, ClientToken="once")
+    assert cloud("CreateRouteTable", VpcId=vpc_id, ClientToken="once") == first
+    assert cloud("CreateRouteTable", VpcId=vpc_id, ClientToken="twice") != first
+    assert cloud.fails("CreateRouteTable", VpcId=other, ClientToken="once").shape == "IdempotentParameterMismatch"
+    cloud.clock.advance(25 * 3600)
+    assert cloud("CreateRouteTable", VpcId=other, ClientToken="twice") != first
