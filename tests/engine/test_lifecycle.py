@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import psycopg
 import pytest
 from botocore.exceptions import ClientError
@@ -147,8 +149,7 @@ def test_security_groups_admit_by_real_source_address_within_a_second(service: S
     rule = {"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432, "IpRanges": [{"CidrIp": "127.0.0.9/32"}]}
 
     def comes_through(source: str) -> bool:
-        import socket
-
+        # The relay resets what it does not admit, the kernel path refuses it.
         with socket.socket() as client:
             client.bind((source, 0))
             client.settimeout(2)
@@ -156,7 +157,7 @@ def test_security_groups_admit_by_real_source_address_within_a_second(service: S
                 client.connect((host, 5432))
                 client.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")  # SSLRequest
                 return client.recv(1) == b"S"
-            except (ConnectionResetError, BrokenPipeError, TimeoutError):
+            except (ConnectionError, TimeoutError):
                 return False
 
     try:
