@@ -212,8 +212,10 @@ async def _run(command: list[str], text: str) -> None:
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
             _, complaint = await process.communicate(text.encode())
     except TimeoutError as error:
-        process.kill()
-        await process.wait()
         raise Transient(f"{command[0]} did not end within {COMMAND_TIMEOUT_S} s") from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
     if process.returncode:
         raise Transient(f"{command[0]} failed: {complaint.decode(errors='replace').strip()[:500]}")

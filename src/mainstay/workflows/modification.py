@@ -34,7 +34,7 @@ def put_into_force(
     `before` is the record as stored, `after` the same with immediate changes made. `restart` asks for a restart even if
     nothing in `pending` needs one. Returns the stored record.
     """
-    pending = after.pending
+    pending = _without_taken_name(tx, clock, after)
     changed = [name for name in msgspec.structs.asdict(pending) if getattr(pending, name) is not None]
     instance = msgspec.structs.replace(after, pending=PendingModification())
     instance = msgspec.structs.replace(
@@ -60,6 +60,17 @@ def put_into_force(
             tx.finish_job(job)
     tx.add_job(new_job(MODIFY, subject, instance.scope, clock.wall(), {"finished_events": finished}))
     return instance
+
+
+def _without_taken_name(tx: Transaction, clock: Clock, instance: DBInstance) -> PendingModification:
+    """What is pending, less a new name that another instance has got since: a person is told, the rest goes on."""
+    name = instance.pending.db_instance_identifier
+    other = None if name is None else tx.get(DBInstance, instance.scope, name)
+    if other is None or other.dbi_resource_id == instance.dbi_resource_id:
+        return instance.pending
+    reason = f"The DB instance was not renamed: there is another one named {name}."
+    record_instance_event(tx, clock, instance, "RDS-EVENT-0044", reason=reason)
+    return msgspec.structs.replace(instance.pending, db_instance_identifier=None)
 
 
 def _word(before: DBInstance, after: DBInstance, changed: list[str]) -> str:
