@@ -119,7 +119,8 @@ class Keeper:
 
     async def run(self) -> None:
         """Until the node is gone."""
-        self._process = await self._tools.shims.adopt(self.spec.node_id)
+        if self._process is None:  # else this run follows one that failed, and the process is being watched
+            self._process = await self._tools.shims.adopt(self.spec.node_id)
         while True:
             self._poke.clear()
             pause_s = await self._settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from mainstay.model.errors import Permanent
 
 PORTION_BYTES_MAX = 1024 * 1024
 LINES_DEFAULT = 10_000
+MARKER = re.compile(r"[0-9]{1,19}")
+NAME_LENGTH_SHOWN = 200
 
 
 def list_logs(files: NodeFiles) -> list[dict[str, Any]]:
@@ -44,7 +47,7 @@ def read_log(files: NodeFiles, name: str, marker: str | None, lines: int | None)
             block = file.read(PORTION_BYTES_MAX)
             kept = b"".join(block.splitlines(keepends=True)[-wanted:])
             return {"data": kept.decode(errors="replace"), "marker": str(start + len(block)), "pending": False}
-        if not marker.isdigit() or int(marker) > size:
+        if not MARKER.fullmatch(marker) or int(marker) > size:
             raise Permanent(f"the marker {marker!r} is not one of this file's")
         start = int(marker)
         file.seek(start)
@@ -65,7 +68,11 @@ def prune_logs(files: NodeFiles, older_than: float) -> int:
 
 
 def _below(directory: Path, name: str) -> Path:
-    path = (directory / name).resolve()
-    if not path.is_relative_to(directory.resolve()) or not path.is_file():
-        raise Permanent(f"there is no log file {name!r}")
+    try:
+        path = (directory / name).resolve()
+        found = path.is_relative_to(directory.resolve()) and path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte in it
+        found = False
+    if not found:
+        raise Permanent(f"there is no log file {name[:NAME_LENGTH_SHOWN]!r}")
     return path

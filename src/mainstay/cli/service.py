@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import sys
 import time
 import urllib.error
@@ -37,6 +38,8 @@ def start(settings: Settings, *, detach: bool) -> None:
     if holder(lock_path(settings, SUPERVISOR)) is not None and healthy(settings) is not None:
         print(f"mainstay is running already: {endpoint_url(settings)}")
         return
+    if holder(lock_path(settings, "control")) is None:
+        _require_free_port(settings)
     down_marker(settings).unlink(missing_ok=True)
     if not detach:
         os.execve(  # noqa: S606 - replaces this process by the supervisor, no shell
@@ -53,6 +56,18 @@ def start(settings: Settings, *, detach: bool) -> None:
             break
         time.sleep(POLL_S)
     raise Permanent("the service did not come up", hint=_last_words(settings))
+
+
+def _require_free_port(settings: Settings) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in settings.listen else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.listen, settings.port))
+        except OSError as error:
+            raise Permanent(
+                f"{settings.listen}:{settings.port} cannot be listened on: {error.strerror}",
+                hint="Another program or another Mainstay uses it: choose a different MAINSTAY_PORT.",
+            ) from error
 
 
 def _last_words(settings: Settings) -> str:
@@ -100,7 +115,7 @@ def show_status(settings: Settings) -> int:
 
 
 def healthy(settings: Settings) -> dict[str, Any] | None:
-    """What the API's health page tells, None if it does not answer."""
+    """What the API's health page tells; None if it does not answer, or another service does on this port."""
     context = None
     if endpoint_url(settings).startswith("https"):
         import ssl
@@ -114,7 +129,7 @@ def healthy(settings: Settings) -> dict[str, Any] | None:
             f"{endpoint_url(settings)}/_mainstay/health", timeout=2.0, context=context
         ) as answer:
             health: dict[str, Any] = json.load(answer)
-            return health
+            return health if health.get("service") == settings.runtime.name else None
     except (urllib.error.URLError, OSError, ValueError):
         return None
 

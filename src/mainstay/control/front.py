@@ -12,11 +12,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 import structlog
 
 from mainstay.host.clock import Clock
-from mainstay.host.randomness import HEX, Randomness
+from mainstay.host.randomness import Randomness
 from mainstay.host.vault import Vault
 from mainstay.model.errors import ApiError, MainstayError, Transient
 from mainstay.model.records import GLOBAL_REGION, Scope
@@ -32,7 +33,7 @@ from mainstay.services.operations import Call, Operation, Operations
 from mainstay.settings import Settings
 from mainstay.store import Store
 
-REQUEST_ID_GROUPS = (8, 4, 4, 4, 12)
+REQUEST_ID_BYTES = 16
 log = structlog.get_logger()
 
 
@@ -62,7 +63,7 @@ class Front:
 
     async def answer(self, request: HttpRequest, source_ip: str) -> HttpResponse:
         """The answer to one request; never raises."""
-        request_id = "-".join(self._randomness.text(count, HEX) for count in REQUEST_ID_GROUPS)
+        request_id = str(UUID(bytes=self._randomness.token_bytes(REQUEST_ID_BYTES)))
         dialect = read_dialect(request)
         try:
             return await self._answer(request, dialect, source_ip, request_id)

@@ -112,7 +112,8 @@ class Control:
         self._worker.wake(f"db:{dbi_resource_id}")
 
     def _health(self) -> dict[str, Any]:
-        return {"version": __version__, "agent_connected": self._fleet.connected}
+        service = self._settings.runtime.name
+        return {"version": __version__, "service": service, "agent_connected": self._fleet.connected}
 
     async def run(self) -> None:
         """Until SIGTERM."""

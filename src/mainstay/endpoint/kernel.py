@@ -29,7 +29,6 @@ from mainstay.model.errors import Transient
 from mainstay.model.route import Route
 
 _PROBE_ADDRESS = "127.95.255.254"  # outside the range of endpoints and that of engines
-_PROBE_PORT = 5432
 _PROBE_TIMEOUT_S = 2.0
 
 log = structlog.get_logger()
@@ -182,11 +181,12 @@ class Kernel:
             listener.setblocking(False)
             client.setblocking(False)
             table, target = f"{self.table}_probe", ("127.0.0.1", listener.getsockname()[1])
-            flow = Flow(_PROBE_ADDRESS, _PROBE_PORT, target, True, self._prefix << 16 | 1, ("127.0.0.0/8",))
+            place = (_PROBE_ADDRESS, target[1])  # the kernel gave us this port, so no other trial has the same place
+            flow = Flow(*place, target, True, self._prefix << 16 | 1, ("127.0.0.0/8",))
             try:
                 await _run(["nft", "-f", "-"], ruleset(table, self._prefix, [flow]))
                 async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                    await loop.sock_connect(client, (_PROBE_ADDRESS, _PROBE_PORT))
+                    await loop.sock_connect(client, place)
                     accepted, _ = await loop.sock_accept(listener)
                 accepted.close()
             finally:

@@ -262,9 +262,13 @@ class Worker:
             log.exception("workflow.unexpected", program=job.program, step=job.step, subject=job.subject)
         later = msgspec.structs.replace(job, due_at=self._tools.clock.wall() + pause_s, attempts=job.attempts + 1)
         self._hold(job)
-        with suppress(MainstayError), self._tools.store.transaction() as tx:
+        with suppress(MainstayError):
+            self._put_retry(job, later)
+            del self._held_until[job.id]
+
+    def _put_retry(self, job: Job, later: Job) -> None:
+        with self._tools.store.transaction() as tx:
             if self._tools.clock.wall() > job.deadline_at and not job.overdue:
                 self._programs[job.program].overdue(Work(job, self._tools), tx)
                 later = msgspec.structs.replace(later, overdue=True)
             tx.put_job(later)
-            del self._held_until[job.id]

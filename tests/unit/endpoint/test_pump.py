@@ -98,10 +98,13 @@ def test_the_last_words_of_an_engine_that_resets_reach_the_client(rig: Any, clie
     client, engine = rig.connect()
     client.sendall(b"a statement that the engine never reads")
     _until(lambda: engine.recv(1, socket.MSG_PEEK) == b"a")
-    engine.sendall(b"FATAL: terminating connection")
-    engine.close()  # with unread data: the kernel sends a reset
+    gate = threading.Event()
+    rig.pump.cut(lambda tag: not gate.wait(5))  # both happen before the pump sees either
     if client_talks_meanwhile:
         client.send(b"more")
+    engine.sendall(b"FATAL: terminating connection")
+    engine.close()  # with unread data: the kernel sends a reset
+    gate.set()
     received = bytearray()
     try:
         while chunk := client.recv(100):

@@ -37,11 +37,23 @@ SETTABLE_BY_SUPERUSER_ROLE = (
 )  # fmt: skip
 GRANT_SET_SINCE = 150000
 
+# The verifier must reach neither the log nor a view that pg_monitor may read, whatever the parameter group says.
+UNSEEN = {
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
+    "log_min_duration_sample": "-1",
+    "log_transaction_sample_rate": "0",
+    "log_min_error_statement": "panic",
+    "track_activities": "off",
+    "pg_stat_statements.track": "none",
+    "pgaudit.log": "none",
+}
+
 
 def statements(spec: NodeSpec, server_version: int) -> list[str]:
     """Cluster-wide SQL, to be run in database `postgres` by rdsadmin, in order, each on its own."""
     master = identifier(spec.master.name)
-    sql = ["SET log_statement = 'none'"]  # the verifier must not reach the log
+    sql = [f"SET {name} = {literal(value)}" for name, value in UNSEEN.items()]
     sql += [_create_role(name) for name in SERVICE_ROLES]
     if server_version < CREATEROLE_IS_CONFINED_SINCE:
         hidden = ", ".join(literal(name) for name in OUTREACHING_ROLES)

@@ -87,7 +87,7 @@ class PostgresqlDriver:
 
     async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
         """pg_reload_conf() only signals; the postmaster has read the files when its load time has moved."""
-        async with _connect(spec, files) as connection:
+        async with _answering(spec, files) as connection:
             before = await _value(connection, "SELECT pg_conf_load_time()")
             await connection.execute("SELECT pg_reload_conf()")
             deadline = asyncio.get_running_loop().time() + RELOAD_TIMEOUT_S
@@ -102,7 +102,7 @@ class PostgresqlDriver:
             return Health(ready=True, pending_restart=await _pending_restart(connection))
 
     async def apply_accounts(self, spec: NodeSpec, files: NodeFiles) -> None:
-        async with _connect(spec, files) as connection:
+        async with _answering(spec, files) as connection:
             for statement in accounts.statements(spec, connection.info.server_version):
                 await connection.execute(statement.encode())
             existing = await connection.execute("SELECT datname FROM pg_database")
@@ -127,19 +127,42 @@ async def _value(connection: psycopg.AsyncConnection[TupleRow], query: str) -> o
 
 
 @asynccontextmanager
+async def _answering(spec: NodeSpec, files: NodeFiles) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+    """As `_connect`; an engine that does not answer, or ends meanwhile, is `Transient`."""
+    try:
+        async with _connect(spec, files) as connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        raise Transient(f"the engine does not answer: {str(error).strip()}") from error
+
+
+@asynccontextmanager
 async def _connect(spec: NodeSpec, files: NodeFiles) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
-    """A session of rdsadmin over the node's own Unix socket (peer authentication)."""
-    connection = await psycopg.AsyncConnection.connect(
-        host=str(files.sockets),
-        port=spec.port,
-        user=configuration.ADMIN_ROLE,
-        dbname="postgres",
-        autocommit=True,
-        connect_timeout=CONNECT_TIMEOUT_S,
-        application_name="mainstay-agent",
-        options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
-    )
+    """A session of rdsadmin over the node's own Unix socket (peer authentication), out of reach of the master user.
+
+    Never in a database that the master user owns: its owner could set a search_path there that makes rdsadmin, a
+    superuser, call his functions, or could drop it. Until `apply_accounts` made our own there is only template1.
+    """
+    try:
+        connection = await _open(spec, files, configuration.ADMIN_ROLE)
+    except psycopg.OperationalError as error:
+        if f'database "{configuration.ADMIN_ROLE}" does not exist' not in str(error):
+            raise
+        connection = await _open(spec, files, "template1")
     try:
         yield connection
     finally:
         await connection.close()
+
+
+async def _open(spec: NodeSpec, files: NodeFiles, database: str) -> psycopg.AsyncConnection[TupleRow]:
+    return await psycopg.AsyncConnection.connect(
+        host=str(files.sockets),
+        port=spec.port,
+        user=configuration.ADMIN_ROLE,
+        dbname=database,
+        autocommit=True,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        application_name="mainstay-agent",
+        options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c search_path=pg_catalog,pg_temp",
+    )

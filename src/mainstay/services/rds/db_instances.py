@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 from mainstay.decide.identifiers import parse_arn
 from mainstay.model.db_instance import DBInstance
@@ -11,7 +12,7 @@ from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.demands import on
 from mainstay.services.rds.filters import select
 from mainstay.services.rds.instance_view import InstanceView
-from mainstay.services.rds.paging import page
+from mainstay.services.rds.paging import page, stored_page
 from mainstay.services.rds.table import handles
 
 
@@ -41,10 +42,15 @@ def describe_db_instances(call: Call, request: Request) -> Result:
     if request.get("DBInstanceIdentifier"):
         instances = select([find_instance(call, request["DBInstanceIdentifier"])], request, _COLUMNS)
         return {"DBInstances": [view.show(instance) for instance in instances]}
-    shown, more = page(
-        select(_candidates(call, request), request, _COLUMNS), lambda one: one.db_instance_identifier, request
-    )
+    if request.get("Filters"):
+        shown, more = page(select(_candidates(call, request), request, _COLUMNS), DBInstance.key, request)
+    else:
+        shown, more = stored_page(partial(_scan, call), DBInstance.key, request)
     return {"DBInstances": [view.show(instance) for instance in shown]} | more
+
+
+def _scan(call: Call, after: str, limit: int) -> list[DBInstance]:
+    return call.tx.scan(DBInstance, call.scope, after=after, limit=limit)
 
 
 def _candidates(call: Call, request: Request) -> Iterable[DBInstance]:

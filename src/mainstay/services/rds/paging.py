@@ -41,6 +41,17 @@ def page(
     return [item for _, item in shown], more
 
 
+def stored_page(
+    scan: Callable[[str, int], list[T]], key: Callable[[T], str], request: Request
+) -> tuple[list[T], dict[str, Any]]:
+    """As `page`, for records read in the order of `key` by `scan(after, limit)`: only this page of them is read."""
+    size = _size(request.get("MaxRecords"), MOST_RECORDS)
+    after = _read(str(request["Marker"])) if request.get("Marker") else ""
+    found = scan(after, size + 1)
+    more = {"Marker": _marker(key(found[size - 1]))} if len(found) > size else {}
+    return found[:size], more
+
+
 def sortable(text: str) -> str:
     """Text whose order is the order of the numbers in it: "17.10" comes after "17.9"."""
     return "".join(part.rjust(8, "0") if part.isdecimal() else part for part in _digit_runs(text))

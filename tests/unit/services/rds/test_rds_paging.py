@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mainstay.model.errors import ApiError
 from mainstay.services.rds.filters import select
-from mainstay.services.rds.paging import page, sortable
+from mainstay.services.rds.paging import page, sortable, stored_page
 
 
 def names(count: int) -> list[str]:
@@ -28,6 +28,24 @@ def test_pages_show_everything_once_in_order(items: set[str], size: int) -> None
         if not more:
             break
     assert seen == sorted(items)
+
+
+@pytest.mark.parametrize("count", [0, 19, 20, 21, 40, 41])
+def test_stored_pages_are_the_same_pages_and_read_no_more_than_one(count: int) -> None:
+    limits: list[int] = []
+
+    def scan(after: str, limit: int) -> list[str]:
+        limits.append(limit)
+        return [name for name in names(count) if name > after][:limit]
+
+    more: dict[str, str] = {}
+    while True:
+        request = {"MaxRecords": 20} | more
+        shown, more = stored_page(scan, str, request)
+        assert (shown, more) == page(names(count), str, request)
+        if not more:
+            break
+    assert set(limits) == {21}
 
 
 def test_changes_between_pages_neither_skip_nor_repeat() -> None:

@@ -1,0 +1,98 @@
+"""What the control process sees of its agent, over a real socket: complete, current, or plainly away."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from mainstay.control.fleet import RpcFleet
+from mainstay.host.rpc import RpcServer
+from mainstay.model.errors import Transient
+from mainstay.model.node import NodePhase, NodeRole, NodeStatus
+
+
+def status(node_id: str, phase: NodePhase = NodePhase.RUNNING) -> NodeStatus:
+    return NodeStatus(
+        node_id=node_id, dbi_resource_id=f"db-{node_id}", db_instance_identifier="db1", role=NodeRole.PRIMARY,
+        availability_zone="us-east-1a", phase=phase, generation=1,
+    )  # fmt: skip
+
+
+class AgentSocket:
+    """The agent's side: it tells all its nodes to whoever connects."""
+
+    def __init__(self, path: Path) -> None:
+        self.nodes: list[NodeStatus] = []
+        self.calls: list[tuple[str, Any]] = []
+
+        def answering(name: str, answer: Any) -> Any:
+            async def method(params: Any) -> Any:
+                self.calls.append((name, params))
+                return answer
+
+            return method
+
+        methods = {
+            "list_logs": answering("list_logs", [{"name": "a"}]),
+            "read_log": answering("read_log", {"data": "x"}),
+        }
+        self.server = RpcServer(path, methods, on_connect=self._all)
+
+    def _all(self) -> dict[str, Any]:
+        return {"topic": "nodes", "data": msgspec.to_builtins(self.nodes)}
+
+    def tell(self, one: NodeStatus) -> None:
+        self.server.notify("node", msgspec.to_builtins(one))
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(5.0):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def test_observations_follow_the_agent_and_an_absent_agent_is_no_absent_node(tmp_path: Path) -> None:
+    changed: list[str] = []
+    fleet = RpcFleet(tmp_path / "agent.sock", changed.append)
+    with pytest.raises(Transient):
+        fleet.observe("a")
+    assert fleet.last_seen("a") is None
+
+    agent = AgentSocket(tmp_path / "agent.sock")
+    agent.nodes = [status("a")]
+    await agent.server.start()
+    fleet.start()
+    await until(lambda: fleet.connected)
+    assert fleet.observe("a") == status("a") and fleet.observe("b") is None
+    assert changed == ["db-a"]
+
+    agent.tell(status("b", NodePhase.CREATING))
+    agent.tell(status("a", NodePhase.STOPPED))
+    agent.server.notify("gone", "b")
+    agent.server.notify("gone", "unknown")
+    await until(lambda: len(changed) == 4)
+    assert fleet.observe("a") == status("a", NodePhase.STOPPED) and fleet.observe("b") is None
+
+    assert await fleet.list_logs("a") == [{"name": "a"}]
+    assert await fleet.read_log("a", "n", "0", 5) == {"data": "x"}
+    assert agent.calls[1] == ("read_log", {"node_id": "a", "name": "n", "marker": "0", "lines": 5})
+
+    await agent.server.stop()
+    await until(lambda: not fleet.connected)
+    with pytest.raises(Transient):
+        fleet.observe("a")
+    assert fleet.last_seen("a") == status("a", NodePhase.STOPPED), "still shown, never decided upon"
+
+    successor = AgentSocket(tmp_path / "agent.sock")
+    successor.nodes = [status("c")]
+    await successor.server.start()
+    await until(lambda: fleet.connected)
+    assert fleet.observe("a") is None and fleet.observe("c") == status("c")
+    assert changed[4:] and set(changed[4:]) == {"db-a", "db-c"}, "those that have gone are told of too"
+    await fleet.stop()
+    await successor.server.stop()
+    await asyncio.sleep(0.01)
