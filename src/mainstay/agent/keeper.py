@@ -170,7 +170,8 @@ class Keeper:
                 if self.spec is not spec:
                     continue  # a newer spec came meanwhile: what failed was not tried for it
                 if not isinstance(error, Transient):
-                    self._failure, self._fatal = str(error), isinstance(error, Permanent)
+                    hint = error.hint if isinstance(error, MainstayError) else ""
+                    self._failure, self._fatal = f"{error} {hint}".strip(), isinstance(error, Permanent)
                     log.error("node.action_refused", node_id=spec.node_id, error=str(error))
                     return PROBE_INTERVAL_S
                 self._failure = error.message

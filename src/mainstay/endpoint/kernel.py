@@ -182,9 +182,10 @@ class Kernel:
             client.setblocking(False)
             table, target = f"{self.table}_probe", ("127.0.0.1", listener.getsockname()[1])
             place = (_PROBE_ADDRESS, target[1])  # the kernel gave us this port, so no other trial has the same place
-            flow = Flow(*place, target, True, self._prefix << 16 | 1, ("127.0.0.0/8",))
+            prefix = self._prefix & 0x3FFF | 0x4000  # not ours: a predecessor's table would cut a mark it does not know
+            flow = Flow(*place, target, True, prefix << 16 | 1, ("127.0.0.0/8",))
             try:
-                await _run(["nft", "-f", "-"], ruleset(table, self._prefix, [flow]))
+                await _run(["nft", "-f", "-"], ruleset(table, prefix, [flow]))
                 async with asyncio.timeout(_PROBE_TIMEOUT_S):
                     await loop.sock_connect(client, place)
                     accepted, _ = await loop.sock_accept(listener)

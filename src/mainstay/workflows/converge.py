@@ -65,7 +65,9 @@ def converging(name: str, *, settled: Settled, ending: Ending, deadline_s: float
         def record(tx: Transaction) -> None:
             present = require_instance(tx, work.job.scope, work.job.subject)
             done = ending(work, tx, present, status)
-            tx.put(msgspec.structs.replace(done, change="", failure=""))
+            # The first time it is in effect is when the instance came to be, even if a repair had to help.
+            created_at = done.instance_create_time or tools.clock.wall()
+            tx.put(msgspec.structs.replace(done, change="", failure="", instance_create_time=created_at))
 
         return Finish(record)
 

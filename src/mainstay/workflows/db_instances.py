@@ -16,7 +16,7 @@ MAX_STOPPED_S = 7 * 24 * 3600.0
 
 def _created(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:
     record_event(tx, work.tools.clock, instance, "RDS-EVENT-0005")
-    return msgspec.structs.replace(instance, instance_create_time=work.tools.clock.wall())
+    return instance
 
 
 def _modified(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:

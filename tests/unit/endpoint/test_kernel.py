@@ -117,7 +117,9 @@ async def test_a_restarted_process_keeps_the_connections_of_its_predecessor(
     await kernel.apply([route])
     client = await connect(route)
     assert await client.ask() == "one:hello"
-    await Kernel(str(tmp_path)).apply([route])
+    successor = Kernel(str(tmp_path))
+    assert await successor.unavailable() is None
+    await successor.apply([route])
     assert await client.ask() == "one:hello"
 
 
