@@ -1,0 +1,1 @@
+"""The whole control-to-agent path in simulated time: real workflows and keepers, twins of everything that acts."""

@@ -1,0 +1,215 @@
+"""Every workflow, with control or agent killed before and after every single effect: the end is always the same."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mainstay.host.clock import SimulatedClock
+from simulation.effects import Decision, kill_at, undisturbed
+from simulation.loop import Lifetime, simulate
+from simulation.state import end_state
+from simulation.world import TERRAFORM_TAKES, World
+
+Scenario = Callable[[World], Awaitable[None]]
+DAY_S = 24 * 3600.0
+START_WALL = 1_800_000_000.0
+
+
+async def create(world: World) -> None:
+    await world.call(
+        "CreateDBInstance", DBInstanceIdentifier="db1", Engine="postgres", EngineVersion="17.5",
+        DBInstanceClass="db.t3.micro", AllocatedStorage=20, MasterUsername="chief", MasterUserPassword="secret-99",
+        PreferredMaintenanceWindow="sun:05:00-sun:05:30", PreferredBackupWindow="03:00-03:30",
+    )  # fmt: skip
+
+
+async def group(world: World) -> None:
+    await world.call("CreateDBParameterGroup", DBParameterGroupName="mine", DBParameterGroupFamily="postgres17",
+                     Description="d")  # fmt: skip
+    await world.call("ModifyDBInstance", DBInstanceIdentifier="db1", DBParameterGroupName="mine")
+    await world.settle()
+    await reboot(world)
+
+
+async def modify(world: World, **changes: Any) -> None:
+    await world.call("ModifyDBInstance", DBInstanceIdentifier="db1", ApplyImmediately=True, **changes)
+
+
+async def set_parameter(world: World, name: str, value: str, method: str) -> None:
+    await world.call("ModifyDBParameterGroup", DBParameterGroupName="mine",
+                     Parameters=[{"ParameterName": name, "ParameterValue": value, "ApplyMethod": method}])  # fmt: skip
+
+
+async def reboot(world: World) -> None:
+    await world.call("RebootDBInstance", DBInstanceIdentifier="db1")
+
+
+async def stop(world: World) -> None:
+    await world.call("StopDBInstance", DBInstanceIdentifier="db1")
+
+
+async def start(world: World) -> None:
+    await world.call("StartDBInstance", DBInstanceIdentifier="db1")
+
+
+async def delete(world: World) -> None:
+    await world.call("DeleteDBInstance", DBInstanceIdentifier="db1", SkipFinalSnapshot=True)
+
+
+async def larger(world: World) -> None:
+    await modify(world, DBInstanceClass="db.t3.small")
+
+
+async def upgrade(world: World) -> None:
+    await modify(world, EngineVersion="17.6")
+
+
+async def password(world: World) -> None:
+    await modify(world, MasterUserPassword="another-secret-1")
+
+
+async def rename(world: World) -> None:
+    await modify(world, NewDBInstanceIdentifier="renamed")
+
+
+async def port(world: World) -> None:
+    await modify(world, DBPortNumber=6000)
+
+
+async def dynamic_parameter(world: World) -> None:
+    await set_parameter(world, "work_mem", "8192", "immediate")
+
+
+async def static_parameter_and_reboot(world: World) -> None:
+    await set_parameter(world, "shared_buffers", "4096", "pending-reboot")
+    await reboot(world)
+
+
+async def security_group(world: World) -> None:
+    group_id = world.describe()[0]["VpcSecurityGroups"][0]["VpcSecurityGroupId"]
+    await world.call("AuthorizeSecurityGroupIngress", service="ec2", GroupId=group_id,
+                     IpProtocol="tcp", FromPort=5432, ToPort=5432, CidrIp="10.1.0.0/16")  # fmt: skip
+
+
+async def in_the_window(world: World) -> None:
+    await world.call("ModifyDBInstance", DBInstanceIdentifier="db1", DBInstanceClass="db.t3.small")
+    await world.settle()
+    assert world.describe()[0]["PendingModifiedValues"] == {"DBInstanceClass": "db.t3.small"}
+    world.clock.advance(8 * DAY_S - (world.clock.wall() - (START_WALL + DAY_S)) % DAY_S)
+    await world.settle()
+    until = world.clock.wall() + 7 * DAY_S
+    while world.describe()[0]["PendingModifiedValues"] and world.clock.wall() < until:
+        world.clock.advance(600.0)
+        await world.settle()
+
+
+async def seven_days(world: World) -> None:
+    world.clock.advance(7 * DAY_S + 60.0)
+    await world.tick()
+    await world.tick()
+
+
+async def delete_while_creating(world: World) -> None:
+    await create(world)
+    await world.tick(0.12)
+    await delete(world)
+
+
+SCENARIOS: dict[str, tuple[tuple[Scenario, ...], Scenario]] = {
+    "create": ((), create),
+    "modify_class": ((create,), larger),
+    "upgrade": ((create,), upgrade),
+    "password": ((create,), password),
+    "rename": ((create,), rename),
+    "port": ((create,), port),
+    "reboot": ((create,), reboot),
+    "stop": ((create,), stop),
+    "start": ((create, stop), start),
+    "automatic_restart": ((create, stop), seven_days),
+    "delete": ((create,), delete),
+    "delete_stopped": ((create, stop), delete),
+    "delete_while_creating": ((), delete_while_creating),
+    "dynamic_parameter": ((create, group), dynamic_parameter),
+    "static_parameter": ((create, group), static_parameter_and_reboot),
+    "security_group": ((create,), security_group),
+    "maintenance_window": ((create,), in_the_window),
+}
+
+
+EITHER_WAY = {"delete_while_creating": ("RDS-EVENT-0005",)}
+
+
+class Prepared:
+    """A world in which the prelude has happened, to be copied as often as needed."""
+
+    def __init__(self, directory: Path, prelude: tuple[Scenario, ...]) -> None:
+        self._directory = directory
+        self._runs = 0
+        clock = SimulatedClock(START_WALL)
+        self.world = World(directory / "prelude", clock)
+        (directory / "prelude").mkdir()
+
+        async def prepare() -> None:
+            await self.world.first_start()
+            for step in prelude:
+                await step(self.world)
+                await self.world.settle()
+            self.wall = clock.wall()
+            await self.world.down()
+
+        simulate(clock, prepare)
+
+    def run(self, scenario: Scenario, decision_of: Callable[[World], Decision]) -> tuple[World, dict[str, Any]]:
+        """The scenario in a copy, from the start of both processes to the end state."""
+        clock = SimulatedClock(self.wall)
+        self._runs += 1
+        directory = self._directory / f"run{self._runs}"
+        world = self.world.copied_to(directory, clock)
+        states: list[dict[str, Any]] = []
+
+        async def live() -> None:
+            world.up()
+            await world.settle()
+            world.words.clear()
+            world.effects.reset(decision_of(world))
+            await scenario(world)
+            await world.settle()
+            states.append(end_state(world))
+            await world.down()
+
+        simulate(clock, live)
+        return world, states[0]
+
+
+def other(world: World) -> Callable[[Lifetime], Lifetime]:
+    return lambda owner: world.living("agent" if owner.name == "control" else "control")
+
+
+def owner_itself(_world: World) -> Callable[[Lifetime], Lifetime]:
+    return lambda owner: owner
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_kill_at_any_effect_changes_nothing_in_the_end(name: str, tmp_path: Path) -> None:
+    prelude, scenario = SCENARIOS[name]
+    prepared = Prepared(tmp_path, prelude)
+    undisturbed_world, expected = prepared.run(scenario, lambda _world: undisturbed)
+    assert set(undisturbed_world.words) <= TERRAFORM_TAKES, undisturbed_world.words
+    count = len(undisturbed_world.effects.trace)
+    assert count > 3
+    for number in range(count):
+        for moment in ("before", "after"):
+            for victim in (owner_itself, other):
+                world, state = prepared.run(
+                    scenario,
+                    lambda world, n=number, m=moment, v=victim: kill_at(n, m, v(world)),  # type: ignore[misc]
+                )
+                where = f"{victim.__name__} killed {moment} effect {number}: {world.effects.trace[: number + 1]}"
+                for event_id in EITHER_WAY.get(name, ()):  # a kill may delay the second request
+                    state["events"] = [one for one in state["events"] if one != event_id]
+                assert state == expected, where
+                assert set(world.words) <= TERRAFORM_TAKES, (where, world.words)
