@@ -326,6 +326,8 @@ class Keeper:
         """Gentle signals first; each gets its time to work."""
         try:
             for number, patience_s in self._driver.stop_signals:
+                if self._ended.is_set():
+                    return  # before any signal: whatever runs by now is its successor
                 self._tools.shims.signal(self.spec.node_id, number)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(patience_s):

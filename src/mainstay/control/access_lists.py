@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import ClassVar
 
 import structlog
 
 from mainstay.host.clock import Clock
 from mainstay.model.db_instance import DBInstance
+from mainstay.model.ec2 import SecurityGroupRevision
 from mainstay.model.errors import MainstayError
-from mainstay.model.records import Scope
+from mainstay.model.records import Record, Scope
+from mainstay.services.ec2.changes import current_revision
 from mainstay.services.rds.refresh import request_refresh_in
 from mainstay.store import Store
 from mainstay.workflows.engine import Worker
@@ -18,11 +21,22 @@ RETRY_S = 1.0
 log = structlog.get_logger()
 
 
+class PushedRevision(Record, frozen=True, kw_only=True):
+    """Up to which change of a region's security groups its instances have been asked to refresh."""
+
+    KIND: ClassVar[str] = "pushed-security-group-revision"
+
+    number: int
+
+    def key(self) -> str:
+        return "current"
+
+
 class AccessListPusher:
     """`AccessListListener`: remembers which regions changed and asks every instance there to be refreshed.
 
-    A refresh that changes nothing in an instance's spec ends after reading it, so asking too many costs little. At
-    start every region counts as changed, which covers what happened just before a kill.
+    A refresh that changes nothing in an instance's spec ends after reading it. At start the regions count as changed
+    whose last change was recorded but not pushed: what happened just before a kill is not lost.
     """
 
     def __init__(self, store: Store, clock: Clock, worker: Worker) -> None:
@@ -32,7 +46,10 @@ class AccessListPusher:
         self._changed: set[Scope] = set()
         self._poke = asyncio.Event()
         with store.read() as view:
-            self._changed = {instance.scope for instance in view.scan(DBInstance)}
+            for revision in view.scan(SecurityGroupRevision):
+                pushed = view.get(PushedRevision, revision.scope, "current")
+                if pushed is None or pushed.number != revision.number:
+                    self._changed.add(revision.scope)
 
     def security_groups_changed(self, scope: Scope) -> None:
         """See `AccessListListener`; called inside the transaction, acted upon after it."""
@@ -58,4 +75,9 @@ class AccessListPusher:
         with self._store.transaction() as tx:
             for instance in tx.scan(DBInstance, scope):
                 request_refresh_in(tx, self._clock.wall(), instance)
+            pushed = PushedRevision(scope=scope, number=current_revision(tx, scope))
+            if tx.get(PushedRevision, scope, "current") is None:
+                tx.insert(pushed)
+            else:
+                tx.put(pushed)
         self._worker.wake()

@@ -1,0 +1,217 @@
+"""What an endpoint costs: pgbench -S straight to the engine, through the relay, the kernel path and haproxy.
+
+    .venv/bin/python bench/endpoint_relay.py [--seconds 5] [--rounds 5] [--clients 1,8,32]
+
+Starts a scratch PostgreSQL, the real endpoint process and, where installed, haproxy in TCP mode, all on loopback.
+Every round runs all paths one after the other, each round beginning with another one, so that a machine that gets
+slower or busier meanwhile harms all alike; the table shows medians. Nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mainstay.host.layout import down_marker, prepare
+from mainstay.host.rpc import RpcClient
+from mainstay.model.route import Route
+from mainstay.settings import Settings
+
+BIN = Path("/usr/lib/postgresql/15/bin")
+ENGINE = "127.96.200.1"
+RELAYED, TRANSLATED, HAPROXY = "127.95.200.1", "127.95.200.2", "127.95.200.3"
+HAPROXY_CONFIG = """
+global
+  maxconn 2000
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+listen bench
+  bind {bind}
+  server engine {engine}
+"""
+
+
+def free_port(address: str) -> int:
+    """A port that is free on this address just now."""
+    with socket.create_server((address, 0)) as free:
+        return int(free.getsockname()[1])
+
+
+@contextmanager
+def postgresql(directory: Path) -> Iterator[tuple[str, int]]:
+    """A scratch server without fsync, filled for pgbench; its address and port."""
+    port, data = free_port(ENGINE), directory / "data"
+    user: list[str] = []
+    if os.geteuid() == 0:
+        account = pwd.getpwnam("postgres")
+        os.chown(directory, account.pw_uid, account.pw_gid)
+        user = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
+    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/"}
+    subprocess.run([*user, BIN / "initdb", "-D", data, "-A", "trust", "-U", "postgres"], **quiet)
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(f"listen_addresses='{ENGINE}'\nport={port}\nunix_socket_directories=''\n")
+        file.write("fsync=off\nmax_connections=200\nssl=off\n")
+    ctl = [*user, BIN / "pg_ctl", "-D", data, "-w"]
+    subprocess.run([*ctl, "-l", directory / "log", "start"], **quiet)
+    try:
+        place = ["-h", ENGINE, "-p", str(port), "-U", "postgres"]
+        subprocess.run([BIN / "pgbench", *place, "-i", "-q", "-s", "5", "postgres"], **quiet, stderr=subprocess.DEVNULL)
+        yield ENGINE, port
+    finally:
+        subprocess.run([*ctl, "-m", "immediate", "stop"], **{**quiet, "check": False})
+
+
+@contextmanager
+def running(command: Sequence[str | Path], env: dict[str, str] | None = None) -> Iterator[int]:
+    """A process for the time of the block; its id."""
+    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+        process.wait()
+
+
+def routes_to(engine: tuple[str, int], relayed: int, translated: int) -> list[Route]:
+    """The same engine on both of our paths."""
+
+    def route(name: str, address: str, port: int) -> Route:
+        return Route(
+            endpoint_id=f"bench-{name}",
+            address=address,
+            port=port,
+            epoch=1,
+            target_address=engine[0],
+            target_port=engine[1],
+            admits=("127.0.0.0/8",),
+            path="kernel" if name == "kernel" else "relay",
+        )
+
+    return [route("relay", RELAYED, relayed), route("kernel", TRANSLATED, translated)]
+
+
+async def put_routes(settings: Settings, routes: list[Route]) -> bool:
+    """Sends the routes to the endpoint process; whether the kernel carries the one that is meant for it."""
+    client = RpcClient(settings.runtime / "endpoint.sock")
+    client.start()
+    try:
+        while str((await client.call("stats"))["kernel_unavailable"]).startswith("not tried"):
+            await asyncio.sleep(0.1)
+        answers = [await client.call("put_route", msgspec.to_builtins(route)) for route in routes]
+        return bool(answers[-1]["path"] == "kernel")
+    finally:
+        await client.stop()
+
+
+def pgbench(place: tuple[str, int], clients: int, seconds: int) -> float:
+    """Transactions per second of one run."""
+    address = ["-h", place[0], "-p", str(place[1]), "-U", "postgres"]
+    load = ["-S", "-n", "-c", str(clients), "-j", str(min(clients, 2)), "-T", str(seconds)]
+    answer = subprocess.run([BIN / "pgbench", *address, *load, "postgres"], capture_output=True, text=True, check=True)
+    found = re.search(r"tps = ([\d.]+)", answer.stdout)
+    assert found is not None, answer.stdout
+    return float(found[1])
+
+
+def measure(
+    paths: dict[str, tuple[str, int]], clients: Sequence[int], seconds: int, rounds: int
+) -> dict[tuple[str, int], list[float]]:
+    """All results by path and number of clients; the order of paths turns with every round."""
+    results: dict[tuple[str, int], list[float]] = {}
+    names = list(paths)
+    for number in range(rounds):
+        turned = names[number % len(names) :] + names[: number % len(names)]
+        for count in clients:
+            for name in turned:
+                results.setdefault((name, count), []).append(pgbench(paths[name], count, seconds))
+    return results
+
+
+def report(results: dict[tuple[str, int], list[float]], paths: Sequence[str], clients: Sequence[int]) -> None:
+    """Medians, spread, and the share of what the direct way and haproxy reach."""
+    print(f"{'clients':>7} {'path':<8} {'median tps':>10} {'min':>8} {'max':>8} {'of direct':>9} {'of haproxy':>10}")
+    for count in clients:
+        median = {name: statistics.median(results[name, count]) for name in paths}
+        for name in paths:
+            runs = results[name, count]
+            against = f"{median[name] / median['haproxy']:.2f}" if "haproxy" in median else "-"
+            print(
+                f"{count:>7} {name:<8} {median[name]:>10.0f} {min(runs):>8.0f} {max(runs):>8.0f}"
+                f" {median[name] / median['direct']:>9.2f} {against:>10}"
+            )
+
+
+def resident_kb(pid: int) -> int:
+    """Memory of a process now."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def main() -> None:
+    """Runs everything and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clients", default="1,8,32")
+    arguments = parser.parse_args()
+    clients = [int(count) for count in arguments.clients.split(",")]
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mainstay-bench-", dir="/tmp")))
+        directory.chmod(0o711)
+        scratch, home = directory / "postgresql", directory / "home"
+        scratch.mkdir()
+        engine = stack.enter_context(postgresql(scratch))
+        settings = Settings(home=home)
+        prepare(settings)
+        stack.callback(shutil.rmtree, settings.runtime, ignore_errors=True)
+        down_marker(settings).touch()  # only the endpoint process is wanted: nobody may start the others
+        environment = {**os.environ, "MAINSTAY_HOME": str(home), "MAINSTAY_ENDPOINT_PATH": "auto"}
+        pid = stack.enter_context(running([sys.executable, "-m", "mainstay.endpoint"], environment))
+        paths = {
+            "direct": engine,
+            "relay": (RELAYED, free_port(RELAYED)),
+            "kernel": (TRANSLATED, free_port(TRANSLATED)),
+        }
+        if not asyncio.run(put_routes(settings, routes_to(engine, paths["relay"][1], paths["kernel"][1]))):
+            print("kernel path skipped: it needs root and nftables")
+            del paths["kernel"]
+        if shutil.which("haproxy") is None:
+            print("haproxy skipped: it is not installed")
+        else:
+            paths["haproxy"] = (HAPROXY, free_port(HAPROXY))
+            config = directory / "haproxy.cfg"
+            place = {"bind": "{}:{}".format(*paths["haproxy"]), "engine": "{}:{}".format(*engine)}
+            config.write_text(HAPROXY_CONFIG.format(**place))
+            stack.enter_context(running(["haproxy", "-db", "-f", config]))
+        time.sleep(1)
+        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, endpoint process {resident_kb(pid)} kB before")
+        results = measure(paths, clients, arguments.seconds, arguments.rounds)
+        report(results, list(paths), clients)
+        print(f"endpoint process {resident_kb(pid)} kB after, load {os.getloadavg()[0]:.1f}")
+
+
+if __name__ == "__main__":
+    main()
