@@ -29,6 +29,7 @@ check: venv-dev
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/structure.py
 	$(BIN)/python scripts/generate_docs.py --check
+	$(BIN)/python scripts/workflow_diagrams.py --check
 
 test: check
 	$(BIN)/mainstay engines install postgres $(ENGINE_VERSION)

@@ -1,10 +1,9 @@
 """What an endpoint costs: pgbench -S straight to the engine, through the relay, the kernel path and haproxy.
 
-    .venv/bin/python bench/endpoint_relay.py [--seconds 5] [--rounds 5] [--clients 1,8,32]
-
+`python -m bench endpoint_relay`, or `python -m bench.endpoint_relay --seconds 5 --rounds 5 --clients 1,8,32`.
 Starts a scratch PostgreSQL, the real endpoint process and, where installed, haproxy in TCP mode, all on loopback.
-Every round runs all paths one after the other, each round beginning with another one, so that a machine that gets
-slower or busier meanwhile harms all alike; the table shows medians. Nothing is left behind.
+Every round runs all paths one after the other, each round beginning with another one, and the ratios are taken within
+a round: a machine that gets slower or busier meanwhile harms all alike. Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -22,18 +21,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from bench.report import Table, show, spread
 from mainstay.host.layout import down_marker, prepare
 from mainstay.host.rpc import RpcClient
 from mainstay.model.route import Route
 from mainstay.settings import Settings
 
+HEADING = "An endpoint: relay and kernel path beside haproxy"
+CLIENTS = (1, 8, 32)
+SECONDS = 5
+ROUNDS = 5
 BIN = Path("/usr/lib/postgresql/15/bin")
 ENGINE = "127.96.200.1"
 RELAYED, TRANSLATED, HAPROXY = "127.95.200.1", "127.95.200.2", "127.95.200.3"
@@ -61,24 +65,25 @@ def free_port(address: str) -> int:
 def postgresql(directory: Path) -> Iterator[tuple[str, int]]:
     """A scratch server without fsync, filled for pgbench; its address and port."""
     port, data = free_port(ENGINE), directory / "data"
-    user: list[str] = []
+    user: list[str | Path] = []
     if os.geteuid() == 0:
         account = pwd.getpwnam("postgres")
         os.chown(directory, account.pw_uid, account.pw_gid)
         user = ["setpriv", f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--clear-groups"]
-    quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/"}
-    subprocess.run([*user, BIN / "initdb", "-D", data, "-A", "trust", "-U", "postgres"], **quiet)
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "cwd": "/"}
+    subprocess.run([*user, BIN / "initdb", "-D", data, "-A", "trust", "-U", "postgres"], check=True, **quiet)
     with (data / "postgresql.conf").open("a") as file:
         file.write(f"listen_addresses='{ENGINE}'\nport={port}\nunix_socket_directories=''\n")
         file.write("fsync=off\nmax_connections=200\nssl=off\n")
-    ctl = [*user, BIN / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*ctl, "-l", directory / "log", "start"], **quiet)
+    ctl: list[str | Path] = [*user, BIN / "pg_ctl", "-D", data, "-w"]
+    subprocess.run([*ctl, "-l", directory / "log", "start"], check=True, **quiet)
     try:
         place = ["-h", ENGINE, "-p", str(port), "-U", "postgres"]
-        subprocess.run([BIN / "pgbench", *place, "-i", "-q", "-s", "5", "postgres"], **quiet, stderr=subprocess.DEVNULL)
+        fill: list[str | Path] = [BIN / "pgbench", *place, "-i", "-q", "-s", "5", "postgres"]
+        subprocess.run(fill, check=True, stderr=subprocess.DEVNULL, **quiet)
         yield ENGINE, port
     finally:
-        subprocess.run([*ctl, "-m", "immediate", "stop"], **{**quiet, "check": False})
+        subprocess.run([*ctl, "-m", "immediate", "stop"], check=False, **quiet)
 
 
 @contextmanager
@@ -118,7 +123,9 @@ async def put_routes(settings: Settings, routes: list[Route]) -> bool:
     client = RpcClient(settings.runtime / "endpoint.sock")
     client.start()
     try:
-        while str((await client.call("stats"))["kernel_unavailable"]).startswith("not tried"):
+        for _ in range(50):
+            if not str((await client.call("stats"))["kernel_unavailable"]).startswith("not tried"):
+                break
             await asyncio.sleep(0.1)
         answers = [await client.call("put_route", msgspec.to_builtins(route)) for route in routes]
         return bool(answers[-1]["path"] == "kernel")
@@ -137,12 +144,17 @@ def pgbench(place: tuple[str, int], clients: int, seconds: int) -> float:
 
 
 def measure(
-    paths: dict[str, tuple[str, int]], clients: Sequence[int], seconds: int, rounds: int
+    paths: dict[str, tuple[str, int]],
+    clients: Sequence[int],
+    seconds: int,
+    rounds: int,
+    say: Callable[[str], None],
 ) -> dict[tuple[str, int], list[float]]:
     """All results by path and number of clients; the order of paths turns with every round."""
     results: dict[tuple[str, int], list[float]] = {}
     names = list(paths)
     for number in range(rounds):
+        say(f"endpoint_relay: round {number + 1} of {rounds}")
         turned = names[number % len(names) :] + names[: number % len(names)]
         for count in clients:
             for name in turned:
@@ -150,18 +162,21 @@ def measure(
     return results
 
 
-def report(results: dict[tuple[str, int], list[float]], paths: Sequence[str], clients: Sequence[int]) -> None:
-    """Medians, spread, and the share of what the direct way and haproxy reach."""
-    print(f"{'clients':>7} {'path':<8} {'median tps':>10} {'min':>8} {'max':>8} {'of direct':>9} {'of haproxy':>10}")
+def rows(
+    results: dict[tuple[str, int], list[float]], paths: Sequence[str], clients: Sequence[int]
+) -> Iterator[tuple[str, ...]]:
+    """Transactions per second, and the median of the ratios within each round to the direct way and to haproxy."""
+
+    def ratio(name: str, peer: str, count: int) -> str:
+        if peer not in paths:
+            return "-"
+        pairs = zip(results[name, count], results[peer, count], strict=True)
+        return f"{statistics.median(one / other for one, other in pairs):.2f}"
+
     for count in clients:
-        median = {name: statistics.median(results[name, count]) for name in paths}
         for name in paths:
-            runs = results[name, count]
-            against = f"{median[name] / median['haproxy']:.2f}" if "haproxy" in median else "-"
-            print(
-                f"{count:>7} {name:<8} {median[name]:>10.0f} {min(runs):>8.0f} {max(runs):>8.0f}"
-                f" {median[name] / median['direct']:>9.2f} {against:>10}"
-            )
+            figures = (spread(results[name, count]), ratio(name, "direct", count), ratio(name, "haproxy", count))
+            yield (f"{count} × {name}", *figures)
 
 
 def resident_kb(pid: int) -> int:
@@ -170,14 +185,11 @@ def resident_kb(pid: int) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-def main() -> None:
-    """Runs everything and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clients", default="1,8,32")
-    arguments = parser.parse_args()
-    clients = [int(count) for count in arguments.clients.split(",")]
+def run(
+    say: Callable[[str], None], clients: Sequence[int] = CLIENTS, seconds: int = SECONDS, rounds: int = ROUNDS
+) -> list[Table]:
+    """Starts everything, measures and stops everything."""
+    notes = []
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mainstay-bench-", dir="/tmp")))
         directory.chmod(0o711)
@@ -196,21 +208,39 @@ def main() -> None:
             "kernel": (TRANSLATED, free_port(TRANSLATED)),
         }
         if not asyncio.run(put_routes(settings, routes_to(engine, paths["relay"][1], paths["kernel"][1]))):
-            print("kernel path skipped: it needs root and nftables")
+            notes.append("The kernel path was skipped: it needs root and nftables.")
             del paths["kernel"]
         if shutil.which("haproxy") is None:
-            print("haproxy skipped: it is not installed")
+            notes.append("haproxy was skipped: it is not installed.")
         else:
             paths["haproxy"] = (HAPROXY, free_port(HAPROXY))
             config = directory / "haproxy.cfg"
             place = {"bind": "{}:{}".format(*paths["haproxy"]), "engine": "{}:{}".format(*engine)}
             config.write_text(HAPROXY_CONFIG.format(**place))
             stack.enter_context(running(["haproxy", "-db", "-f", config]))
-        time.sleep(1)
-        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, endpoint process {resident_kb(pid)} kB before")
-        results = measure(paths, clients, arguments.seconds, arguments.rounds)
-        report(results, list(paths), clients)
-        print(f"endpoint process {resident_kb(pid)} kB after, load {os.getloadavg()[0]:.1f}")
+            time.sleep(1)
+        results = measure(paths, clients, seconds, rounds, say)
+        notes.append(f"The endpoint process took {resident_kb(pid) / 1000:.0f} MB (RSS) after all runs.")
+    return [
+        Table(
+            title=f"pgbench -S over loopback, {rounds} rounds of {seconds} s per path",
+            columns=("clients × path", "transactions/s", "of direct", "of haproxy"),
+            rows=tuple(rows(results, list(paths), clients)),
+            notes=tuple(notes),
+        )
+    ]
+
+
+def main() -> None:
+    """Runs with the numbers of the command line and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=SECONDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--clients", default=",".join(map(str, CLIENTS)))
+    arguments = parser.parse_args()
+    clients = [int(count) for count in arguments.clients.split(",")]
+    for table in run(lambda text: print(text, file=sys.stderr), clients, arguments.seconds, arguments.rounds):
+        print(show(table))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,12 @@ class Service:
 
     def __exit__(self, *_: object) -> None:
         self.cli("down")
+        runtime = self.settings.runtime
         shutil.rmtree(self.home)
+        shutil.rmtree(runtime, ignore_errors=True)
+        for controller in ("memory", "cpu", ""):
+            with suppress(OSError):
+                (Path("/sys/fs/cgroup") / controller / runtime.name).rmdir()
 
     @property
     def settings(self) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 
 import structlog
 
@@ -17,6 +18,7 @@ log = structlog.get_logger()
 
 async def guard(settings: Settings) -> None:
     """Forever. Several guardians may start a supervisor at once: only one gets the lock, the others end at once."""
+    started: list[subprocess.Popen[bytes]] = []
     while True:
         pid = holder(lock_path(settings, SUPERVISOR))
         if pid is not None:
@@ -24,7 +26,8 @@ async def guard(settings: Settings) -> None:
         if not down_marker(settings).exists() and holder(lock_path(settings, SUPERVISOR)) is None:
             log.warning("supervisor.restarted", ended_pid=pid)
             child = spawn(settings, SUPERVISOR)
-            asyncio.get_running_loop().run_in_executor(None, child.wait)
+            started.append(child)
+        started = [child for child in started if child.poll() is None]
         await asyncio.sleep(RETRY_S)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from mainstay.host.layout import down_marker
 from mainstay.host.layout import down_marker, prepare
 from mainstay.host.rpc import RpcClient
 from mainstay.model.errors import Permanent
@@ -32,16 +31,14 @@ class Endpoint:
 
     def __init__(self, home: Path, path: str) -> None:
         self.settings = Settings(home=home)
+        prepare(self.settings)
         # Alone it would bring a supervisor up, and that the whole service: as after `mainstay down`, nobody may.
-        home.mkdir(parents=True)
         down_marker(self.settings).touch()
         self._environment = {
             **os.environ,
             "MAINSTAY_HOME": str(home),
             "MAINSTAY_ENDPOINT_PATH": path,
         }
-        prepare(self.settings)
-        down_marker(self.settings).touch()  # this process is alone: its guardian must not start a supervisor
         self.client = RpcClient(self.settings.runtime / "endpoint.sock", retry_interval_s=0.02)
         self.client.start()
 
