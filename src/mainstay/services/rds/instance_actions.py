@@ -53,6 +53,7 @@ def stop_db_instance(call: Call, request: Request) -> Result:
         raise invalid_combination(SNAPSHOTS_MISSING + " Leave DBSnapshotIdentifier out of the request.")
     require_available(call, instance)
     result = begin(call, msgspec.structs.replace(instance, target=NodeTarget.STOPPED), STOP, "stopping")
+    _forget_restart(call, instance)
     later = new_job(RESTART_STOPPED, f"db:{instance.dbi_resource_id}", call.scope, call.clock.wall())
     call.tx.add_job(later)
     return result
@@ -66,10 +67,15 @@ def start_db_instance(call: Call, request: Request) -> Result:
         raise ApiError(
             "InvalidDBInstanceStateFault", f"Instance {instance.db_instance_identifier} is not in stopped state."
         )
+    _forget_restart(call, instance)
+    return begin(call, restarted(instance), START, "starting")
+
+
+def _forget_restart(call: Call, instance: DBInstance) -> None:
+    """Ends the wait for the automatic restart of an earlier stop, if there is one."""
     for job in call.tx.jobs(f"db:{instance.dbi_resource_id}"):
         if job.program == RESTART_STOPPED.name:
             call.tx.finish_job(job)
-    return begin(call, restarted(instance), START, "starting")
 
 
 @handles("DeleteDBInstance", on("db", "DBInstanceIdentifier"))
