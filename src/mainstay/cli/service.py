@@ -110,7 +110,8 @@ def show_status(settings: Settings) -> int:
     except MainstayError:
         nodes = []
     for node in nodes:
-        console.print(f"{node['db_instance_identifier']}  {node['phase']}  {node.get('failure', '')}")
+        where = node["availability_zone"]
+        console.print(f"{node['db_instance_identifier']}  {where}  {node['phase']}  {node.get('failure', '')}")
     return 0 if health is not None else DOWN
 
 
