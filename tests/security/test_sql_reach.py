@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from harness.service import PASSWORD, Service, eventually
+from mainstay.engines.builds import Builds
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -108,15 +109,13 @@ class Reached:
 
 @pytest.fixture(scope="module", params=MAJORS)
 def reached(request: pytest.FixtureRequest, service: Service) -> Iterator[Reached]:
-    major, _, origin = request.param.partition("-")
-    found = service.client("rds").describe_db_engine_versions(Engine="postgres")["DBEngineVersions"]
-    versions = [one["EngineVersion"] for one in found if one["EngineVersion"].split(".")[0] == major]
-    if not versions or (origin and len(versions) < 2):
-        pytest.skip(f"PostgreSQL {request.param} is not on this machine")
-    # The system's own build stands beside an installed one of the same major and is the older of the two.
-    ordered = sorted(versions, key=lambda version: [int(part) for part in version.split(".")])
-    instance = service.create_instance(EngineVersion=ordered[0 if origin else -1])
-    yield Reached(service, instance, system=bool(origin))
+    major, _, system = request.param.partition("-")
+    origin = "system" if system else "installed"
+    builds = [one for one in Builds(service.settings).of("postgres") if (one.major, one.origin) == (major, origin)]
+    if not builds:
+        pytest.skip(f"no {origin} build of PostgreSQL {major} on this machine")
+    instance = service.create_instance(EngineVersion=max(build.version for build in builds))
+    yield Reached(service, instance, system=bool(system))
     service.delete_instance(instance["DBInstanceIdentifier"])
 
 

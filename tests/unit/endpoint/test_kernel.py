@@ -43,7 +43,8 @@ def test_marks_tell_epochs_and_targets_apart_and_are_the_same_after_a_restart(ro
 async def kernel(tmp_path: Any) -> AsyncIterator[Kernel]:
     made = Kernel(str(tmp_path))
     yield made
-    await made.clear()
+    if os.geteuid() == 0 and shutil.which("nft") is not None:
+        await made.clear()
 
 
 def _tables() -> str:

@@ -47,7 +47,7 @@ def read_elf(path: Path) -> Elf | None:
             return None
         try:
             return _dynamic_linking(file, _segments(file, offset=fields[5], size=fields[9], count=fields[10]))
-        except (struct.error, ValueError):
+        except (struct.error, ValueError, OverflowError, OSError):  # OSError: an offset that no file can have
             return None
 
 
