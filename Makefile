@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ENGINE_VERSION ?= 17
+MARIADB_VERSION ?= 11.8
 
 .PHONY: run test check bench faults format down clean venv venv-dev engine
 
@@ -10,7 +11,7 @@ run: venv engine
 	$(BIN)/mainstay up --detach
 	$(BIN)/mainstay tour
 	@echo
-	@echo "The service goes on running. More versions: $(BIN)/mainstay engines install postgres 18 (or 15)."
+	@echo "The service goes on running. More versions: $(BIN)/mainstay engines install postgres 18 (or 15), mariadb 11.8 (or 10.11)."
 	@echo "Stop it with: $(BIN)/mainstay down"
 
 venv:
@@ -33,9 +34,11 @@ check: venv-dev
 
 test: check
 	$(BIN)/mainstay engines install postgres $(ENGINE_VERSION)
+	$(BIN)/mainstay engines install mariadb $(MARIADB_VERSION)
 	$(BIN)/pytest
 
 faults: venv-dev engine
+	$(BIN)/mainstay engines install mariadb $(MARIADB_VERSION)
 	$(BIN)/pytest tests/faults --faults-full
 
 bench: venv-dev engine

@@ -14,7 +14,18 @@ from bench.report import keep, machine, show
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-BENCHES = ("create", "describe", "idle", "endpoint_relay")
+BENCHES = (
+    "create",
+    "recovery",
+    "describe",
+    "idle",
+    "multi_az",
+    "read_replicas",
+    "rds_proxy",
+    "endpoint_relay",
+    "volumes",
+    "backups",
+)
 INTRODUCTION = """# Measurements
 
 `make bench` measures on your machine and rewrites the sections below; `python -m bench create` does one of them.

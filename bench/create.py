@@ -63,6 +63,7 @@ def _create(service: Service, identifier: str) -> tuple[float, float]:
         AllocatedStorage=20,
         MasterUsername="app",
         MasterUserPassword=PASSWORD,
+        BackupRetentionPeriod=0,
     )
     while time.monotonic() < started + DEADLINE_S:
         instance = rds.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"][0]

@@ -32,7 +32,7 @@ from mainstay.store import SqliteStore
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
-QUIET_TIMEOUT_S = 60.0
+QUIET_TIMEOUT_S = 300.0
 REGION = "us-east-1"
 """Where the instances are; `load.signed` signs for it."""
 PARAMETERS = {f"parameter_{number}": str(number) for number in range(30)}
@@ -105,7 +105,7 @@ def _populate(settings: Settings, count: int) -> None:
     scope = Scope(settings.account_id, settings.region)
     make_private_directory(settings.home / "control")
     authorities = CertificateAuthorities(settings.home / "control" / "ca", SystemClock())
-    certificate, valid_till = authorities.issue(("instance.rds.mainstay.internal",), ("127.1.0.1",))
+    certificate, _valid_till = authorities.issue(("instance.rds.mainstay.internal",), ("127.1.0.1",))
     subnets = tuple(GroupedSubnet(f"subnet-{number:017x}", f"{scope.region}{'abc'[number]}") for number in range(3))
     store = SqliteStore(settings.home / "control" / "store.sqlite")
     with store.transaction() as tx:
@@ -119,7 +119,7 @@ def _populate(settings: Settings, count: int) -> None:
             )
         )
         for number in range(count):
-            instance = _instance(scope, number, valid_till)
+            instance = _instance(scope, number)
             tx.insert(instance)
             spec = NodeSpec(
                 node_id=instance.node_id,
@@ -147,7 +147,7 @@ def _populate(settings: Settings, count: int) -> None:
     store.close()
 
 
-def _instance(scope: Scope, number: int, valid_till: float) -> DBInstance:
+def _instance(scope: Scope, number: int) -> DBInstance:
     return DBInstance(
         scope=scope,
         db_instance_identifier=identifier(number),
@@ -172,7 +172,6 @@ def _instance(scope: Scope, number: int, valid_till: float) -> DBInstance:
         parameter_group_in_force="default.postgres17",
         option_group_name="default:postgres-17",
         ca_certificate_identifier="rds-ca-rsa2048-g1",
-        server_certificate_valid_till=valid_till,
         tags={"team": "bench"},
         requested_at=time.time(),
         instance_create_time=time.time(),

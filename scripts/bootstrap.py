@@ -5,6 +5,7 @@
 
 Works as root and as an ordinary user, and does nothing when the lock file was installed already. Debian's Python comes
 without pip and ensurepip; then pip's own wheel is taken from Debian's package python3-pip-whl, unpacked, not installed.
+The hot paths are compiled at the end if this host can (`compile.py`); if not, that is no failure.
 """
 
 from __future__ import annotations
@@ -29,18 +30,24 @@ def main() -> int:
     lock = ROOT / ("requirements-dev.lock" if "--dev" in sys.argv[1:] else "requirements.lock")
     stamp = VENV / f".{lock.stem}.stamp"
     wanted = hashlib.sha256(lock.read_bytes() + sys.version.encode() + str(ROOT).encode()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
-        return 0
+    if not (stamp.exists() and stamp.read_text() == wanted) and not install(lock, stamp, wanted):
+        return 1
+    return subprocess.run([str(VENV / "bin" / "python"), str(ROOT / "scripts" / "compile.py")], check=False).returncode
+
+
+def install(lock: Path, stamp: Path, wanted: str) -> bool:
+    """Makes the environment; whether that went well."""
     say(f"Setting up {VENV} from {lock.name} …")
     try:
         pip = make_venv()
         run([*pip, "install", "-qq", "--disable-pip-version-check", "--require-hashes", "-r", str(lock)])
         install_project()
     except (subprocess.CalledProcessError, OSError) as error:
-        return fail(f"The Python environment could not be set up: {error}")
+        fail(f"The Python environment could not be set up: {error}")
+        return False
     stamp.write_text(wanted)
     say("Python environment: ready.")
-    return 0
+    return True
 
 
 def make_venv() -> list[str]:

@@ -16,7 +16,12 @@ from typing import Any
 
 import msgspec
 
+from mainstay.model.dns_name import NAME_LENGTH_MAX, is_dns_name
 from mainstay.model.errors import Permanent
+
+_NAME_BEFORE_REGION = len(f"{'i' * 63}.{'h' * 12}..rds.")  # <DB instance identifier>.<hash>.<region>.rds.<zone>
+
+RESTORE_TEST_INTERVAL_DAYS_MAX = 365
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,11 +51,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     dns_zone: str = "mainstay.internal"
     """Zone of the RDS-style names in certificates: <instance>.<hash>.<region>.rds.<zone>."""
 
+    dns_listen: str = ""
+    """Address and port where `dns_zone` is served over DNS, such as 127.0.0.1:5354; empty: nowhere. See docs/dns.md."""
+
     endpoint_network: str = ""
     """CIDR that endpoint addresses are taken from, all configured on this host; empty: loopback, this machine only."""
 
     endpoint_path: str = "auto"
-    """How a client's bytes reach the engine: "relay" (user space), "kernel" (nftables, needs root) or "auto"."""
+    """What carries clients' bytes: "relay" (user space), "kernel" (nftables, root, loopback IPv4 only) or "auto"."""
+
+    volumes: str = "directory"
+    """What unencrypted instances keep data on: "directory", or "image", which makes AllocatedStorage a limit."""
 
     memory_overcommit: float = 2.0
     """Instances may be placed while the sum of their class memory stays below host memory times this factor."""
@@ -58,8 +69,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     engine_user: str = "mainstay"
     """System user that engines run as when the service runs as root; created at first start."""
 
+    object_storage: str = ""
+    """Where backups are: a directory, or s3://, gs:// or az:// with bucket and prefix. Empty: `objects` under home."""
+
+    object_storage_options: Path | None = None
+    """TOML file, readable by the service alone, with what object_storage needs: region, endpoint, credentials."""
+
+    restore_test_interval_days: int = 7
+    """So often the newest backup of each instance is really restored, after a daily backup, and checked. 0: never."""
+
     log_level: str = "info"
     """debug, info, warning or error."""
+
+    @property
+    def dns_place(self) -> tuple[str, int] | None:
+        """Address and port of `dns_listen`; None when the zone is not served."""
+        if not self.dns_listen:
+            return None
+        address, _, port = self.dns_listen.rpartition(":")
+        return address.removeprefix("[").removesuffix("]"), int(port)
 
     @property
     def runtime(self) -> Path:
@@ -131,5 +159,37 @@ def _validate(settings: Settings) -> None:
             raise Permanent(
                 f"endpoint_network {settings.endpoint_network!r} is not an IPv4 network: {error}"
             ) from error
+    _validate_dns(settings)
+    if settings.object_storage and not settings.object_storage.startswith(("/", "s3://", "gs://", "az://")):
+        raise Permanent(
+            f"object_storage {settings.object_storage!r} is neither an absolute directory nor s3://, gs:// or az://",
+            hint="Write it like /srv/backups or s3://bucket/prefix.",
+        )
+    if not 0 <= settings.restore_test_interval_days <= RESTORE_TEST_INTERVAL_DAYS_MAX:
+        raise Permanent(
+            f"restore_test_interval_days {settings.restore_test_interval_days} is not between 0 and"
+            f" {RESTORE_TEST_INTERVAL_DAYS_MAX}"
+        )
     if settings.endpoint_path not in ("auto", "relay", "kernel"):
         raise Permanent(f"endpoint_path {settings.endpoint_path!r} is none of auto, relay, kernel")
+    if settings.volumes not in ("directory", "image"):
+        raise Permanent(f"volumes {settings.volumes!r} is neither directory nor image")
+
+
+def _validate_dns(settings: Settings) -> None:
+    room = NAME_LENGTH_MAX - _NAME_BEFORE_REGION - max(map(len, settings.regions))
+    if not is_dns_name(settings.dns_zone) or len(settings.dns_zone) > room:
+        raise Permanent(
+            f"dns_zone {settings.dns_zone!r} is not a DNS name of at most {room} characters",
+            hint="Write it like db.example.com: labels of letters, digits and hyphens, no dot at the end.",
+        )
+    try:
+        place = settings.dns_place
+        usable = place is None or (not ipaddress.ip_address(place[0]).is_unspecified and 1 <= place[1] <= 65535)
+    except ValueError:
+        usable = False
+    if not usable:
+        raise Permanent(
+            f"dns_listen {settings.dns_listen!r} is not one address of this host and a port",
+            hint="Write it like 127.0.0.1:5354 or [::1]:5354; 0.0.0.0 and :: are not possible.",
+        )

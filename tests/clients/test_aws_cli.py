@@ -13,7 +13,7 @@ import pytest
 
 from harness.service import PASSWORD, Service
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 NAME = "cli"
 AWS = Path(sys.executable).parent / "aws"

@@ -42,6 +42,7 @@ def creation(service: Service, **members: Any) -> dict[str, Any]:
         "AllocatedStorage": 20,
         "MasterUsername": "app",
         "MasterUserPassword": PASSWORD,
+        "BackupRetentionPeriod": 0,
         **members,
     }
     return {name: value for name, value in request.items() if value is not None}
@@ -77,6 +78,7 @@ REFUSED_CREATIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"StorageType": "io1", "AllocatedStorage": 100}, COMBINATION, "You must specify Iops"),
     ({"StorageType": "gp3", "Iops": 4000}, COMBINATION, "storage size less than 400"),
     ({"AvailabilityZone": "us-east-1"}, VALUE, "us-east-1 is not a valid availability zone."),
+    ({"BackupRetentionPeriod": 36}, VALUE, "Invalid backup retention period: 36"),
     ({"PreferredBackupWindow": "99:00-99:30"}, VALUE, "backup window"),
     ({"PreferredBackupWindow": "01:00-01:10"}, VALUE, "The backup window must be at least 30 minutes."),
     ({"PreferredMaintenanceWindow": "sometimes"}, VALUE, "Invalid maintenance window format: sometimes."),
@@ -92,19 +94,17 @@ REFUSED_CREATIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"DBParameterGroupName": "absent"}, "DBParameterGroupNotFound", "DBParameterGroup not found: absent"),
     ({"OptionGroupName": "absent"}, "OptionGroupNotFoundFault", "absent"),
     ({"CACertificateIdentifier": "absent"}, "CertificateNotFound", "absent"),
+    ({"MaxAllocatedStorage": 20}, COMBINATION, "Max storage size must be greater than storage size"),
+    ({"KmsKeyId": "alias/aws/rds"}, COMBINATION, "only if StorageEncrypted is set to true"),
+    ({"StorageEncrypted": True, "KmsKeyId": "alias/absent"}, "KMSKeyNotAccessibleFault", "[alias/absent]"),
     ({"Tags": [{"Key": "aws:mine", "Value": ""}]}, VALUE, "must not begin with aws:"),
     ({"Tags": [{"Key": f"k{n}", "Value": ""} for n in range(51)]}, VALUE, "at most 50 tags"),
 ]
 REFUSED_FEATURES: list[dict[str, Any]] = [
-    {"MultiAZ": True},
-    {"StorageEncrypted": True},
-    {"BackupRetentionPeriod": 7},
-    {"EnableIAMDatabaseAuthentication": True},
+    {"MasterUserAuthenticationType": "iam-db-auth"},
     {"MonitoringInterval": 60},
     {"EnablePerformanceInsights": True},
-    {"ManageMasterUserPassword": True},
     {"EnableCloudwatchLogsExports": ["postgresql"]},
-    {"MaxAllocatedStorage": 100},
 ]
 
 
@@ -144,7 +144,7 @@ REFUSED_ACTIONS: list[tuple[str, dict[str, Any], str, str]] = [
     ("modify_db_instance", {"EngineVersion": "9.9"}, COMBINATION, "Cannot find version 9.9"),
     ("modify_db_instance", {"NewDBInstanceIdentifier": "a--b"}, VALUE, IDENTIFIER),
     ("modify_db_instance", {"VpcSecurityGroupIds": ["sg-00000000000000000"]}, VALUE, "Invalid security group"),
-    ("modify_db_instance", {"MultiAZ": True}, COMBINATION, "not available in this version of Mainstay"),
+    ("promote_read_replica", {}, "InvalidDBInstanceState", "DB Instance is not a read replica."),
     ("describe_db_instances", {"DBInstanceIdentifier": None, "MaxRecords": 5}, VALUE, "Must be between 20 and 100"),
     ("describe_db_instances", {"DBInstanceIdentifier": None, "Marker": "x"}, VALUE, "Invalid Marker"),
     ("download_db_log_file_portion", {"LogFileName": "../../../etc/passwd"}, "DBLogFileNotFoundFault", "not found"),
@@ -196,6 +196,7 @@ def test_a_group_of_another_vpc_and_a_zone_without_subnet_are_refused(service: S
         wrong = creation(service, DBSubnetGroupName="covered", PubliclyAccessible=True)
         code, message, _ = refusal(rds.create_db_instance, **wrong)
         assert code == "InvalidVPCNetworkStateFault" and "no internet gateway" in message
+        assert refusal(ec2.delete_subnet, SubnetId=subnets[0])[0] == "DependencyViolation"
         rds.delete_db_subnet_group(DBSubnetGroupName="covered")
     finally:
         for subnet in subnets:

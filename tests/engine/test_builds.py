@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from harness.service import free_port
 from mainstay.decide.parameters import FormulaVariables, check_value, evaluate
 from mainstay.engines.builds import Builds
 from mainstay.engines.postgresql.catalogue import Catalogue
@@ -87,8 +88,9 @@ def _running(build: EngineBuild, settings: Settings) -> Iterator[tuple[int, dict
     ]  # fmt: skip
     for command in commands:
         subprocess.run(command, check=True, capture_output=True, env=env, cwd=root, **credentials)
+    port = free_port()
     options = {
-        "unix_socket_directories": root, "listen_addresses": "127.0.0.1", "port": 54999, "fsync": "off",
+        "unix_socket_directories": root, "listen_addresses": "127.0.0.1", "port": port, "fsync": "off",
         "ssl": "on", "ssl_key_file": f"{root}/server.key", "ssl_cert_file": f"{root}/server.crt",
         "shared_preload_libraries": "pg_stat_statements,pgaudit", "wal_compression": "zstd", "jit": "on",
     }  # fmt: skip
@@ -98,7 +100,7 @@ def _running(build: EngineBuild, settings: Settings) -> Iterator[tuple[int, dict
             [str(build.bin_directory / "postgres"), "-D", f"{root}/data", *arguments],
             env=env, cwd=root, stdout=log, stderr=log, **credentials,
         )  # fmt: skip
-    connect = {"host": str(root), "port": 54999, "dbname": "postgres", "user": "admin", "autocommit": True}
+    connect = {"host": str(root), "port": port, "dbname": "postgres", "user": "admin", "autocommit": True}
     try:
         deadline = time.monotonic() + 30
         while True:
@@ -122,7 +124,7 @@ def test_a_build_runs_with_its_own_libraries_tls_and_trusted_extensions(settings
     assert build.major == major
     with _running(build, settings) as (process_id, connect):
         with psycopg.connect(**connect) as admin:
-            admin.execute("CREATE ROLE master LOGIN CREATEDB CREATEROLE")
+            admin.execute("CREATE ROLE master LOGIN CREATEDB CREATEROLE; CREATE ROLE rds_superuser ROLE master")
             admin.execute("GRANT CREATE ON DATABASE postgres TO master")
             admin.execute("SET jit_above_cost = 0; SELECT count(*) FROM generate_series(1, 1000)")
             version = admin.execute("SHOW server_version").fetchone()
@@ -135,6 +137,7 @@ def test_a_build_runs_with_its_own_libraries_tls_and_trusted_extensions(settings
                     master.execute(f'CREATE EXTENSION "{extension}" CASCADE')
             master.execute("CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1')")
             assert master.execute("SELECT count(*) > 0 FROM pg_stat_statements").fetchone() == (True,)
+            master.execute("SELECT pg_stat_statements_reset()")
             for extension in ("file_fdw", "pageinspect"):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     master.execute(f"CREATE EXTENSION {extension}")

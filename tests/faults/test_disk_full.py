@@ -17,7 +17,7 @@ from harness.service import Service, eventually
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.slow,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(600),
     pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root"),
 ]
 

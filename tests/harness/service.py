@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shlex
 import shutil
@@ -22,15 +23,19 @@ import boto3
 import psycopg
 from botocore.config import Config
 
+from harness.memory import memory_or
 from mainstay.engines.builds import Builds
 from mainstay.host.layout import lock_path
 from mainstay.host.locks import holder
+from mainstay.host.volumes.mounts import MNT_DETACH, mounts_below, unmount
 from mainstay.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MAINSTAY = (sys.executable, "-c", "from mainstay.cli.main import main; main()")
+MAINSTAY = ("-c", "from mainstay.cli.main import main; main()")
 PASSWORD = "correct-horse-7"
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0
+HOMES = memory_or(Path("/var/tmp"))
+"""Where test services live."""
 
 
 def eventually(condition: Callable[[], Any], *, timeout_s: float = TIMEOUT_S, interval_s: float = 0.05) -> Any:
@@ -46,20 +51,31 @@ def eventually(condition: Callable[[], Any], *, timeout_s: float = TIMEOUT_S, in
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody uses now, and that the kernel gives to nobody while its owner restarts."""
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(10_000, max(first_given, 11_000))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def new_home() -> Path:
+    """An empty directory."""
+    # Not below pytest's directory: that is closed to the user that engines run as when we are root.
+    home = Path(tempfile.mkdtemp(prefix="mainstay-test-", dir=HOMES))
+    home.chmod(0o711)
+    return home
 
 
 class Service:
     """`mainstay up` in a home of its own. Use as a context manager; the home is removed at the end."""
 
+    python = sys.executable
+    """What the service's processes run in."""
+
     def __init__(self, **settings: str) -> None:
-        # Not below pytest's directory: that is closed to the user that engines run as when we are root.
-        self.home = Path(tempfile.mkdtemp(prefix="mainstay-test-", dir="/var/tmp"))
-        self.home.chmod(0o711)
+        self.home = new_home()
         builds = os.environ.get("MAINSTAY_ENGINES") or str(load_settings({}).builds)
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAINSTAY_"))
@@ -84,6 +100,9 @@ class Service:
     def __exit__(self, *_: object) -> None:
         self.cli("down")
         runtime = self.settings.runtime
+        for mount in reversed(mounts_below(self.home)):  # what a failing test has left; its data is not worth keeping
+            if mount.point != self.home:
+                unmount(mount.point, MNT_DETACH)
         shutil.rmtree(self.home)
         shutil.rmtree(runtime, ignore_errors=True)
         for controller in ("memory", "cpu", ""):
@@ -98,13 +117,18 @@ class Service:
     @property
     def engine_version(self) -> str:
         """The newest PostgreSQL that is installed for Mainstay itself."""
-        own = [build for build in Builds(self.settings).installed() if build.origin == "installed"]
+        own = [build for build in Builds(self.settings).of("postgres") if build.origin == "installed"]
         return max(own, key=lambda build: [int(part) for part in build.version.split(".")]).version
 
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Runs the `mainstay` command."""
         done = subprocess.run(
-            [*MAINSTAY, *arguments], env=self.environment, capture_output=True, text=True, timeout=120, check=False
+            [self.python, *MAINSTAY, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
         if check and done.returncode != 0:
             raise AssertionError(f"mainstay {' '.join(arguments)}: {done.stdout}{done.stderr}{self.log_tail()}")
@@ -140,6 +164,7 @@ class Service:
             "AllocatedStorage": 20,
             "MasterUsername": "app",
             "MasterUserPassword": PASSWORD,
+            "BackupRetentionPeriod": 0,  # where backups are not the subject
             **members,
         }
         rds.create_db_instance(DBInstanceIdentifier=identifier, **wanted)

@@ -364,4 +364,4 @@ def test_deep_json_is_refused_not_followed() -> None:
 
 
 def test_the_shared_models_serve_what_is_listed() -> None:
-    assert MODELS.served == {"rds": "rds", "ec2": "ec2", "iam": "iam", "sts": "sts"}
+    assert {name: name for name in ("rds", "ec2", "iam", "kms", "sts", "secretsmanager")} == MODELS.served

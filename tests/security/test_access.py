@@ -1,109 +1,24 @@
-"""Who may call the AWS front over real HTTP: AWS's code and status for every way of not being allowed."""
+"""Who may call the AWS front over real HTTP. Signatures are in test_refusals.py, conditions in test_conditions.py."""
 
 from __future__ import annotations
 
-import datetime
 import json
+import re
 import secrets
 import socket
+import ssl
 import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
-from botocore.auth import SigV4Auth
-from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from harness.access import Key, allow, document_of, refused, root_key, send, signed, told
 from harness.service import Service
 from mainstay.protocol.aws.limits import BODY_BYTES_MAX
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
-
-FORMS = {
-    "rds": "Action=DescribeDBInstances&Version=2014-10-31",
-    "ec2": "Action=DescribeVpcs&Version=2016-11-15",
-    "iam": "Action=ListUsers&Version=2010-05-08",
-    "sts": "Action=GetCallerIdentity&Version=2011-06-15",
-}
-Key = tuple[str, str]
-
-
-def root_key(service: Service) -> Key:
-    return service.variables["AWS_ACCESS_KEY_ID"], service.variables["AWS_SECRET_ACCESS_KEY"]
-
-
-def signed(service: Service, name: str, key: Key, *, body: str = "") -> AWSRequest:
-    """A correctly signed POST of the service's simplest call."""
-    request = AWSRequest(
-        method="POST",
-        url=service.variables["AWS_ENDPOINT_URL"] + "/",
-        data=body or FORMS[name],
-        headers={"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"},
-    )
-    SigV4Auth(Credentials(*key), name, "us-east-1").add_auth(request)
-    return request
-
-
-def send(request: AWSRequest) -> tuple[int, str]:
-    data = request.data.encode() if isinstance(request.data, str) else request.data
-    plain = urllib.request.Request(request.url, data, dict(request.headers), method="POST")  # noqa: S310 - our own
-    try:
-        with urllib.request.urlopen(plain, timeout=10) as answer:  # noqa: S310 - our own
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-
-
-@pytest.mark.parametrize("name", FORMS)
-def test_signatures_that_are_not_right(service: Service, name: str) -> None:
-    key = root_key(service)
-    mismatch = "AuthFailure" if name == "ec2" else "SignatureDoesNotMatch"
-    assert send(signed(service, name, key))[0] == 200
-    wrong = send(signed(service, name, (key[0], "x" * 40)))
-    assert wrong[0] in (401, 403) and mismatch in wrong[1], wrong
-    altered = signed(service, name, key)
-    altered.data = FORMS[name] + "&MaxRecords=21"
-    answer = send(altered)
-    assert answer[0] in (401, 403) and mismatch in answer[1], answer
-    stale = signed(service, name, key)
-    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(minutes=16)
-    stale.headers.replace_header("X-Amz-Date", past.strftime("%Y%m%dT%H%M%SZ"))
-    assert 400 <= send(stale)[0] < 500
-    unknown = send(signed(service, name, ("AKIA" + "Q" * 16, key[1])))
-    assert unknown[0] in (401, 403), unknown
-    unsigned = signed(service, name, key)
-    del unsigned.headers["Authorization"]
-    answer = send(unsigned)
-    assert answer[0] in (400, 401, 403) and ("MissingAuthenticationToken" in answer[1] or name == "ec2"), answer
-    unhosted = signed(service, name, key)
-    text = unhosted.headers["Authorization"].replace("host;", "").replace(";host", "")
-    unhosted.headers.replace_header("Authorization", text)
-    assert 400 <= send(unhosted)[0] < 500
-
-
-@pytest.fixture
-def user(service: Service) -> Iterator[tuple[str, Key]]:
-    """A user without any permission, and its key."""
-    iam = service.client("iam")
-    name = f"u{secrets.token_hex(4)}"
-    iam.create_user(UserName=name)
-    key = iam.create_access_key(UserName=name)["AccessKey"]
-    yield name, (key["AccessKeyId"], key["SecretAccessKey"])
-    for policy in iam.list_user_policies(UserName=name)["PolicyNames"]:
-        iam.delete_user_policy(UserName=name, PolicyName=policy)
-    for one in iam.list_access_keys(UserName=name)["AccessKeyMetadata"]:
-        iam.delete_access_key(UserName=name, AccessKeyId=one["AccessKeyId"])
-    iam.delete_user(UserName=name)
-
-
-def allow(service: Service, name: str, *statements: dict[str, Any]) -> None:
-    document = {"Version": "2012-10-17", "Statement": [{"Resource": "*", **one} for one in statements]}
-    service.client("iam").put_user_policy(UserName=name, PolicyName="p", PolicyDocument=json.dumps(document))
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 
 def outcome(service: Service, key: Key, token: str | None = None) -> tuple[int, str]:
@@ -140,26 +55,105 @@ def test_policies_decide(service: Service, user: tuple[str, Key]) -> None:
     assert outcome(service, key) == (403, "InvalidClientTokenId")
 
 
-def test_assumed_role_is_confined_by_its_session_policy(service: Service) -> None:
-    iam = service.client("iam")
-    name = f"r{secrets.token_hex(4)}"
-    trust = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
-    document = {"Version": "2012-10-17", "Statement": [trust]}
-    role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=json.dumps(document))["Role"]["Arn"]
-    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-    iam.put_role_policy(RoleName=name, PolicyName="p", PolicyDocument=json.dumps(everything))
-    narrow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "iam:List*", "Resource": "*"}]}
-    sts = service.client("sts")
+def test_conditions_on_the_user_agent(service: Service, user: tuple[str, Key]) -> None:
+    name, key = user
+    like = {"StringLike": {"aws:UserAgent": "trusted-tool/*"}}
+    allow(service, name, {"Effect": "Allow", "Action": "rds:Describe*", "Condition": like})
+    assert send(told(signed(service, "rds", key), User_Agent="trusted-tool/1.0 linux"))[0] == 200
+    assert refused(told(signed(service, "rds", key), User_Agent="other/1.0")) == (403, "AccessDenied")
+    everywhere = {"Effect": "Allow", "Action": "rds:Describe*"}
+    allow(service, name, everywhere, {"Effect": "Deny", "Action": "*", "Condition": like})
+    assert refused(told(signed(service, "rds", key), User_Agent="trusted-tool/2")) == (403, "AccessDenied")
+    assert send(told(signed(service, "rds", key), User_Agent="other/1.0"))[0] == 200
+
+
+def over_tls(required: bool) -> dict[str, Any]:
+    text = "true" if required else "false"
+    return {"Effect": "Allow", "Action": "rds:Describe*", "Condition": {"Bool": {"aws:SecureTransport": text}}}
+
+
+def test_nobody_can_say_that_he_came_another_way_than_he_did(service: Service, user: tuple[str, Key]) -> None:
+    name, key = user
+    claims = {"X_Forwarded_For": "192.0.2.9", "X_Forwarded_Proto": "https", "Forwarded": "for=192.0.2.9;proto=https"}
+    elsewhere = {"IpAddress": {"aws:SourceIp": "192.0.2.0/24"}}
+    allow(service, name, {"Effect": "Allow", "Action": "rds:Describe*", "Condition": elsewhere})
+    assert refused(told(signed(service, "rds", key), **claims)) == (403, "AccessDenied")
+    allow(service, name, over_tls(True))
+    assert refused(told(signed(service, "rds", key), **claims)) == (403, "AccessDenied")
+    allow(service, name, over_tls(False))
+    assert send(told(signed(service, "rds", key), **claims))[0] == 200
+
+
+def outer_address() -> str:
+    """An address of this machine that is not loopback; nothing is sent to find it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has only loopback addresses")
+        return str(probe.getsockname()[0])
+
+
+def test_off_loopback_the_api_speaks_tls_and_policies_see_it() -> None:
+    with Service(listen=outer_address()) as service:
+        assert service.variables["AWS_ENDPOINT_URL"].startswith("https://")
+        trusting = ssl.create_default_context(cafile=service.variables["MAINSTAY_CA_BUNDLE"])
+        root = root_key(service)
+
+        def do(name: str, body: str) -> str:
+            status, text = send(signed(service, name, root, body=body), trusting)
+            assert status == 200, text
+            return text
+
+        do("iam", "Action=CreateUser&UserName=u&Version=2010-05-08")
+        made = do("iam", "Action=CreateAccessKey&UserName=u&Version=2010-05-08")
+        key = tuple(re.findall(rf"<{name}>([^<]+)<", made)[0] for name in ("AccessKeyId", "SecretAccessKey"))
+        for required, expected in ((True, 200), (False, 403)):
+            document = json.dumps({"Version": "2012-10-17", "Statement": [{"Resource": "*", **over_tls(required)}]})
+            members = {"UserName": "u", "PolicyName": "p", "PolicyDocument": document, "Version": "2010-05-08"}
+            do("iam", urlencode({"Action": "PutUserPolicy", **members}))
+            assert send(signed(service, "rds", (key[0], key[1])), trusting)[0] == expected
+        with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
+            send(signed(service, "rds", root))
+
+
+def test_a_tag_of_the_resource_decides(service: Service, user: tuple[str, Key]) -> None:
+    name, key = user
+    root, rds = service.client("rds"), service.client("rds", key=key)
+    family = root.describe_db_engine_versions(Engine="postgres")["DBEngineVersions"][0]["DBParameterGroupFamily"]
+    groups = {team: f"g{secrets.token_hex(4)}" for team in ("red", "blue")}
+    own = {"StringEquals": {"aws:ResourceTag/team": "red"}}
+    allow(service, name, {"Effect": "Allow", "Action": "rds:*DBParameterGroup", "Condition": own})
     try:
-        for policy, expected in ((everything, (200, "")), (narrow, (403, "AccessDenied"))):
-            got = sts.assume_role(RoleArn=role, RoleSessionName="s1", Policy=json.dumps(policy))["Credentials"]
-            key = (got["AccessKeyId"], got["SecretAccessKey"])
-            assert outcome(service, key, got["SessionToken"]) == expected
-            assert outcome(service, key)[0] == 403
-            assert outcome(service, key, got["SessionToken"][:-8] + "AAAAAAAA")[0] in (400, 403)
+        for team, group in groups.items():
+            root.create_db_parameter_group(
+                DBParameterGroupName=group,
+                DBParameterGroupFamily=family,
+                Description="d",
+                Tags=[{"Key": "team", "Value": team}],
+            )
+        with pytest.raises(ClientError, match="AccessDenied"):
+            rds.delete_db_parameter_group(DBParameterGroupName=groups["blue"])
+        with pytest.raises(ClientError, match="AccessDenied"):  # he may not tag, so he cannot tag it his own
+            arn = f"arn:aws:rds:{rds.meta.region_name}:123456789012:pg:{groups['blue']}"
+            rds.add_tags_to_resource(ResourceName=arn, Tags=[{"Key": "team", "Value": "red"}])
+        rds.delete_db_parameter_group(DBParameterGroupName=groups.pop("red"))
     finally:
-        iam.delete_role_policy(RoleName=name, PolicyName="p")
-        iam.delete_role(RoleName=name)
+        for group in groups.values():
+            root.delete_db_parameter_group(DBParameterGroupName=group)
+
+
+def test_assumed_role_is_confined_by_its_session_policy(service: Service, role: str) -> None:
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    narrow = {"Effect": "Allow", "Action": "iam:List*", "Resource": "*"}
+    sts = service.client("sts")
+    unknown = (403, "InvalidClientTokenId")
+    for policy, expected in ((everything, (200, "")), (narrow, (403, "AccessDenied"))):
+        got = sts.assume_role(RoleArn=role, RoleSessionName="s1", Policy=document_of(policy))["Credentials"]
+        key = (got["AccessKeyId"], got["SecretAccessKey"])
+        assert outcome(service, key, got["SessionToken"]) == expected
+        assert outcome(service, key) == unknown
+        assert outcome(service, key, got["SessionToken"][:-8] + "AAAAAAAA") == unknown
 
 
 def talk(service: Service, content: bytes) -> bytes:

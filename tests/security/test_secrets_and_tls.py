@@ -6,15 +6,18 @@ import socket
 import ssl
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from harness.files import files_below
 from harness.service import Service, eventually
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 FIRST, SECOND = "first-Secret-83642", "second-Secret-99171"
 PUBLIC = ("ca-bundle.pem",)
@@ -50,16 +53,10 @@ def opens(service: Service, instance: dict[str, Any], password: str) -> bool:
     return True
 
 
-def files(root: Path) -> Iterator[Path]:
-    for path in root.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            yield path
-
-
 def private_key_lines(service: Service) -> list[bytes]:
     """One telling line of every private key of the service."""
     found = []
-    for path in files(service.home):
+    for path in files_below(service.home):
         content = path.read_bytes() if path.stat().st_size < 20_000 else b""
         if b"PRIVATE KEY-----" in content:
             pem = content.replace(b"\\n", b"\n").split(b"PRIVATE KEY-----", 1)[1]  # as a file, or within JSON
@@ -72,7 +69,7 @@ def test_no_secret_in_logs_or_the_store(used: tuple[Service, dict[str, Any]]) ->
     service, _ = used
     root = service.variables["AWS_SECRET_ACCESS_KEY"].encode()
     hidden = [FIRST.encode(), SECOND.encode(), root, *private_key_lines(service)]
-    logs = [path for path in files(service.home) if "log" in path.name or "output" in path.name]
+    logs = [path for path in files_below(service.home) if "log" in path.name or "output" in path.name]
     store = list((service.home / "control").glob("store.sqlite*"))
     assert logs and store
     for path in (*logs, *store):
@@ -117,14 +114,32 @@ def test_files_are_closed_to_others(used: tuple[Service, dict[str, Any]]) -> Non
     assert [path for path in open_files(service.settings.runtime) if path.suffix != ".lock"] == []
 
 
-def handshake(instance: dict[str, Any], context: ssl.SSLContext, name: str) -> str | None:
-    """The TLS version that is spoken after PostgreSQL's SSLRequest."""
+@contextmanager
+def speaking_tls(instance: dict[str, Any], context: ssl.SSLContext, name: str) -> Iterator[ssl.SSLSocket]:
+    """TLS with the engine, after PostgreSQL's SSLRequest."""
     address = (instance["Endpoint"]["Address"], instance["Endpoint"]["Port"])
     with socket.create_connection(address, timeout=5) as plain:
         plain.sendall(b"\x00\x00\x00\x08\x04\xd2\x16\x2f")
         assert plain.recv(1) == b"S"
         with context.wrap_socket(plain, server_hostname=name) as client:
-            return client.version()
+            yield client
+
+
+def handshake(instance: dict[str, Any], context: ssl.SSLContext, name: str) -> str | None:
+    """The TLS version that is spoken."""
+    with speaking_tls(instance, context, name) as client:
+        return client.version()
+
+
+def test_the_end_of_the_certificate_is_told(used: tuple[Service, dict[str, Any]]) -> None:
+    service, instance = used
+    context = ssl.create_default_context(cafile=service.variables["MAINSTAY_CA_BUNDLE"])
+    with speaking_tls(instance, context, instance["Endpoint"]["Address"]) as client:
+        shown = client.getpeercert()
+    assert shown is not None
+    told = service.describe("quiet")["CertificateDetails"]["ValidTill"]
+    assert told.timestamp() == ssl.cert_time_to_seconds(str(shown["notAfter"]))
+    assert timedelta(days=364) < told - datetime.now(UTC) < timedelta(days=366)
 
 
 def test_tls(used: tuple[Service, dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from harness.service import PASSWORD, Service, eventually
 from mainstay.engines.builds import Builds
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 MAJORS = ("15", "15-system", "17")
 

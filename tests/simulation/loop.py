@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 from mainstay.host.clock import SimulatedClock
 
 T = TypeVar("T")
+TURN_S = 1e-9
+"""What a turn of the loop takes: without it, who waits for the last bit of a rounded number would wait for ever."""
 
 
 class Killed(BaseException):
@@ -27,7 +29,7 @@ class Lifetime:
     def __init__(self, name: str) -> None:
         self.name = name
         self.alive = True
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}  # in order, so that a run depends on its seed alone
 
     def check(self) -> None:
         """Raises `Killed` in what still runs of a dead process, before it can touch the world."""
@@ -43,11 +45,20 @@ class Lifetime:
     def kill(self) -> None:
         """No more effects from now on; the tasks end as soon as the loop turns."""
         self.alive = False
-        for task in self.tasks:
+        for task in list(self.tasks):
             asyncio.get_running_loop().call_soon(task.cancel)
 
 
 _OWNER: ContextVar[Lifetime | None] = ContextVar("owner", default=None)
+_OWNERS: dict[int, Lifetime] = {}
+"""By id of the task: one that is being thrown away cannot be asked any more."""
+
+
+def unowned() -> Context:
+    """A context for what belongs to none of our processes, whoever sets it off."""
+    context = Context()
+    context.run(_OWNER.set, None)
+    return context
 
 
 class _InstantSelector(selectors.SelectSelector):
@@ -59,8 +70,8 @@ class _InstantSelector(selectors.SelectSelector):
         ready = super().select(0)
         if not ready and timeout is None:
             raise AssertionError("nothing will ever happen: every task waits for another one")
-        if not ready and timeout:
-            self._clock.advance(timeout)
+        if not ready and timeout is not None:
+            self._clock.advance(timeout or TURN_S)
         return ready
 
 
@@ -89,6 +100,9 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
 
     def _note(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        owner = _OWNERS.get(id(context.get("future")))
+        if owner is not None and not owner.alive:
+            return  # nobody of a dead process can ask for the outcome
         if not isinstance(error, Killed):
             self.unexpected.append(error or AssertionError(context["message"]))
 
@@ -97,8 +111,9 @@ def _start_task(loop: asyncio.AbstractEventLoop, coroutine: Any, context: Contex
     task: asyncio.Task[Any] = asyncio.Task(coroutine, loop=loop, context=context)
     owner = context.get(_OWNER) if context is not None and _OWNER in context else _OWNER.get()
     if owner is not None:
-        owner.tasks.add(task)
-        task.add_done_callback(owner.tasks.discard)
+        _OWNERS[id(task)] = owner
+        owner.tasks[task] = None
+        task.add_done_callback(lambda done: owner.tasks.pop(done, None))
     return task
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,10 @@ from botocore.session import get_session
 
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.errors import ApiError
-from simulation.state import end_state
+from simulation.state import check_repositories, end_state
 from simulation.test_crash_points import create, group
 from simulation.test_failing_effects import live
-from simulation.world import TERRAFORM_TAKES, World
+from simulation.world import PATIENT, TERRAFORM_TAKES, World
 
 STEPS = 350
 MODEL = get_session().get_service_model("rds")
@@ -30,6 +31,22 @@ REQUESTS: tuple[tuple[str, dict[str, object]], ...] = (
 )
 
 
+BACKUPS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("ModifyDBInstance", {"DBInstanceIdentifier": "db1", "BackupRetentionPeriod": 3, "ApplyImmediately": True}),
+    ("ModifyDBInstance", {"DBInstanceIdentifier": "db1", "BackupRetentionPeriod": 1}),
+    ("ModifyDBInstance", {"DBInstanceIdentifier": "db1", "BackupRetentionPeriod": 0, "ApplyImmediately": True}),
+    ("CreateDBSnapshot", {"DBInstanceIdentifier": "db1", "DBSnapshotIdentifier": "one"}),
+    ("CreateDBSnapshot", {"DBInstanceIdentifier": "db1", "DBSnapshotIdentifier": "two"}),
+    ("CopyDBSnapshot", {"SourceDBSnapshotIdentifier": "one", "TargetDBSnapshotIdentifier": "copy"}),
+    ("DeleteDBSnapshot", {"DBSnapshotIdentifier": "one"}),
+    ("DeleteDBSnapshot", {"DBSnapshotIdentifier": "two"}),
+    ("DeleteDBSnapshot", {"DBSnapshotIdentifier": "copy"}),
+    ("StopDBInstance", {"DBInstanceIdentifier": "db1", "DBSnapshotIdentifier": "two"}),
+    ("DeleteDBInstance", {"DBInstanceIdentifier": "db1", "FinalDBSnapshotIdentifier": "two"}),
+    ("DeleteDBInstance", {"DBInstanceIdentifier": "db1", "SkipFinalSnapshot": True, "DeleteAutomatedBackups": False}),
+)
+
+
 def allowed(operation: str) -> set[str]:
     """The error shapes of the service model, and the common errors."""
     shapes = {shape.name for shape in MODEL.operation_model(operation).error_shapes}
@@ -37,6 +54,11 @@ def allowed(operation: str) -> set[str]:
 
 
 async def one_request(world: World, draw: random.Random) -> None:
+    if draw.random() < 0.3:
+        operation, request = draw.choices(BACKUPS, [3] * (len(BACKUPS) - 2) + [1, 1])[0]
+        with suppress(ApiError):
+            await world.call(operation, **request)
+        return
     if draw.random() < 0.25:
         name, value = draw.choice((("work_mem", str(draw.randrange(100, 9999))), ("shared_buffers", "4096")))
         method = "immediate" if name == "work_mem" else "pending-reboot"
@@ -71,11 +93,17 @@ def test_a_storm_of_requests_ends_consistent(seed: int, tmp_path: Path) -> None:
                 await world.revive()
             if draw.random() < 0.05:
                 await world.settle()
+            if draw.random() < 0.02:
+                world.clock.advance(draw.choice((3600.0, 86_400.0)))
             if not world.describe():
                 await create(world)
         await world.settle()
+        if not world.describe():
+            await create(world)
+            await world.settle()
         assert set(world.words) <= TERRAFORM_TAKES, set(world.words)
         _check_consistency(world)
+        check_repositories(world)
 
     live(tmp_path, story)
 
@@ -93,7 +121,7 @@ def _check_consistency(world: World) -> None:
     assert instance.change == "" and instance.failure == ""
     assert (status.phase, bool(state["engines"])) in (("running", True), ("stopped", False))
     assert status.phase == instance.target
-    assert {name for name, *_ in state["jobs"]} <= {"apply_pending_modifications", "restart_stopped_db_instance"}
+    assert {name for name, *_ in state["jobs"]} <= PATIENT | {"automated_backups"}
     waiting = [name for name, *_ in state["jobs"]]
     assert ("restart_stopped_db_instance" in waiting) == (status.phase == "stopped")
     assert ("apply_pending_modifications" in waiting) == bool(instance.pending)

@@ -9,22 +9,27 @@ from typing import Any
 import pytest
 
 from mainstay.host.clock import SimulatedClock
+from mainstay.model.db_snapshot import DBInstanceAutomatedBackup
+from mainstay.model.db_subnet_group import DBSubnetGroup
+from mainstay.services.ec2.assembly import default_group
 from simulation.effects import Decision, kill_at, undisturbed
 from simulation.loop import Lifetime, simulate
 from simulation.state import end_state
-from simulation.world import TERRAFORM_TAKES, World
+from simulation.world import SCOPE, TERRAFORM_TAKES, World
 
 Scenario = Callable[[World], Awaitable[None]]
 DAY_S = 24 * 3600.0
 START_WALL = 1_800_000_000.0
 
 
-async def create(world: World) -> None:
-    await world.call(
-        "CreateDBInstance", DBInstanceIdentifier="db1", Engine="postgres", EngineVersion="17.5",
-        DBInstanceClass="db.t3.micro", AllocatedStorage=20, MasterUsername="chief", MasterUserPassword="secret-99",
-        PreferredMaintenanceWindow="sun:05:00-sun:05:30", PreferredBackupWindow="03:00-03:30",
-    )  # fmt: skip
+async def create(world: World, **members: Any) -> None:
+    request = {
+        "DBInstanceIdentifier": "db1", "Engine": "postgres", "EngineVersion": "17.5", "DBInstanceClass": "db.t3.micro",
+        "AllocatedStorage": 20, "MasterUsername": "chief", "MasterUserPassword": "secret-99",
+        "PreferredMaintenanceWindow": "sun:05:00-sun:05:30", "PreferredBackupWindow": "03:00-03:30",
+        "BackupRetentionPeriod": 0,
+    }  # fmt: skip
+    await world.call("CreateDBInstance", **(request | members))
 
 
 async def group(world: World) -> None:
@@ -95,6 +100,30 @@ async def security_group(world: World) -> None:
                      IpProtocol="tcp", FromPort=5432, ToPort=5432, CidrIp="10.1.0.0/16")  # fmt: skip
 
 
+async def other_vpc(world: World) -> None:
+    """A VPC with two subnets and a subnet group "far"; the id of its default security group."""
+    vpc = (await world.call("CreateVpc", service="ec2", CidrBlock="10.9.0.0/16"))["Vpc"]["VpcId"]
+    subnets = [
+        (await world.call("CreateSubnet", service="ec2", VpcId=vpc, CidrBlock=f"10.9.{number}.0/24",
+                          AvailabilityZone=f"us-east-1{letter}"))["Subnet"]["SubnetId"]
+        for number, letter in enumerate("ab")
+    ]  # fmt: skip
+    await world.call("CreateDBSubnetGroup", DBSubnetGroupName="far", DBSubnetGroupDescription="d", SubnetIds=subnets)
+
+
+async def move_to_other_vpc(world: World) -> None:
+    assert world.control is not None
+    with world.control.store.read() as view:
+        far = view.get(DBSubnetGroup, SCOPE, "far")
+        assert far is not None
+        vpc = far.vpc_id
+        group_id = default_group(view, SCOPE, vpc).group_id
+    await modify(world, DBSubnetGroupName="far", VpcSecurityGroupIds=[group_id], PubliclyAccessible=False)
+    moved = world.describe()[0]
+    assert moved["DBSubnetGroup"]["VpcId"] == vpc
+    assert [one["VpcSecurityGroupId"] for one in moved["VpcSecurityGroups"]] == [group_id]
+
+
 async def in_the_window(world: World) -> None:
     await world.call("ModifyDBInstance", DBInstanceIdentifier="db1", DBInstanceClass="db.t3.small")
     await world.settle()
@@ -119,6 +148,100 @@ async def delete_while_creating(world: World) -> None:
     await delete(world)
 
 
+async def create_with_backups(world: World) -> None:
+    await create(world, BackupRetentionPeriod=1)
+
+
+async def snapshot(world: World) -> None:
+    await world.call("CreateDBSnapshot", DBInstanceIdentifier="db1", DBSnapshotIdentifier="one")
+
+
+async def backups_on(world: World) -> None:
+    await modify(world, BackupRetentionPeriod=7)
+
+
+async def backups_off(world: World) -> None:
+    await modify(world, BackupRetentionPeriod=0)
+
+
+async def nightly(world: World) -> None:
+    world.clock.advance(DAY_S)
+    await world.tick()
+    await world.settle()
+
+
+async def three_nights(world: World) -> None:
+    """The oldest backup goes when it is out of the retention period."""
+    for _ in range(3):
+        await nightly(world)
+
+
+async def delete_snapshot(world: World) -> None:
+    await world.call("DeleteDBSnapshot", DBSnapshotIdentifier="one")
+
+
+async def restore_snapshot(world: World) -> None:
+    await world.call("RestoreDBInstanceFromDBSnapshot", DBInstanceIdentifier="db2", DBSnapshotIdentifier="one",
+                     BackupRetentionPeriod=0)  # fmt: skip
+
+
+async def restore_latest(world: World) -> None:
+    await world.call("RestoreDBInstanceToPointInTime", SourceDBInstanceIdentifier="db1",
+                     TargetDBInstanceIdentifier="db2", UseLatestRestorableTime=True,
+                     BackupRetentionPeriod=0)  # fmt: skip
+
+
+async def delete_with_final_snapshot(world: World) -> None:
+    await world.call("DeleteDBInstance", DBInstanceIdentifier="db1", FinalDBSnapshotIdentifier="last")
+
+
+async def delete_retaining(world: World) -> None:
+    await world.call("DeleteDBInstance", DBInstanceIdentifier="db1", SkipFinalSnapshot=True,
+                     DeleteAutomatedBackups=False)  # fmt: skip
+
+
+async def expire_retained(world: World) -> None:
+    world.clock.advance(2 * DAY_S)
+    await world.tick()
+    await world.settle()
+
+
+async def stop_with_snapshot(world: World) -> None:
+    await world.call("StopDBInstance", DBInstanceIdentifier="db1", DBSnapshotIdentifier="one")
+
+
+async def delete_while_snapshotting(world: World) -> None:
+    await snapshot(world)
+    await delete(world)
+
+
+async def copy_elsewhere(world: World) -> None:
+    await world.call("CopyDBSnapshot", region="us-west-2", TargetDBSnapshotIdentifier="copy",
+                     SourceDBSnapshotIdentifier=f"arn:aws:rds:us-east-1:{SCOPE.account_id}:snapshot:one")  # fmt: skip
+
+
+async def replicate(world: World) -> None:
+    """Its backups follow in another region: a backup, then the log behind it."""
+    await world.call("StartDBInstanceAutomatedBackupsReplication", region="us-west-2",
+                     SourceDBInstanceArn=f"arn:aws:rds:us-east-1:{SCOPE.account_id}:db:db1")  # fmt: skip
+    await world.settle()
+    while replicated(world).status == "pending":
+        world.clock.advance(20.0)
+        await world.settle()
+
+
+def replicated(world: World) -> DBInstanceAutomatedBackup:
+    assert world.control is not None
+    with world.control.store.read() as view:
+        (found,) = [one for one in view.scan(DBInstanceAutomatedBackup) if one.copy_of is not None]
+    return found
+
+
+async def stop_replication(world: World) -> None:
+    await world.call("StopDBInstanceAutomatedBackupsReplication", region="us-west-2",
+                     SourceDBInstanceArn=f"arn:aws:rds:us-east-1:{SCOPE.account_id}:db:db1")  # fmt: skip
+
+
 SCENARIOS: dict[str, tuple[tuple[Scenario, ...], Scenario]] = {
     "create": ((), create),
     "modify_class": ((create,), larger),
@@ -137,6 +260,27 @@ SCENARIOS: dict[str, tuple[tuple[Scenario, ...], Scenario]] = {
     "static_parameter": ((create, group), static_parameter_and_reboot),
     "security_group": ((create,), security_group),
     "maintenance_window": ((create,), in_the_window),
+    "move_to_other_vpc": ((create, other_vpc), move_to_other_vpc),
+    "create_with_backups": ((), create_with_backups),
+    "snapshot": ((create,), snapshot),
+    "snapshot_beside_backups": ((create_with_backups,), snapshot),
+    "backups_on": ((create,), backups_on),
+    "backups_off": ((create_with_backups,), backups_off),
+    "backups_off_beside_snapshot": ((create_with_backups, snapshot), backups_off),
+    "nightly": ((create_with_backups,), nightly),
+    "expiry": ((create_with_backups, nightly), three_nights),
+    "delete_snapshot": ((create, snapshot), delete_snapshot),
+    "restore_snapshot": ((create, snapshot), restore_snapshot),
+    "restore_latest": ((create_with_backups,), restore_latest),
+    "delete_with_backups": ((create_with_backups,), delete),
+    "delete_with_final_snapshot": ((create_with_backups,), delete_with_final_snapshot),
+    "delete_retaining": ((create_with_backups,), delete_retaining),
+    "expire_retained": ((create_with_backups, delete_retaining), expire_retained),
+    "delete_while_snapshotting": ((create_with_backups,), delete_while_snapshotting),
+    "copy_elsewhere": ((create, snapshot), copy_elsewhere),
+    "replicate": ((create_with_backups,), replicate),
+    "stop_replication": ((create_with_backups, replicate), stop_replication),
+    "stop_with_snapshot": ((create,), stop_with_snapshot),
 }
 
 
@@ -172,6 +316,7 @@ class Prepared:
         states: list[dict[str, Any]] = []
 
         async def live() -> None:
+            world.host.resume()
             world.up()
             await world.settle()
             world.words.clear()

@@ -9,14 +9,18 @@ import tempfile
 from copy import copy
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
-from mainstay.agent.keeper import Keeper, KeeperTools
+from mainstay.agent.actions import KeeperTools
+from mainstay.agent.instances import Instances
+from mainstay.agent.keeper import Keeper
 from mainstay.agent.process import Agent
 from mainstay.control.access_lists import AccessListPusher
+from mainstay.control.encryption_keys import KeyWatcher
 from mainstay.control.fleet import RpcFleet
+from mainstay.control.volumes import VolumeKeeper
 from mainstay.engines.postgresql.rules import PostgresqlRules
 from mainstay.engines.registry import Engines
 from mainstay.host.certificates import CertificateAuthorities
@@ -25,40 +29,62 @@ from mainstay.host.clock import SimulatedClock
 from mainstay.host.randomness import SeededRandomness
 from mainstay.host.vault import Vault
 from mainstay.model.capacity import HostCapacity
-from mainstay.model.errors import MainstayError, Transient
+from mainstay.model.errors import ApiError, MainstayError, Transient
 from mainstay.model.node import NodePhase
 from mainstay.model.records import Scope
+from mainstay.model.repository_job import JobStatus, RepositoryJob
 from mainstay.services import ec2
 from mainstay.services.ec2.changes import AccessListListener
+from mainstay.services.kms import api as kms
+from mainstay.services.kms.changes import KeyStateListener
 from mainstay.services.operations import Call, Caller
 from mainstay.services.rds import api as rds
+from mainstay.services.secretsmanager import api as secretsmanager
 from mainstay.settings import Settings
 from mainstay.store import Job
 from mainstay.workflows.engine import Tools, Worker
 from mainstay.workflows.fleet import Fleet
 from mainstay.workflows.programs import PROGRAMS
+from simulation.archive import SimulatedArchiver, SimulatedRepositories
 from simulation.effects import Effects
 from simulation.loop import Killed, Lifetime
+from simulation.repositories import JobRunner
 from simulation.twins import (
     DEFINITIONS,
     Host,
     SimulatedBuilds,
     SimulatedDriver,
     SimulatedJournal,
+    SimulatedLeases,
     SimulatedRoutes,
     SimulatedShims,
     SimulatedStore,
     SimulatedUser,
 )
+from simulation.volumes import REPORTS
 
 SETTINGS = Settings(home=Path("/simulated"))
 SCOPE = Scope(SETTINGS.account_id, "us-east-1")
 GIB = 1 << 30
+ROOT = f"arn:aws:iam::{SETTINGS.account_id}:root"
 TICK_S = 0.05
 CALL_TIMEOUT_S = 30.0
 RESTART_S = 0.3
-PATIENT = frozenset({"apply_pending_modifications", "restart_stopped_db_instance"})
-SERVICES = {"rds": rds.operations, "ec2": ec2.operations}
+PATIENT = frozenset(
+    {
+        "apply_pending_modifications",
+        "restart_stopped_db_instance",
+        "await_secret_rotation",
+        "purge_secret",
+        "await_kms_key_rotation",
+        "delete_kms_key",
+    }
+)
+PATIENT_STEPS = frozenset({"await_time", "expire_retained"})
+"""Of timers that also work: they only wait if nothing is due soon."""
+SOON_S = 10.0
+SERVICES = {"rds": rds.operations, "ec2": ec2.operations, "secretsmanager": secretsmanager.operations,
+            "kms": kms.operations}  # fmt: skip
 TERRAFORM_TAKES = frozenset(
     """available storage-optimization stopped backing-up configuring-enhanced-monitoring configuring-log-exports
     configuring-iam-database-auth creating maintenance modifying moving-to-vpc rebooting renaming
@@ -104,6 +130,7 @@ class SimulatedAgent(Agent):
             with host.effects.one(self.life, "files.give"):
                 pass
 
+        self._instances = Instances(SimulatedLeases(host, self.life), world.clock)
         self._tools = KeeperTools(
             journal=SimulatedJournal(host, self.life),
             shims=SimulatedShims(host, self.life, self._process_ended),
@@ -111,14 +138,27 @@ class SimulatedAgent(Agent):
             routes=SimulatedRoutes(host, self.life),
             builds=world.builds,  # type: ignore[arg-type]
             user=SimulatedUser(pwd.getpwuid(0).pw_name, given=given),
+            repositories=SimulatedRepositories(host, self.life),  # type: ignore[arg-type]
             clock=world.clock,
             report=self._report,
+            archiver=SimulatedArchiver,
         )
+        self._jobs = JobRunner(host, self.life, self._report_job)  # type: ignore[assignment]
 
     async def work(self) -> None:
         """As `Agent.run` does it."""
-        for spec in self._tools.journal.specs():
-            self._keep(spec)
+        self.keep_all()
+        self._jobs.resume()
+
+    def jobs(self) -> list[JobStatus]:
+        return self._jobs.statuses()
+
+    async def start_job(self, params: Any) -> None:
+        """A small twin of the agent's repository jobs."""
+        self._jobs.start(msgspec.convert(params, RepositoryJob))
+
+    async def forget_job(self, params: Any) -> None:
+        self._jobs.forget(params["job_id"])
 
     @property
     def keepers(self) -> dict[str, Keeper]:
@@ -160,13 +200,14 @@ class Control:
         self.life = Lifetime("control")
         self._world = world
         self.store = SimulatedStore(world.directory / "store.sqlite", world.effects, self.life)
-        self.fleet = RpcFleet(Path("agent.sock"), self._node_changed)
+        self.fleet = RpcFleet(Path("agent.sock"), self._node_changed, lambda subject: self.worker.wake(subject))
         self.fleet._client = Line(world, self.life)  # type: ignore[assignment]
         self.vault = Vault(b"k" * 32, SeededRandomness(7))
         registry = Engines(world.builds, {"postgres": PostgresqlRules(lambda _build: DEFINITIONS)})  # type: ignore[arg-type]
         self.tools = Tools(
             store=self.store,
             fleet=self.fleet,
+            proxies=cast(Any, None),  # nobody makes a DB proxy here
             clock=world.clock,
             randomness=SeededRandomness(8),
             settings=SETTINGS,
@@ -176,6 +217,8 @@ class Control:
         )
         self.worker = Worker(PROGRAMS, self.tools)
         self.pusher = AccessListPusher(self.store, world.clock, self.worker)
+        self.volumes = VolumeKeeper(self.tools)
+        self.keys = KeyWatcher(self.store, world.clock, self.volumes, self.worker.wake)
         self.collaborators: dict[type, Any] = {
             Engines: registry,
             CertificateAuthorities: authorities(),
@@ -183,20 +226,26 @@ class Control:
             Vault: self.vault,
             HostCapacity: HostCapacity(memory_bytes=64 * GIB, vcpus=16),
             AccessListListener: self.pusher,
+            KeyStateListener: self.keys,
         }
 
     def _node_changed(self, dbi_resource_id: str) -> None:
+        self.volumes.look(dbi_resource_id)
         self.worker.wake(f"db:{dbi_resource_id}")
 
     def start(self) -> None:
         self.life.run(self.worker.run())
         self.life.run(self.pusher.run())
+        self.life.run(self.volumes.run())
+        self.life.run(self.keys.run())
 
     def connected(self, agent: SimulatedAgent | None) -> None:
         """The line to this agent is up, or (None) down."""
         self.fleet._state(agent is not None)
         if agent is not None:
+            self.fleet._notice("volume_drivers", msgspec.to_builtins(REPORTS))
             self.fleet._notice("nodes", msgspec.json.decode(msgspec.json.encode(agent.statuses())))
+            self.fleet._notice("jobs", msgspec.json.decode(msgspec.json.encode(agent.jobs())))
 
 
 class World:
@@ -257,29 +306,36 @@ class World:
         with self.control.store.transaction() as tx:
             ec2.ensure_default_vpc(tx, SCOPE, SETTINGS, SeededRandomness(5), self.clock)
 
-    async def call(self, operation: str, *, service: str = "rds", **request: Any) -> Any:
-        """An API call as a patient client makes it: repeated, if the service died before it was committed."""
+    async def call(self, operation: str, *, service: str = "rds", region: str = SCOPE.region, **request: Any) -> Any:
+        """An API call as a patient client makes it: repeated, if the service died before or is not ready."""
         self._calls += 1
         while True:
             assert self.control is not None
             control, before = self.control, self.control.store.commits
             try:
-                return self.attempt(operation, service, request, self._seed * 1000 + self._calls)
+                return self.attempt(operation, service, request, self._seed * 1000 + self._calls, region)
+            except ApiError as error:
+                if error.shape != "ServiceUnavailable":
+                    raise
+                await self.tick()
             except Killed:
                 if control.store.commits > before:
                     return None
                 await self.revive()
                 await self.settle()  # until the agent has reported again, an instance counts as starting
 
-    def attempt(self, operation: str, service: str, request: dict[str, Any], seed: int) -> Any:
+    def attempt(
+        self, operation: str, service: str, request: dict[str, Any], seed: int, region: str = SCOPE.region
+    ) -> Any:
         """One call. The same seed draws the same identifiers."""
         control = self.control
         assert control is not None
         with control.store.transaction() as tx:
             call = Call(
-                caller=Caller(kind="root", account_id=SCOPE.account_id, arn="arn", user_id="root", principal="root",
+                caller=Caller(kind="root", account_id=SCOPE.account_id, arn=ROOT, user_id="root", principal="root",
                               access_key_id="AKIA"),
-                scope=SCOPE, tx=tx, clock=self.clock, randomness=SeededRandomness(seed), settings=SETTINGS,
+                scope=Scope(SCOPE.account_id, region), tx=tx, clock=self.clock, randomness=SeededRandomness(seed),
+                settings=SETTINGS,
                 collaborators=control.collaborators,
             )  # fmt: skip
             result = SERVICES[service].built[operation].handler(call, request)
@@ -292,7 +348,7 @@ class World:
         assert control is not None
         with control.store.read() as view:
             call = Call(
-                caller=Caller(kind="root", account_id=SCOPE.account_id, arn="arn", user_id="root", principal="root",
+                caller=Caller(kind="root", account_id=SCOPE.account_id, arn=ROOT, user_id="root", principal="root",
                               access_key_id="AKIA"),
                 scope=SCOPE, tx=view, clock=self.clock, randomness=SeededRandomness(1), settings=SETTINGS,
                 collaborators=control.collaborators,
@@ -332,7 +388,10 @@ class World:
         return self.agent.statuses()
 
     def _settled(self) -> bool:
-        if any(job.program not in PATIENT for job in self.jobs()):
+        soon = self.clock.wall() + SOON_S
+        if any(
+            job.program not in PATIENT and (job.step not in PATIENT_STEPS or job.due_at < soon) for job in self.jobs()
+        ):
             return False
         phases = (NodePhase.RUNNING, NodePhase.STOPPED)
         return all(
@@ -353,9 +412,13 @@ class World:
         """Another world where everything on disk and every engine is as here; both processes of this one are down."""
         shutil.copytree(self.directory, directory, dirs_exist_ok=True)
         world = World(directory, clock, seed=self._seed + 1)
+        world.host.disks = {name: disk.copy() for name, disk in self.host.disks.items()}
         world.host.engines = {node_id: copy(engine) for node_id, engine in self.host.engines.items()}
         for engine in world.host.engines.values():
             engine.ready_at = clock.monotonic()
+            engine.volume = directory / engine.volume.relative_to(self.directory)
+            world.host.replace_server(engine)
         world.host.routes = dict(self.host.routes)
+        world.host.storage = self.host.storage.copy()
         world.host._pids = self.host._pids
         return world

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mainstay.model.dns_name import is_dns_name
 from mainstay.model.errors import Permanent
+from mainstay.model.records import Scope
 from mainstay.settings import load_settings
+from mainstay.workflows.node_specs import endpoint_name
 
 
 def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> None:
@@ -28,11 +31,38 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
         ("REGION", "mars-1", "mars-1"),
         ("ENDPOINT_PATH", "magic", "magic"),
         ("MEMORY_OVERCOMMIT", "much", "memory_overcommit"),
+        ("OBJECT_STORAGE", "backups", "object_storage"),
+        ("OBJECT_STORAGE", "http://127.0.0.1:9000/b", "object_storage"),
+        ("DNS_ZONE", "a_b.c", "a_b.c"),
+        ("DNS_ZONE", "db.example.com.", "no dot at the end|is not a DNS name"),
+        ("DNS_ZONE", ".".join(["z" * 60] * 3), "DNS name of at most"),
+        ("DNS_LISTEN", "127.0.0.1", "dns_listen"),
+        ("DNS_LISTEN", "localhost:53", "dns_listen"),
+        ("DNS_LISTEN", "127.0.0.1:70000", "dns_listen"),
+        ("DNS_LISTEN", "127.0.0.1:", "dns_listen"),
+        ("DNS_LISTEN", "0.0.0.0:53", "dns_listen"),
+        ("DNS_LISTEN", "[::]:53", "dns_listen"),
     ],
 )
 def test_a_wrong_value_is_named(tmp_path: Path, name: str, value: str, told: str) -> None:
     with pytest.raises(Permanent, match=told):
         load_settings({"MAINSTAY_HOME": str(tmp_path), f"MAINSTAY_{name}": value})
+
+
+def test_names_are_served_nowhere_unless_asked_for(tmp_path: Path) -> None:
+    home = {"MAINSTAY_HOME": str(tmp_path)}
+    assert load_settings(home).dns_place is None
+    assert load_settings({**home, "MAINSTAY_DNS_LISTEN": "127.0.0.1:5354"}).dns_place == ("127.0.0.1", 5354)
+    assert load_settings({**home, "MAINSTAY_DNS_LISTEN": "[2001:db8::1]:53"}).dns_place == ("2001:db8::1", 53)
+
+
+def test_the_longest_zone_leaves_room_for_every_name(tmp_path: Path) -> None:
+    longest = ".".join(["z" * 60, "z" * 60, "z" * 40])
+    settings = load_settings({"MAINSTAY_HOME": str(tmp_path), "MAINSTAY_DNS_ZONE": longest})
+    name = endpoint_name(settings, Scope("123456789012", "us-west-2"), "i" * 63)
+    assert is_dns_name(name) and len(name) == 253
+    with pytest.raises(Permanent, match="dns_zone"):
+        load_settings({"MAINSTAY_HOME": str(tmp_path), "MAINSTAY_DNS_ZONE": longest + "z"})
 
 
 def test_an_unknown_line_and_broken_toml_are_refused(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import msgspec
 
-from mainstay.engines.base import NodeFiles
+from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory, make_private_directory, write_atomically
+from mainstay.host.volumes.mounts import remove_tree
 from mainstay.model.errors import Permanent
-from mainstay.model.node import NodeSpec
+from mainstay.model.node import NodeSpec, without_keys
 
 
 class InEffect(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +23,7 @@ class InEffect(msgspec.Struct, frozen=True, kw_only=True):
     loaded: str = ""
     loaded_by_pid: int = 0
     accounts: str = ""
+    had_data: bool = False
 
 
 class Journal:
@@ -33,9 +35,9 @@ class Journal:
         make_private_directory(directory, mode=0o711)
         make_private_directory(sockets, mode=0o711)
 
-    def files(self, node_id: str) -> NodeFiles:
+    def files(self, node_id: str, *, logs_on_volume: bool = False) -> NodeFiles:
         """Where the node's things are, whether or not they exist yet."""
-        return NodeFiles(root=self._directory / node_id, sockets=self._sockets / node_id)
+        return NodeFiles(root=self._directory / node_id, sockets=self._sockets / node_id, logs_on_volume=logs_on_volume)
 
     def specs(self) -> list[NodeSpec]:
         """Every node's last spec. A spec that cannot be read stops the agent: guessing would be worse."""
@@ -54,10 +56,10 @@ class Journal:
         return found
 
     def write_spec(self, spec: NodeSpec) -> None:
-        """Remembers the spec before anything is done for it."""
+        """Remembers the spec before anything is done for it; of a node with an encrypted volume no key of its data."""
         root = self._directory / spec.node_id
         make_private_directory(root, mode=0o711)
-        write_atomically(root / "spec.json", msgspec.json.encode(spec))
+        write_atomically(root / "spec.json", msgspec.json.encode(without_keys(spec)))
         fsync_directory(self._directory)
 
     def in_effect(self, node_id: str) -> InEffect:
@@ -83,10 +85,7 @@ class Journal:
         for child in root.iterdir():
             if child.name == "spec.json":
                 continue
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
-            else:
-                child.unlink(missing_ok=True)
+            remove_tree(child)  # never through a mount: what is still mounted must be unmounted first
         (root / "spec.json").unlink(missing_ok=True)
         root.rmdir()
         fsync_directory(self._directory)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mainstay.engines.base import NodeFiles
+from mainstay.engines.node_files import NodeFiles
 from mainstay.model.errors import Permanent
 
 PORTION_BYTES_MAX = 1024 * 1024
@@ -17,7 +17,9 @@ NAME_LENGTH_SHOWN = 200
 
 def list_logs(files: NodeFiles) -> list[dict[str, Any]]:
     """Every log file: name relative to the log directory, last change in epoch milliseconds, size in bytes."""
-    found = []
+    found: list[dict[str, Any]] = []
+    if files.logs.is_symlink():  # on a volume the directory that it is in belongs to the engine's user
+        return found
     for path in sorted(files.logs.rglob("*")):
         if path.is_file() and not path.is_symlink():
             stat = path.stat()
@@ -37,6 +39,8 @@ def read_log(files: NodeFiles, name: str, marker: str | None, lines: int | None)
     `marker` "0" reads from the beginning, the marker of an earlier answer reads on, None reads the last lines. Raises
     `Permanent` for a file that is not there and for a marker that is not one of ours.
     """
+    if files.logs.is_symlink():
+        raise Permanent(f"the log directory {files.logs} is a link")
     path = _below(files.logs, name)
     size = path.stat().st_size
     wanted = LINES_DEFAULT if lines is None else lines
@@ -60,6 +64,8 @@ def read_log(files: NodeFiles, name: str, marker: str | None, lines: int | None)
 def prune_logs(files: NodeFiles, older_than: float) -> int:
     """Removes log files last written before `older_than` (epoch seconds); returns how many."""
     removed = 0
+    if files.logs.is_symlink():
+        return removed
     for path in files.logs.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.stat().st_mtime < older_than:
             path.unlink(missing_ok=True)

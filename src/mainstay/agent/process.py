@@ -10,20 +10,29 @@ from typing import Any
 import msgspec
 import structlog
 
+from mainstay.agent.actions import KeeperTools
+from mainstay.agent.instances import Instances
+from mainstay.agent.jobs import Jobs
 from mainstay.agent.journal import Journal
-from mainstay.agent.keeper import Keeper, KeeperTools
+from mainstay.agent.keeper import Keeper
 from mainstay.agent.logs import list_logs, read_log
+from mainstay.agent.repositories import SystemRepositories
 from mainstay.agent.routes import EndpointRoutes
 from mainstay.engines.builds import Builds
 from mainstay.engines.registry import drivers
 from mainstay.host.cgroups import ControlGroups
 from mainstay.host.clock import SystemClock
 from mainstay.host.files import make_private_directory
+from mainstay.host.leases import LocalLeases
 from mainstay.host.processes import engine_user
+from mainstay.host.randomness import SystemRandomness
 from mainstay.host.rpc import RpcClient, RpcServer
 from mainstay.host.shims import SystemShims
+from mainstay.host.volumes import examine_drivers
 from mainstay.model.errors import Permanent
 from mainstay.model.node import NodeSpec, NodeStatus, NodeTarget
+from mainstay.model.repository_job import JobStatus, RepositoryJob
+from mainstay.model.volume import VolumeDriverReport
 from mainstay.settings import Settings
 
 ABSENT_REMEMBERED_MAX = 10_000
@@ -38,6 +47,8 @@ class Agent:
         make_private_directory(settings.home, mode=0o711)
         make_private_directory(settings.home / "agent", mode=0o711)
         make_private_directory(runtime / "shims")
+        self._settings = settings
+        self._volume_drivers: tuple[VolumeDriverReport, ...] | None = None
         self._keepers: dict[str, Keeper] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Deleted nodes, oldest first: a delayed spec of before the deletion must not bring one back.
@@ -51,39 +62,60 @@ class Agent:
                 "nodes": self.nodes,
                 "list_logs": self.list_logs,
                 "read_log": self.read_log,
+                "start_job": self.start_job,
+                "forget_job": self.forget_job,
                 "ping": self.ping,
+                "lock_node": self.lock_node,
+                "unlock_node": self.unlock_node,
                 "stop_engines": self.stop_engines,
             },
-            on_connect=lambda: {"topic": "nodes", "data": msgspec.to_builtins(self.statuses())},
+            on_connect=self._told_on_connect,
         )
+        repositories = SystemRepositories(settings, SystemRandomness())
         self._tools = KeeperTools(
             journal=Journal(settings.home / "agent" / "nodes", runtime / "nodes"),
             shims=SystemShims(runtime / "shims", self._process_ended),
             cgroups=ControlGroups(runtime.name),
             routes=EndpointRoutes(self._endpoint, "relay" if settings.endpoint_path == "relay" else "kernel"),
             builds=Builds(settings),
+            repositories=repositories,
             user=engine_user(settings.engine_user),
             clock=SystemClock(),
             report=self._report,
         )
+        self._jobs = Jobs(
+            repositories, self._drivers, self._leader_of, self._standby_of, self._tools.clock, self._report_job
+        )
+        self._instances = Instances(LocalLeases(settings.home / "agent" / "leases"), self._tools.clock)
 
     async def run(self) -> None:
         """Until SIGTERM. Engines keep running."""
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
-        for spec in self._tools.journal.specs():
-            self._keep(spec)
+        self.keep_all()
         self._endpoint.start()
         await self._server.start()
         log.info("agent.ready", nodes=len(self._keepers))
+        examining = asyncio.create_task(self._examine_drivers())
         await ended.wait()
+        await self._jobs.stop()
+        examining.cancel()
         await self._server.stop()
         await self._endpoint.stop()
+        await self._instances.stop()
         for task in self._tasks.values():
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+
+    def keep_all(self) -> None:
+        """Every node of before. All are known before anything is decided about any of them."""
+        specs = self._tools.journal.specs()
+        for spec in specs:
+            self._keepers[spec.node_id] = self._keeper(spec)
+        for keeper in list(self._keepers.values()):
+            self._begin(keeper)
 
     def statuses(self) -> list[NodeStatus]:
         """What is seen of every node."""
@@ -115,20 +147,46 @@ class Agent:
         elif spec.generation > keeper.spec.generation:
             self._tools.journal.write_spec(spec)
             keeper.update(spec)
+        else:
+            keeper.take_keys(spec)
+
+    async def lock_node(self, params: Any) -> None:
+        """Takes the key of the node's volume away: {"node_id"}. Its engine gets errors at once and is stopped then."""
+        await self._keepers[self._known(params["node_id"])].lock()
+
+    async def unlock_node(self, params: Any) -> None:
+        """Opens the node's volume: {"node_id", "key"}; its engine is started then. A wrong key is refused."""
+        await self._keepers[self._known(params["node_id"])].unlock(str(params["key"]))
 
     async def stop_engines(self, _params: Any) -> None:
         """Stops every engine of this host, for `mainstay down`. Their specs stay: the next agent starts them again."""
+        await self._jobs.stop()
+        await self._instances.stop()
         for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*(keeper.stop_now() for keeper in self._keepers.values()))
+        # Who leads goes first, so that its shutdown can hand its standby and replicas everything.
+        for wave in self._instances.by_depth():
+            await asyncio.gather(*(keeper.stop_now() for keeper in wave))
+
+    async def start_job(self, params: Any) -> None:
+        """Begins work on a repository; see `Jobs`."""
+        try:
+            job = msgspec.convert(params, RepositoryJob)
+        except msgspec.ValidationError as error:
+            raise Permanent(f"not a repository job: {error}") from error
+        self._jobs.start(job)
+
+    async def forget_job(self, params: Any) -> None:
+        """Ends a job; see `Jobs`."""
+        await self._jobs.forget(params["job_id"])
 
     async def list_logs(self, params: Any) -> Any:
         """Log files of a node: [{"name", "last_written_ms", "size_bytes"}]."""
-        return await asyncio.to_thread(list_logs, self._tools.journal.files(self._known(params["node_id"])))
+        return await asyncio.to_thread(list_logs, self._keepers[self._known(params["node_id"])].hands.files)
 
     async def read_log(self, params: Any) -> Any:
         """A portion of a log file."""
-        files = self._tools.journal.files(self._known(params["node_id"]))
+        files = self._keepers[self._known(params["node_id"])].hands.files
         return await asyncio.to_thread(read_log, files, params["name"], params.get("marker"), params.get("lines"))
 
     def _known(self, node_id: str) -> str:
@@ -136,10 +194,18 @@ class Agent:
             raise Permanent(f"no node {node_id!r} on this host")
         return node_id
 
+    def _keeper(self, spec: NodeSpec) -> Keeper:
+        keeper = Keeper(spec, self._drivers[spec.engine], self._tools, self._instances.leads)
+        self._instances.add(keeper)
+        return keeper
+
+    def _begin(self, keeper: Keeper) -> None:
+        self._tasks[keeper.spec.node_id] = asyncio.create_task(self._run(keeper))
+        self._instances.begin(keeper.spec.dbi_resource_id)
+
     def _keep(self, spec: NodeSpec) -> None:
-        keeper = Keeper(spec, self._drivers[spec.engine], self._tools)
-        self._keepers[spec.node_id] = keeper
-        self._tasks[spec.node_id] = asyncio.create_task(self._run(keeper))
+        keeper = self._keepers[spec.node_id] = self._keeper(spec)
+        self._begin(keeper)
 
     async def _run(self, keeper: Keeper) -> None:
         node_id = keeper.spec.node_id
@@ -151,6 +217,7 @@ class Agent:
                 await asyncio.sleep(1.0)
                 continue
             del self._keepers[node_id], self._tasks[node_id]
+            await self._instances.remove(keeper)
             self._remember_absent(node_id)
             self._server.notify("gone", node_id)
             return
@@ -160,8 +227,34 @@ class Agent:
         if len(self._absent) > ABSENT_REMEMBERED_MAX:
             del self._absent[next(iter(self._absent))]
 
+    def _told_on_connect(self) -> list[dict[str, Any]]:
+        """What whoever connects is told first; the nodes come last, since with them it is complete."""
+        return [
+            {"topic": "volume_drivers", "data": msgspec.to_builtins(self._volume_drivers)},
+            {"topic": "jobs", "data": msgspec.to_builtins(self._jobs.statuses())},
+            {"topic": "nodes", "data": msgspec.to_builtins(self.statuses())},
+        ]
+
+    async def _examine_drivers(self) -> None:
+        """Finds out in the background which volumes this host can have: nobody waits for it but a new instance."""
+        directory = self._settings.home / "agent"
+        self._volume_drivers = await asyncio.to_thread(examine_drivers, directory)
+        self._server.notify("volume_drivers", msgspec.to_builtins(self._volume_drivers))
+        log.info("agent.volume_drivers", usable=[one.driver for one in self._volume_drivers if one.usable])
+
     def _report(self, status: NodeStatus) -> None:
         self._server.notify("node", msgspec.to_builtins(status))
+
+    def _report_job(self, status: JobStatus) -> None:
+        self._server.notify("job", msgspec.to_builtins(status))
+
+    def _leader_of(self, node_id: str) -> Keeper | None:
+        keeper = self._keepers.get(node_id)
+        return None if keeper is None else self._instances.leader(keeper.spec.dbi_resource_id)
+
+    def _standby_of(self, node_id: str) -> Keeper | None:
+        keeper = self._keepers.get(node_id)
+        return None if keeper is None else self._instances.standby(keeper.spec.dbi_resource_id)
 
     def _process_ended(self, node_id: str, exit_code: int | None) -> None:
         if (keeper := self._keepers.get(node_id)) is not None:

@@ -14,10 +14,10 @@ from mainstay.model.route import Route
 class Routes(Protocol):
     """The endpoint process, seen from a keeper. All three may be repeated."""
 
-    async def publish(self, spec: NodeSpec) -> None:
-        """Clients connect to this node, under the spec's access list and epoch."""
+    async def publish(self, spec: NodeSpec, epoch: int) -> None:
+        """Clients connect to this node, under the spec's access list; connections of an older epoch end."""
 
-    async def hold(self, spec: NodeSpec) -> None:
+    async def hold(self, spec: NodeSpec, epoch: int) -> None:
         """There is no node to connect to for the moment: new connections wait."""
 
     async def withdraw(self, spec: NodeSpec) -> None:
@@ -31,24 +31,25 @@ class EndpointRoutes:
         self._client = client
         self._path = path
 
-    async def publish(self, spec: NodeSpec) -> None:
-        await self._put(spec, spec.listen_address)
+    async def publish(self, spec: NodeSpec, epoch: int) -> None:
+        await self._put(spec, epoch, spec.listen_address)
 
-    async def hold(self, spec: NodeSpec) -> None:
-        await self._put(spec, None)
+    async def hold(self, spec: NodeSpec, epoch: int) -> None:
+        await self._put(spec, epoch, None)
 
     async def withdraw(self, spec: NodeSpec) -> None:
         await self._client.call("remove_route", {"endpoint_id": spec.endpoint.endpoint_id})
 
-    async def _put(self, spec: NodeSpec, target: str | None) -> None:
+    async def _put(self, spec: NodeSpec, epoch: int, target: str | None) -> None:
         route = Route(
             endpoint_id=spec.endpoint.endpoint_id,
             address=spec.endpoint.address,
             port=spec.endpoint.port,
             target_address=target,
             target_port=spec.port,
-            epoch=spec.epoch,
+            epoch=epoch,
             admits=spec.endpoint.admits,
             path=self._path,
+            name=spec.endpoint.name,
         )
         await self._client.call("put_route", msgspec.to_builtins(route))

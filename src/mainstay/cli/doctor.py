@@ -13,9 +13,12 @@ import psutil
 from rich.console import Console
 from rich.markup import escape
 
+from mainstay.backups.objects import probe_object_storage
 from mainstay.cli.service import healthy
 from mainstay.engines.builds import Builds
 from mainstay.host.cgroups import ControlGroups
+from mainstay.host.volumes import examine_drivers
+from mainstay.model.errors import MainstayError, Transient
 from mainstay.settings import Settings
 
 GIB = 1 << 30
@@ -54,6 +57,8 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield from _builds(settings)
     yield _kernel_path(settings)
     yield _cgroups()
+    yield from _volumes(settings)
+    yield _object_storage(settings)
 
 
 def _home(settings: Settings) -> Iterator[Finding]:
@@ -122,6 +127,16 @@ def _builds(settings: Settings) -> Iterator[Finding]:
         yield Finding("bad", "no engine is installed", "mainstay engines install postgres 17")
 
 
+def _object_storage(settings: Settings) -> Finding:
+    name = f"object storage: {settings.object_storage or 'a directory of the service'}"
+    try:
+        probe_object_storage(settings)
+    except MainstayError as error:
+        level = "note" if isinstance(error, Transient) else "bad"
+        return Finding(level, f"{name}: {error.message}", error.hint)
+    return Finding("ok", name)
+
+
 def _kernel_path(settings: Settings) -> Finding:
     if settings.endpoint_path == "relay":
         return Finding("ok", "endpoint path: relay, as set")
@@ -133,7 +148,25 @@ def _kernel_path(settings: Settings) -> Finding:
 
 
 def _cgroups() -> Finding:
-    version = ControlGroups("mainstay-doctor").version
+    groups = ControlGroups("mainstay-doctor")  # finds out by making some
+    groups.remove_parent()
+    version = groups.version
     if version:
         return Finding("ok", f"control groups v{version}: the kernel enforces memory and CPU of a class")
     return Finding("note", "control groups cannot be written: memory and CPU of a class are not enforced by the kernel")
+
+
+def _volumes(settings: Settings) -> Iterator[Finding]:
+    """Every kind of volume, tried in the place where it would be."""
+    place = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    drivers = examine_drivers(place)
+    for one in drivers:
+        name = f"volumes: {one.driver}{', encrypted' if one.encrypted else ''}"
+        if one.usable:
+            yield Finding("ok", f"{name}{f' ({one.reason})' if one.reason else ''}")
+        else:
+            wanted = settings.volumes == one.driver and not one.encrypted
+            yield Finding("bad" if wanted else "note", f"{name}: not usable: {one.reason}")
+    if not any(one.usable and one.encrypted for one in drivers):
+        remedy = "Run as root on a host with loop devices, or install gocryptfs and fuse3."
+        yield Finding("note", "volumes: StorageEncrypted is refused on this host", remedy)

@@ -23,7 +23,7 @@ def list_engines(home: Home = None) -> None:
     from rich.table import Table
 
     from mainstay.engines.builds import Builds
-    from mainstay.model.engine import ORIGIN_INSTALLED
+    from mainstay.model.engine import ORIGIN_INSTALLED, ORIGIN_SYSTEM
 
     builds = Builds(load_settings(os.environ, home=home))
     installed = builds.installed()
@@ -36,14 +36,26 @@ def list_engines(home: Home = None) -> None:
     for one in builds.installable():
         if (one.engine, one.major) not in own:
             table.add_row(one.engine, one.major, "installable", f"Debian {one.suite}")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for build in installed:
+        lacking = [name for name in builds.vetted(build.engine) if name not in build.trusted_extensions]
+        lacking = [name for name in lacking if name in build.extensions]
+        if build.origin == ORIGIN_SYSTEM and lacking:
+            console.print(
+                f"{build.engine} {build.version} is the host's own and is not changed: its master user cannot create"
+                f" {', '.join(lacking)}. `mainstay engines install {build.engine} {build.major}` brings one that can."
+            )
 
 
 @app.command("install")
 def install_engine(
-    engine: Annotated[str, typer.Argument(help="postgres")],
+    engine: Annotated[str, typer.Argument(help="postgres or mariadb")],
     version: Annotated[str | None, typer.Argument(help="A major version such as 17.")] = None,
     home: Home = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Fetch Debian's present revision of a version that is installed already.")
+    ] = False,
 ) -> None:
     """Install an engine version from Debian's packages into a directory of its own; the system's stay as they are."""
     from mainstay.engines.builds import Builds
@@ -56,7 +68,7 @@ def install_engine(
     ensure_engine_user(settings.engine_user)
     builds = Builds(settings)
     shown = _Shown()
-    build = builds.install(engine, version, shown)
+    build = builds.install(engine, version, shown, again=again)
     shown("reading the engine's parameters", 0.0)
     count = len(engines(builds).rules(engine).definitions(build))
     shown.end()

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from mainstay.host.layout import PROCESSES, SUPERVISOR, log_path
+from mainstay.host.layout import ON_DEMAND, PROCESSES, SUPERVISOR, log_path
 from mainstay.model.errors import Permanent
 from mainstay.settings import Settings
 
@@ -16,7 +16,7 @@ TAIL_BYTES = 4 * 1024 * 1024
 
 def show_logs(settings: Settings, process: str | None, lines: int, *, follow: bool) -> None:
     """Prints the last lines of one process's log or of all, then new ones while `follow`."""
-    known = (SUPERVISOR, *PROCESSES)
+    known = (SUPERVISOR, *PROCESSES, *ON_DEMAND)
     if process is not None and process not in known:
         raise Permanent(f"there is no process {process!r}", hint=f"One of {', '.join(known)}.")
     paths = [log_path(settings, name) for name in (known if process is None else (process,))]

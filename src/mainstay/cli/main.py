@@ -9,7 +9,10 @@ from typing import Annotated
 
 import typer
 
+from mainstay.cli.backups import app as backups_app
 from mainstay.cli.engines import app as engines_app
+from mainstay.cli.proxy import app as proxy_app
+from mainstay.host.logs import log_to_standard_error
 from mainstay.model.errors import MainstayError
 from mainstay.settings import Settings, load_settings
 
@@ -21,6 +24,8 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(engines_app, name="engines")
+app.add_typer(proxy_app, name="proxy")
+app.add_typer(backups_app, name="backups")
 
 Home = Annotated[Path | None, typer.Option(help="Directory of the service (MAINSTAY_HOME).")]
 Port = Annotated[int | None, typer.Option(help="TCP port of the AWS API (MAINSTAY_PORT).")]
@@ -62,7 +67,9 @@ def status(home: Home = None) -> None:
 
 @app.command()
 def logs(
-    process: Annotated[str | None, typer.Argument(help="control, agent, endpoint or supervisor; all without.")] = None,
+    process: Annotated[
+        str | None, typer.Argument(help="control, agent, endpoint, proxy or supervisor; all without.")
+    ] = None,
     home: Home = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=100_000, help="How many lines of each.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing new lines.")] = False,
@@ -98,18 +105,31 @@ def nodes(home: Home = None, as_json: Annotated[bool, typer.Option("--json", hel
 
 
 @app.command()
+def explain(
+    instance: Annotated[str, typer.Argument(help="The DB instance's identifier.")],
+    home: Home = None,
+) -> None:
+    """Why the last failover of an instance happened, or why one is not possible now."""
+    from mainstay.cli.explain import show_explanation
+
+    show_explanation(settings_of(home), instance)
+
+
+@app.command()
 def tour(
     home: Home = None,
+    engine: Annotated[str, typer.Option(help="postgres or mariadb.")] = "postgres",
     keep: Annotated[bool, typer.Option("--keep/--delete", help="Keep the tour's instance at the end.")] = True,
 ) -> None:
     """Do the main job once, with real AWS API calls on a real engine, and show it."""
     from mainstay.cli.tour import run_tour
 
-    run_tour(settings_of(home), keep=keep)
+    run_tour(settings_of(home), engine, keep=keep)
 
 
 def main() -> None:
     """Entry point: our errors become one sentence with a hint, not a traceback."""
+    log_to_standard_error()
     try:
         app()
     except MainstayError as error:

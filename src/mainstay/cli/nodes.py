@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from mainstay.cli.agent import ask_agent
+from mainstay.cli.words import restoring
 from mainstay.settings import Settings
 
-COLUMNS = ("node", "instance", "role", "az", "phase", "pid", "address", "port", "data_directory", "failure")
+COLUMNS = (
+    "node",
+    "instance",
+    "role",
+    "az",
+    "phase",
+    "replication",
+    "restore",
+    "pid",
+    "address",
+    "port",
+    "data_directory",
+    "failure",
+)
 
 
 def show_nodes(settings: Settings, *, as_json: bool) -> None:
-    """Every node of this host, as a table or as JSON (one object a node, keys as the columns)."""
+    """Every node of this host, as a table or as JSON (one object a node, keys as the columns).
+
+    `replication` of a read replica is {"streaming", "lag_s", "lag_bytes", …} (`model.node.ReplicationStatus`), else
+    null; `restore` of an instance that is being restored {"phase", "bytes_done", "bytes_total"}, else null.
+    """
     rows = [
         {
             "node": node["node_id"],
@@ -22,6 +41,8 @@ def show_nodes(settings: Settings, *, as_json: bool) -> None:
             "role": node["role"],
             "az": node["availability_zone"],
             "phase": node["phase"],
+            "replication": node.get("replication"),
+            "restore": node.get("restore"),
             "pid": node.get("pid", 0),
             "address": node.get("address", ""),
             "port": node.get("port", 0),
@@ -37,5 +58,18 @@ def show_nodes(settings: Settings, *, as_json: bool) -> None:
     for column in COLUMNS:
         table.add_column(column, overflow="fold")
     for row in rows:
+        row["replication"] = replication_words(row["replication"])
+        row["restore"] = restoring(row["restore"])
         table.add_row(*(str(row[column]) for column in COLUMNS))
     Console().print(table)
+
+
+def replication_words(replication: dict[str, Any] | None) -> str:
+    """How a read replica follows, in a few words; "" for a node that is none, or of which it is not known."""
+    if replication is None:
+        return ""
+    lag_s, lag_bytes = replication.get("lag_s"), replication.get("lag_bytes")
+    seconds = "unknown" if lag_s is None else f"{lag_s:.1f} s"
+    behind = "" if lag_bytes is None else f", {lag_bytes} bytes"
+    state = "streaming" if replication["streaming"] else replication.get("message", "not streaming")
+    return f"{state}, {'paused, ' if replication.get('paused') else ''}lag {seconds}{behind}"

@@ -15,11 +15,25 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mainstay.cli.agent import ask_agent
-from mainstay.host.layout import PROCESSES, SUPERVISOR, down_marker, environment, lock_path, log_path, prepare, spawn
+from mainstay.backups.objects import probe_object_storage
+from mainstay.cli.agent import ask_agent, ask_control
+from mainstay.cli.nodes import replication_words
+from mainstay.cli.words import moment, proof, restoring
+from mainstay.host.layout import (
+    ON_DEMAND,
+    PROCESSES,
+    SUPERVISOR,
+    down_marker,
+    environment,
+    has_specs,
+    lock_path,
+    log_path,
+    prepare,
+    spawn,
+)
 from mainstay.host.locks import holder
 from mainstay.host.users import ensure_engine_user
-from mainstay.model.errors import MainstayError, Permanent
+from mainstay.model.errors import MainstayError, Permanent, Transient
 from mainstay.settings import Settings
 from mainstay.supervisor.shutdown import end_process, stop_everything
 
@@ -31,13 +45,15 @@ DOWN = 3
 def start(settings: Settings, *, detach: bool) -> None:
     """Starts the supervisor, in the foreground or in the background, and waits until the API answers.
 
-    Raises `Permanent` with the end of the log if it does not come up.
+    Raises `Permanent` with the end of the log if it does not come up, and before anything is started if the object
+    storage refuses us.
     """
     prepare(settings)
     ensure_engine_user(settings.engine_user)
     if holder(lock_path(settings, SUPERVISOR)) is not None and healthy(settings) is not None:
         print(f"mainstay is running already: {endpoint_url(settings)}")
         return
+    _require_usable_object_storage(settings)
     if holder(lock_path(settings, "control")) is None:
         _require_free_port(settings)
     down_marker(settings).unlink(missing_ok=True)
@@ -56,6 +72,14 @@ def start(settings: Settings, *, detach: bool) -> None:
             break
         time.sleep(POLL_S)
     raise Permanent("the service did not come up", hint=_last_words(settings))
+
+
+def _require_usable_object_storage(settings: Settings) -> None:
+    """One that cannot be reached now is no reason not to serve databases: backups wait for it."""
+    try:
+        probe_object_storage(settings)
+    except Transient as error:
+        print(f"mainstay: {error.message}. Databases are served; backups wait until it answers.", file=sys.stderr)
 
 
 def _require_free_port(settings: Settings) -> None:
@@ -101,7 +125,8 @@ def show_status(settings: Settings) -> int:
     table = Table(title=f"{settings.home}  {endpoint_url(settings)}", title_justify="left")
     for column in ("process", "state", "pid"):
         table.add_column(column)
-    for name in (SUPERVISOR, *PROCESSES):
+    needed = [name for name in ON_DEMAND if has_specs(settings, name)]
+    for name in (SUPERVISOR, *PROCESSES, *needed):
         pid = holder(lock_path(settings, name))
         table.add_row(name, "running" if pid else "down", str(pid or ""))
     console.print(table)
@@ -111,8 +136,34 @@ def show_status(settings: Settings) -> int:
         nodes = []
     for node in nodes:
         where = node["availability_zone"]
-        console.print(f"{node['db_instance_identifier']}  {where}  {node['phase']}  {node.get('failure', '')}")
+        words = (
+            node["phase"],
+            restoring(node.get("restore")),
+            replication_words(node.get("replication")),
+            node.get("failure", ""),
+        )
+        console.print("  ".join([node["db_instance_identifier"], where, *filter(None, words)]))
+    for line in _backup_lines(settings, time.time()):
+        console.print(line)
     return 0 if health is not None else DOWN
+
+
+def _backup_lines(settings: Settings, now: float) -> list[str]:
+    """One line for each instance with automated backups: up to when it can be restored, and when that was proven."""
+    try:
+        rows = ask_control(settings, "list_backups")
+    except MainstayError:
+        return []
+    lines = []
+    for row in rows:
+        if row["kind"] == "automated":
+            latest = "not restorable yet" if row["latest_at"] is None else f"restorable to {moment(row['latest_at'])}"
+            overdue = " OVERDUE" if row["restore_test_overdue"] else ""
+            proven = f"restore test: {proof(row['restore_tested'], now, 'FAILED')}{overdue}"
+            damaged = row["verified"] is not None and not row["verified"]["good"]
+            checked = f"verification: {proof(row['verified'], now)}" if damaged else ""
+            lines.append("  ".join(filter(None, (f"backups of {row['instance']}", latest, proven, checked))))
+    return lines
 
 
 def healthy(settings: Settings) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import ClassVar
 
 import structlog
@@ -18,6 +19,8 @@ from mainstay.store import Store
 from mainstay.workflows.engine import Worker
 
 RETRY_S = 1.0
+LOOK_S = 0.5
+"""How often the recorded revisions are looked at: workflows too put instances into groups and take them out."""
 log = structlog.get_logger()
 
 
@@ -35,8 +38,8 @@ class PushedRevision(Record, frozen=True, kw_only=True):
 class AccessListPusher:
     """`AccessListListener`: remembers which regions changed and asks every instance there to be refreshed.
 
-    A refresh that changes nothing in an instance's spec ends after reading it. At start the regions count as changed
-    whose last change was recorded but not pushed: what happened just before a kill is not lost.
+    A refresh that changes nothing in an instance's spec ends after reading it. The regions whose last change was
+    recorded but not pushed are looked for as well: those that a workflow changed, or that changed just before a kill.
     """
 
     def __init__(self, store: Store, clock: Clock, worker: Worker) -> None:
@@ -45,11 +48,6 @@ class AccessListPusher:
         self._worker = worker
         self._changed: set[Scope] = set()
         self._poke = asyncio.Event()
-        with store.read() as view:
-            for revision in view.scan(SecurityGroupRevision):
-                pushed = view.get(PushedRevision, revision.scope, "current")
-                if pushed is None or pushed.number != revision.number:
-                    self._changed.add(revision.scope)
 
     def security_groups_changed(self, scope: Scope) -> None:
         """See `AccessListListener`; called inside the transaction, acted upon after it."""
@@ -60,7 +58,7 @@ class AccessListPusher:
         """Forever."""
         while True:
             self._poke.clear()
-            changed, self._changed = self._changed, set()
+            changed, self._changed = self._changed | self._unpushed(), set()
             try:
                 for scope in changed:
                     self._refresh(scope)
@@ -69,7 +67,18 @@ class AccessListPusher:
                 self._changed |= changed
                 await asyncio.sleep(RETRY_S)
                 continue
-            await self._poke.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._poke.wait()
+
+    def _unpushed(self) -> set[Scope]:
+        found = set()
+        with self._store.read() as view:
+            for revision in view.scan(SecurityGroupRevision):
+                pushed = view.get(PushedRevision, revision.scope, "current")
+                if pushed is None or pushed.number != revision.number:
+                    found.add(revision.scope)
+        return found
 
     def _refresh(self, scope: Scope) -> None:
         with self._store.transaction() as tx:

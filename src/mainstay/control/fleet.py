@@ -11,13 +11,23 @@ import msgspec
 from mainstay.host.rpc import RpcClient
 from mainstay.model.errors import Transient
 from mainstay.model.node import NodeSpec, NodeStatus
+from mainstay.model.repository_job import JobStatus, RepositoryJob
+from mainstay.model.volume import VolumeDriverReport
 
 
 class RpcFleet:
-    """`Fleet`. `on_change(dbi_resource_id)` is called whenever something new is seen of an instance's node."""
+    """`Fleet`. `on_change(dbi_resource_id)` is called whenever something new is seen of an instance's node.
 
-    def __init__(self, socket: Path, on_change: Callable[[str], None]) -> None:
+    `on_job(subject)` likewise for a job on a repository.
+    """
+
+    def __init__(
+        self, socket: Path, on_change: Callable[[str], None], on_job: Callable[[str], None] = lambda _subject: None
+    ) -> None:
         self._seen: dict[str, NodeStatus] = {}
+        self._jobs: dict[str, JobStatus] = {}
+        self._volume_drivers: tuple[VolumeDriverReport, ...] | None = None
+        self._on_job = on_job
         self._complete = False
         self._on_change = on_change
         self._client = RpcClient(socket, on_notice=self._notice, on_state=self._state)
@@ -46,6 +56,27 @@ class RpcFleet:
     def last_seen(self, node_id: str) -> NodeStatus | None:
         return self._seen.get(node_id)
 
+    async def lock(self, node_id: str) -> None:
+        await self._client.call("lock_node", {"node_id": node_id})
+
+    async def unlock(self, node_id: str, key: str) -> None:
+        await self._client.call("unlock_node", {"node_id": node_id, "key": key})
+
+    def volume_drivers(self) -> tuple[VolumeDriverReport, ...] | None:
+        return self._volume_drivers
+
+    async def start_job(self, job: RepositoryJob) -> None:
+        await self._client.call("start_job", msgspec.to_builtins(job))
+
+    def observe_job(self, job_id: str) -> JobStatus | None:
+        if not self._complete:
+            raise Transient("the agent is not connected", retry_after_s=0.2)
+        return self._jobs.get(job_id)
+
+    async def forget_job(self, job_id: str) -> None:
+        await self._client.call("forget_job", {"job_id": job_id})
+        self._jobs.pop(job_id, None)
+
     async def list_logs(self, node_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = await self._client.call("list_logs", {"node_id": node_id})
         return found
@@ -71,5 +102,15 @@ class RpcFleet:
             status = msgspec.convert(data, NodeStatus)
             self._seen[status.node_id] = status
             self._on_change(status.dbi_resource_id)
+        elif topic == "jobs":
+            self._jobs = {status.job_id: status for status in msgspec.convert(data, list[JobStatus])}
+            for subject in {status.subject for status in self._jobs.values()}:
+                self._on_job(subject)
+        elif topic == "job":
+            one = msgspec.convert(data, JobStatus)
+            self._jobs[one.job_id] = one
+            self._on_job(one.subject)
+        elif topic == "volume_drivers" and data is not None:  # an agent that has just started does not know yet
+            self._volume_drivers = msgspec.convert(data, tuple[VolumeDriverReport, ...])
         elif topic == "gone" and (gone := self._seen.pop(str(data), None)) is not None:
             self._on_change(gone.dbi_resource_id)

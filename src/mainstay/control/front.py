@@ -1,10 +1,10 @@
 """The AWS front: one request in, one answer out, in this order and no other:
 
-    identify -> verify the signature -> parse -> authorise -> handle -> serialise
+    identify -> verify the signature -> parse -> authorise -> handle -> serialise -> commit
 
 Guarantees: nothing is looked at for a caller whose signature is wrong; a handler runs in one store transaction that is
-committed before its answer is sent; whatever goes wrong becomes an error in the caller's own protocol, never HTTP 5xx
-for something that repeating cannot heal.
+committed before its answer is sent; a request that an SDK repeats is not carried out twice (`answers.py`); whatever
+goes wrong becomes an error in the caller's own protocol, never HTTP 5xx for something that repeating cannot heal.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import structlog
 
+from mainstay.control.answers import Answers
 from mainstay.host.clock import Clock
 from mainstay.host.randomness import Randomness
 from mainstay.host.vault import Vault
@@ -35,6 +37,14 @@ from mainstay.store import Store
 
 REQUEST_ID_BYTES = 16
 log = structlog.get_logger()
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What is known of a request but for its content. `secure`: it came over TLS."""
+
+    source_ip: str
+    secure: bool
+    request_id: str
 
 
 class Front:
@@ -57,16 +67,17 @@ class Front:
         self._vault = vault
         self._clock = clock
         self._randomness = randomness
+        self._answers = Answers(vault)
         self._built = {operations.service: operations.built for operations in services}
         self._collaborators = collaborators
         self._committed = committed
 
-    async def answer(self, request: HttpRequest, source_ip: str) -> HttpResponse:
-        """The answer to one request; never raises."""
+    async def answer(self, request: HttpRequest, source_ip: str, *, secure: bool) -> HttpResponse:
+        """The answer to one request; never raises. `secure`: it came over TLS."""
         request_id = str(UUID(bytes=self._randomness.token_bytes(REQUEST_ID_BYTES)))
         dialect = read_dialect(request)
         try:
-            return await self._answer(request, dialect, source_ip, request_id)
+            return await self._answer(request, dialect, Origin(source_ip, secure, request_id))
         except ApiError as error:
             refusal = error
         except Transient as error:
@@ -81,14 +92,15 @@ class Front:
         model = None if dialect.service is None else MODELS.service(dialect.service)
         return serialize_error(model, dialect.protocol, refusal, request_id)
 
-    async def _answer(self, request: HttpRequest, dialect: Dialect, source_ip: str, request_id: str) -> HttpResponse:
+    async def _answer(self, request: HttpRequest, dialect: Dialect, origin: Origin) -> HttpResponse:
         now = self._clock.wall()
         signature, credentials = self._authenticate(request, dialect, now)
         wanted = identify(request)
         operation = self._operation(wanted)
         model = MODELS.operation(wanted.service, wanted.operation)
         parsed = parse(model, wanted.protocol, request)
-        region = (MODELS.rows[wanted.service].global_region and GLOBAL_REGION) or signature.region
+        row = MODELS.rows[wanted.service]
+        region = GLOBAL_REGION if row.global_region else signature.region
 
         def call_in(tx: Any) -> Call:
             return Call(
@@ -99,12 +111,25 @@ class Front:
                 randomness=self._randomness,
                 settings=self._settings,
                 collaborators=self._collaborators,
-                source_ip=source_ip,
-                request_id=request_id,
+                source_ip=origin.source_ip,
+                secure_transport=origin.secure,
+                user_agent=request.header("user-agent") or "",
+                referer=request.header("referer") or "",
+                requested_region=signature.region if row.regional_endpoints else row.global_region,
+                request_id=origin.request_id,
             )
 
-        result = await self._handle(operation, call_in, parsed, signature)
-        return serialize_result(model, wanted.protocol, result, request_id)
+        def respond(result: dict[str, Any] | None) -> HttpResponse:
+            return serialize_result(model, wanted.protocol, result, origin.request_id)
+
+        digest = self._answers.digest(request, signature.access_key_id)
+        if digest and self._answers.repeated(request):
+            with self._store.read() as view:
+                kept = self._answers.find(view, Scope(self._settings.account_id, region), digest, now)
+            if kept is not None:
+                log.warning("front.repeated", operation=operation.name, request_id=origin.request_id)
+                return kept
+        return await self._handle(operation, call_in, parsed, signature, respond, digest)
 
     def _authenticate(self, request: HttpRequest, dialect: Dialect, now: float) -> tuple[Signature, Credentials]:
         row = None if dialect.service is None else MODELS.rows[dialect.service]
@@ -139,19 +164,29 @@ class Front:
         return operation
 
     async def _handle(
-        self, operation: Operation, call_in: Callable[[Any], Call], parsed: dict[str, Any], signature: Signature
-    ) -> dict[str, Any] | None:
+        self,
+        operation: Operation,
+        call_in: Callable[[Any], Call],
+        parsed: dict[str, Any],
+        signature: Signature,
+        respond: Callable[[dict[str, Any] | None], HttpResponse],
+        digest: str,
+    ) -> HttpResponse:
         if not operation.opens_transaction:
             call = call_in(self._store.view())
             authorize(call.tx, call.caller, operation.demands(call, parsed), request_context_of(call))
             outcome = operation.handler(call, parsed)
-            return await outcome if inspect.isawaitable(outcome) else outcome
+            return respond(await outcome if inspect.isawaitable(outcome) else outcome)
         with self._store.transaction() as tx:
             call = call_in(tx)
             authorize(tx, call.caller, operation.demands(call, parsed), request_context_of(call))
+            changes = tx.changes
             result = operation.handler(call, parsed)
             if inspect.isawaitable(result):
                 raise AssertionError(f"{operation.name} must be registered with opens_transaction=False")
+            response = respond(result)
+            if digest and tx.changes != changes:
+                self._answers.keep(tx, call.scope, digest, response, self._clock.wall())
             note_use(tx, call.caller, signature.service, signature.region, self._clock.wall())
         self._committed()
-        return result
+        return response

@@ -47,7 +47,8 @@ class Application:
             body=body_or_none,
         )
         client = scope.get("client")
-        await _respond(send, await self._front.answer(request, "" if client is None else client[0]))
+        source_ip = "" if client is None else client[0]
+        await _respond(send, await self._front.answer(request, source_ip, secure=scope["scheme"] == "https"))
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import signal
 from contextlib import suppress
 from typing import Any
 
-import psutil
 import structlog
 import uvicorn
 
 from mainstay import __version__
 from mainstay.control.access_lists import AccessListPusher
+from mainstay.control.address_slot import settle_address_slot
+from mainstay.control.answers import forget_answers
+from mainstay.control.archives import ArchiveRecorder
+from mainstay.control.backup_desk import BackupDesk
+from mainstay.control.database_logins import DatabaseLogins
+from mainstay.control.database_tokens import DatabaseTokens
+from mainstay.control.encryption_keys import KeyWatcher
+from mainstay.control.failovers import FailoverRecorder
 from mainstay.control.fleet import RpcFleet
 from mainstay.control.front import Front
 from mainstay.control.http import Application
+from mainstay.control.proxies import ProxyKeeper, RpcProxies
+from mainstay.control.replicas import ReplicationRecorder
+from mainstay.control.server_certificates import CertificateRenewer
+from mainstay.control.storage_scaler import StorageScaler
+from mainstay.control.volumes import VolumeKeeper
 from mainstay.engines.builds import Builds
 from mainstay.engines.registry import Engines, engines
+from mainstay.host.capacity import host_capacity
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.host.clock import SystemClock
 from mainstay.host.files import make_private_directory, write_atomically
 from mainstay.host.randomness import SystemRandomness
+from mainstay.host.rpc import RpcServer
 from mainstay.host.vault import Vault
 from mainstay.model.capacity import HostCapacity
 from mainstay.model.errors import Permanent
@@ -31,15 +44,29 @@ from mainstay.model.records import Scope
 from mainstay.services import ec2, iam, sts
 from mainstay.services.ec2.changes import AccessListListener
 from mainstay.services.iam.principals import ensure_root_access_key
+from mainstay.services.kms import api as kms
+from mainstay.services.kms.changes import KeyStateListener
 from mainstay.services.rds import api as rds
+from mainstay.services.secretsmanager import api as secretsmanager
 from mainstay.settings import Settings
 from mainstay.store import SqliteStore
 from mainstay.workflows.engine import Tools, Worker
 from mainstay.workflows.fleet import Fleet
 from mainstay.workflows.programs import PROGRAMS
+from mainstay.workflows.proxy_fleet import ProxyFleet
 
 EVENT_RETENTION_S = 14 * 24 * 3600.0
-PRUNE_INTERVAL_S = 3600.0
+PRUNE_INTERVAL_S = 600.0
+KEEP_ALIVE_S = 120
+"""Longer than clients keep an idle connection (SDKs up to 90 s): a request must not meet our end of it closing."""
+SERVICES = (
+    rds.operations,
+    ec2.operations,
+    iam.operations,
+    sts.operations,
+    secretsmanager.operations,
+    kms.operations,
+)
 log = structlog.get_logger()
 
 
@@ -55,43 +82,61 @@ class Control:
         clock, randomness = SystemClock(), SystemRandomness()
         self._clock = clock
         self._store = SqliteStore(directory / "store.sqlite")
+        settle_address_slot(self._store, settings)
         self._vault = Vault.open_file(directory / "master.key", randomness)
         self._authorities = CertificateAuthorities(directory / "ca", clock)
-        self._fleet = RpcFleet(settings.runtime / "agent.sock", self._node_changed)
+        self._fleet = RpcFleet(settings.runtime / "agent.sock", self._node_changed, self._job_changed)
+        self._proxies = RpcProxies(settings, self._proxy_changed)
         registry = engines(Builds(settings))
-        self._worker = Worker(
-            PROGRAMS,
-            Tools(
-                store=self._store,
-                fleet=self._fleet,
-                clock=clock,
-                randomness=randomness,
-                settings=settings,
-                engines=registry,
-                certificates=self._authorities,
-                vault=self._vault,
-            ),
+        tools = Tools(
+            store=self._store,
+            fleet=self._fleet,
+            proxies=self._proxies,
+            clock=clock,
+            randomness=randomness,
+            settings=settings,
+            engines=registry,
+            certificates=self._authorities,
+            vault=self._vault,
         )
+        self._worker = Worker(PROGRAMS, tools)
+        self._proxy_keeper = ProxyKeeper(tools, self._proxies, self._worker.wake)
+        self._failovers = FailoverRecorder(self._store, self._fleet, clock)
+        self._replications = ReplicationRecorder(self._store, self._fleet, clock)
+        self._archives = ArchiveRecorder(self._store, self._fleet, clock, self._worker.wake)
+        self._volumes = VolumeKeeper(tools)
+        self._scaler = StorageScaler(tools, self._worker.wake)
+        self._keys = KeyWatcher(self._store, clock, self._volumes, self._worker.wake)
         self._pusher = AccessListPusher(self._store, clock, self._worker)
-        collaborators: dict[type, Any] = {
-            Engines: registry,
-            CertificateAuthorities: self._authorities,
-            Fleet: self._fleet,
-            Vault: self._vault,
-            HostCapacity: HostCapacity(memory_bytes=psutil.virtual_memory().total, vcpus=os.cpu_count() or 1),
-            AccessListListener: self._pusher,
-        }
+        self._renewer = CertificateRenewer(self._store, clock, self._worker)
+        tokens = DatabaseTokens(self._store, self._vault, clock, settings.account_id)
+        self._logins = DatabaseLogins(settings, self._store, clock, randomness, self._authorities, tokens)
+        methods: dict[str, Any] = {"verify_database_token": tokens.verify_database_token}
+        self._rpc = RpcServer(settings.runtime / "control.sock", methods | BackupDesk(tools, self._worker).methods)
         self._front = Front(
             settings=settings,
             store=self._store,
             vault=self._vault,
             clock=clock,
             randomness=randomness,
-            services=(rds.operations, ec2.operations, iam.operations, sts.operations),
-            collaborators=collaborators,
-            committed=self._worker.wake,
+            services=SERVICES,
+            collaborators=self._collaborators(registry),
+            committed=self._committed,
         )
         self._first_start(randomness)
+
+    def _collaborators(self, registry: Engines) -> dict[type, Any]:
+        """What handlers of operations may ask for besides the store."""
+        return {
+            Engines: registry,
+            CertificateAuthorities: self._authorities,
+            Fleet: self._fleet,
+            ProxyFleet: self._proxies,
+            Vault: self._vault,
+            HostCapacity: host_capacity(),
+            AccessListListener: self._pusher,
+            KeyStateListener: self._keys,
+        }
 
     def _first_start(self, randomness: SystemRandomness) -> None:
         """What exists before anybody asked for it: the root's access key and every region's default VPC."""
@@ -109,7 +154,21 @@ class Control:
         write_atomically(settings.home / "ca-bundle.pem", self._authorities.bundle_pem.encode(), mode=0o644)
 
     def _node_changed(self, dbi_resource_id: str) -> None:
+        self._failovers.look(dbi_resource_id)
+        self._replications.look(dbi_resource_id)
+        self._archives.look(dbi_resource_id)
+        self._volumes.look(dbi_resource_id)
         self._worker.wake(f"db:{dbi_resource_id}")
+
+    def _job_changed(self, subject: str) -> None:
+        self._worker.wake(subject)
+
+    def _proxy_changed(self, proxy_id: str) -> None:
+        self._worker.wake(f"proxy:{proxy_id}")
+
+    def _committed(self) -> None:
+        self._worker.wake()
+        self._proxy_keeper.poke()
 
     def _health(self) -> dict[str, Any]:
         service = self._settings.runtime.name
@@ -117,8 +176,22 @@ class Control:
 
     async def run(self) -> None:
         """Until SIGTERM."""
+        await self._logins.start()
+        await self._rpc.start()
         self._fleet.start()
-        tasks = [asyncio.create_task(task) for task in (self._worker.run(), self._pusher.run(), self._prune())]
+        tasks = [
+            asyncio.create_task(task)
+            for task in (
+                self._worker.run(),
+                self._pusher.run(),
+                self._renewer.run(),
+                self._proxy_keeper.run(),
+                self._volumes.run(),
+                self._scaler.run(),
+                self._keys.run(),
+                self._prune(),
+            )
+        ]
         server = uvicorn.Server(self._server_config())
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -131,6 +204,9 @@ class Control:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
+        await self._logins.stop()
+        await self._rpc.stop()
+        await self._proxies.stop()
         await self._fleet.stop()
         self._store.close()
 
@@ -147,9 +223,11 @@ class Control:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # else any local client could choose its aws:SourceIp by X-Forwarded-For
             lifespan="off",
             loop="uvloop",
             http="httptools",
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=5,
             **options,
         )
@@ -171,4 +249,5 @@ class Control:
         while True:
             with suppress(Exception):
                 self._store.prune_events(self._clock.wall() - EVENT_RETENTION_S)
+                forget_answers(self._store, self._clock.wall())
             await asyncio.sleep(PRUNE_INTERVAL_S)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.node import NodePhase, NodeStatus, NodeTarget
 
+INACCESSIBLE = "inaccessible-encryption-credentials"
+RECOVERABLE = "inaccessible-encryption-credentials-recoverable"
+
 _BY_PHASE = {
     NodePhase.RUNNING: "available",
     NodePhase.STARTING: "starting",
@@ -21,8 +24,13 @@ def db_instance_status(instance: DBInstance, seen: NodeStatus | None) -> str:
 
     `seen` None: no agent has reported the node yet.
     """
+    locked = instance.key_lost_at is not None or (seen is not None and seen.locked)
+    if locked and instance.change not in ("creating", "deleting", "starting"):
+        return _inaccessible(instance)
     if instance.change:
         return instance.change
+    if seen is not None and seen.storage_full and instance.target is NodeTarget.RUNNING:
+        return "storage-full"
     if instance.failure:
         return _failure_word(instance)
     if seen is None:
@@ -32,13 +40,22 @@ def db_instance_status(instance: DBInstance, seen: NodeStatus | None) -> str:
     return _BY_PHASE[seen.phase]
 
 
+def _inaccessible(instance: DBInstance) -> str:
+    """RDS calls the loss of a key recoverable for seven days, and only for an instance with automated backups."""
+    recoverable = instance.backup_retention_period_days and not instance.key_lost_for_good
+    return RECOVERABLE if recoverable else INACCESSIBLE
+
+
 def _failure_word(instance: DBInstance) -> str:
     """An instance that has never run has failed; one that ran and does not start now has been given bad parameters."""
     if "address" in instance.failure.lower() and "in use" in instance.failure.lower():
         return "incompatible-network"
-    return "failed" if instance.instance_create_time is None else "incompatible-parameters"
+    if instance.instance_create_time is not None:
+        return "incompatible-parameters"
+    return "failed" if instance.restore_from is None else "incompatible-restore"
 
 
 def accepts_changes(status: str) -> bool:
     """Whether ModifyDBInstance and RebootDBInstance are taken in this status."""
-    return status in {"available", "storage-optimization", "incompatible-parameters", "incompatible-network", "failed"}
+    broken = {"incompatible-parameters", "incompatible-network", "failed", "storage-full"}
+    return status in {"available", "storage-optimization"} | broken

@@ -14,6 +14,7 @@ from mainstay.model.errors import invalid_value
 
 DB_INSTANCE_IDENTIFIER_LENGTH = 63
 GROUP_NAME_LENGTH = 255
+SNAPSHOT_IDENTIFIER_LENGTH = 255
 DESCRIPTION_LENGTH = 255
 
 _HYPHENATED = re.compile(r"[A-Za-z](?:-?[A-Za-z0-9])*")
@@ -51,6 +52,11 @@ def check_parameter_group_name(text: str, member: str = "DBParameterGroupName") 
 def check_option_group_name(text: str, member: str = "OptionGroupName") -> str:
     """1 to 255 letters, digits and hyphens; a letter first, no hyphen last, no two together."""
     return _hyphenated(text, member, GROUP_NAME_LENGTH)
+
+
+def check_db_snapshot_identifier(text: str, member: str = "DBSnapshotIdentifier") -> str:
+    """1 to 255 letters, digits and hyphens; a letter first, no hyphen last, no two together."""
+    return _hyphenated(text, member, SNAPSHOT_IDENTIFIER_LENGTH)
 
 
 def check_subnet_group_name(text: str, member: str = "DBSubnetGroupName") -> str:

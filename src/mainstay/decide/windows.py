@@ -146,6 +146,14 @@ def next_start(window: Window, after: float) -> int:
     return first + (floor((after - first) / period_s) + 1) * period_s
 
 
+def moment_inside(window: Window, after: float, draw: int) -> float:
+    """A moment in the first opening of the window after `after`, chosen by the random `draw`; epoch seconds.
+
+    The last minute is never chosen, so that what begins then begins inside the window.
+    """
+    return next_start(window, after) + draw % max(1, (window.length_minutes - 1) * MINUTE_S)
+
+
 def is_inside(window: Window, at: float) -> bool:
     """Whether the window is open at `at` (epoch seconds). The first second belongs to it, the end does not."""
     return (at - _first_start(window)) % (window.period_minutes * MINUTE_S) < window.length_minutes * MINUTE_S

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import resource
 import threading
 from collections import Counter
+
+from mainstay.host import processes
 
 CONNECTIONS_PER_ENDPOINT_MAX = 20_000
 """More clients than any engine takes; protects the other endpoints from one runaway application."""
@@ -43,16 +44,39 @@ BIND_RETRY_INTERVAL_S = 1.0
 
 ROUTES_MAX = 4096
 
+DNS_TTL_S = 5
+"""How long a resolver may keep a name, or that there is none: the same as on RDS."""
+
+DNS_ZONE_TTL_S = 300
+"""For what only a change of settings changes: SOA and NS."""
+
+DNS_QUERY_BYTES_MAX = 512
+"""A name and perhaps options; a larger query is refused. Bounds what one made to be expensive can cost."""
+
+DNS_UDP_BYTES_MAX = 1232
+"""Never fragmented on the way (RFC 9715); a longer answer is truncated and asked for again over TCP."""
+
+DNS_UDP_BYTES_WITHOUT_EDNS = 512
+"""RFC 1035, section 4.2.1."""
+
+DNS_QUERIES_PER_S_MAX = 1000
+"""A flood must leave the process time to accept database clients: a query costs 0.1 ms, the worst one 0.5 ms."""
+
+DNS_TCP_CONNECTIONS_MAX = 64
+
+DNS_TCP_IDLE_S = 10.0
+"""Longest wait for a whole query, and for the client to take an answer (RFC 7766, section 6.2.3)."""
+
+DNS_BIND_RETRY_INTERVAL_S = 5.0
+
 PUMPS_MAX = 2
 """Threads that carry bytes. Nine tenths of their time is spent in socket calls, which run side by side; more threads
 than two only fight for the interpreter."""
 
 
 def raise_file_limit() -> int:
-    """Lifts the soft limit on open files to the hard one; the number of connections that leaves room for."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return connections_for(hard)
+    """Lifts the limit on open files as far as it goes; the number of connections that leaves room for."""
+    return connections_for(processes.raise_file_limit())
 
 
 def connections_for(files: int) -> int:

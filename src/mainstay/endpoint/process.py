@@ -1,8 +1,9 @@
-"""The endpoint process: routing table, relay and kernel path behind one control socket.
+"""The endpoint process: routing table, relay, kernel path and DNS server behind one control socket.
 
-Guarantees, tested in tests/unit/endpoint/test_process.py: the last table is served again within a second of a start,
-with nobody else alive; an answered `put_route` is in force and on disk, and connections of an older epoch are gone;
-a refused `put_route` changed nothing. On SIGTERM everything is closed and the exit code is 0.
+Guarantees, tested in tests/unit/endpoint/test_endpoint_process.py: the last table is served again within a second of
+a start, with nobody else alive; an answered `put_route` is in force and on disk, and connections of an older epoch are
+gone; a refused `put_route` changed nothing, one that failed for now may be repeated. On SIGTERM everything is closed
+and the exit code is 0.
 """
 
 from __future__ import annotations
@@ -17,14 +18,19 @@ import msgspec
 import structlog
 
 from mainstay.endpoint import limits
+from mainstay.endpoint.dns import DnsServer
 from mainstay.endpoint.kernel import Kernel
+from mainstay.endpoint.names import Names
 from mainstay.endpoint.relay import Relay
 from mainstay.endpoint.routing import Change, RoutingTable
+from mainstay.host.clock import SystemClock
 from mainstay.host.files import make_private_directory, write_atomically
 from mainstay.host.rpc import RpcServer
 from mainstay.model.errors import MainstayError, Permanent, Transient
 from mainstay.model.route import Route
 from mainstay.settings import Settings
+
+_ASTRAY_HINT = "Make nft work again (as root: apt-get install nftables), or restart this machine."
 
 log = structlog.get_logger()
 
@@ -37,9 +43,17 @@ class EndpointProcess:
         self._table = RoutingTable()
         pumps = min(limits.PUMPS_MAX, os.cpu_count() or 1)
         self._relay = Relay(connections_max=limits.raise_file_limit(), pumps=pumps)
-        self._kernel = Kernel(str(settings.home))
+        self._kernel = Kernel(str(settings.home), self._file.with_name("kernel.json"))
         self._kernel_wanted = settings.endpoint_path != "relay"
         self._kernel_reason: str | None = "not tried yet" if self._kernel_wanted else "endpoint_path is set to relay"
+        self._clock = SystemClock()
+        self._serial = 0
+        self._names: Names | None = None
+        self._dns: DnsServer | None = None
+        if settings.dns_place is not None:
+            self._names = Names(settings.dns_zone, settings.dns_place[0])
+            self._dns = DnsServer(self._names, settings.dns_place)
+        self._unfinished: set[str] = set()  # endpoints whose last order was not carried through
         self._lock = asyncio.Lock()
         self._background: set[asyncio.Task[None]] = set()
         self._rpc = RpcServer(
@@ -68,17 +82,23 @@ class EndpointProcess:
         """Serves the last table, then takes orders."""
         make_private_directory(self._file.parent)
         self._table = RoutingTable(self._load())
+        self._kernel.load(self._table.all())
         self._relay.start()
         for route in self._table.all():
             if not await self._listen_again(route):
                 self._spawn(self._keep_trying(route.endpoint_id))
         self._spawn(self._start_kernel())
+        self._publish_names()
+        if self._dns is not None:
+            await self._dns.start()
         await self._rpc.start()
         log.info("endpoint.ready", routes=len(self._table.all()))
 
     async def stop(self) -> None:
         """Closes every socket and takes the kernel table away."""
         await self._rpc.stop()
+        if self._dns is not None:
+            await self._dns.stop()
         for task in [*self._background]:
             task.cancel()
         async with self._lock:
@@ -96,10 +116,10 @@ class EndpointProcess:
             raise Permanent(f"not a route: {error}") from error
         async with self._lock:
             change = self._table.plan(route)
-            cut = await self._relay.apply(change)
-            self._table.put(route)
-            await self._agree_kernel(route.endpoint_id)
-            await self._save()
+            cut = 0
+            if self._changes_hands(change):  # shut out first, let in last: no moment with clients at both primaries
+                cut = await self._put(msgspec.structs.replace(route, target_address=None))
+            cut += await self._put(route)
         log.info("endpoint.route_put", endpoint_id=route.endpoint_id, epoch=route.epoch, target=route.target, cut=cut)
         return {"path": self._path_of(route), "cut": cut}
 
@@ -110,10 +130,14 @@ class EndpointProcess:
             raise Permanent("remove_route needs endpoint_id")
         async with self._lock:
             change = self._table.remove(endpoint_id)
+            self._publish_names()
             cut = await self._relay.apply(change)
-            if change.previous is not None:
+            known = change.previous is not None or endpoint_id in self._unfinished
+            if known or self._kernel.is_astray(endpoint_id):
+                self._unfinished.add(endpoint_id)
                 await self._agree_kernel(endpoint_id)
                 await self._save()
+                self._unfinished.discard(endpoint_id)
                 log.info("endpoint.route_removed", endpoint_id=endpoint_id, cut=cut)
         return {"cut": cut}
 
@@ -129,12 +153,41 @@ class EndpointProcess:
         ]
 
     async def stats(self, _: Any) -> dict[str, Any]:
-        """Counters per endpoint, and why the kernel path is not used (None: it is available)."""
-        return {"endpoints": self._relay.counters(), "kernel_unavailable": self._kernel_reason}
+        """Counters per endpoint, why the kernel path is not used (None: it is available), and how the DNS server is."""
+        return {
+            "endpoints": self._relay.counters(),
+            "kernel_unavailable": self._kernel_reason,
+            "dns": None if self._dns is None else self._dns.state(),
+        }
 
     async def ping(self, _: Any) -> bool:
         """The process is alive."""
         return True
+
+    def _changes_hands(self, change: Change) -> bool:
+        """Whether connections of an older epoch may exist that the route's new target must not meet."""
+        route, previous = change.route, change.previous
+        if route is None or previous is None or route.target is None:
+            return False
+        return route.epoch > previous.epoch or route.endpoint_id in self._unfinished
+
+    async def _put(self, route: Route) -> int:
+        change = self._table.plan(route)
+        cut = await self._relay.apply(change)
+        if change.previous != route:
+            self._unfinished.add(route.endpoint_id)  # until all that follows is done too: a repeated order does it all
+        self._table.put(route)
+        self._publish_names()
+        if route.endpoint_id in self._unfinished or not self._kernel.is_astray(route.endpoint_id):
+            await self._agree_kernel(route.endpoint_id)
+        await self._save()
+        self._unfinished.discard(route.endpoint_id)
+        return cut
+
+    def _publish_names(self) -> None:
+        if self._names is not None:
+            self._serial = max(self._serial + 1, int(self._clock.wall()))
+            self._names.replace(self._table.all(), serial=self._serial)
 
     def _path_of(self, route: Route) -> str:
         return "kernel" if self._kernel.carries(route.endpoint_id) else "relay"
@@ -178,28 +231,48 @@ class EndpointProcess:
                 self._kernel_reason = await self._kernel.unavailable()
             if self._kernel_reason is not None:
                 log.info("endpoint.kernel_unavailable", reason=self._kernel_reason)
-                with suppress(Transient, OSError):  # what a predecessor left must not lead clients past the relay
-                    await self._kernel.clear()
+                await self._end_kernel()
                 return
             try:
                 await self._kernel.apply(self._table.all())
             except Transient as error:
-                await self._give_up_kernel(error)
+                self._kernel_reason = f"nft refused the first table: {error.message}"
+                await self._end_kernel()
+
+    async def _end_kernel(self) -> None:
+        """What a predecessor left must neither lead clients past the relay nor live on unseen."""
+        try:
+            await self._kernel.clear()
+        except Transient as error:
+            astray = [route.endpoint_id for route in self._table.all() if self._kernel.is_astray(route.endpoint_id)]
+            if astray:
+                log.error("endpoint.kernel_astray", reason=error.message, endpoints=astray, hint=_ASTRAY_HINT)
 
     async def _agree_kernel(self, endpoint_id: str) -> None:
-        """Makes the kernel table agree with ours; without it the relay carries everything."""
-        if self._kernel_reason is not None:
-            return
-        try:
-            await self._kernel.apply(self._table.all())
-        except Transient as error:
-            log.error("endpoint.kernel_failed", endpoint_id=endpoint_id, reason=error.message)
-            await self._give_up_kernel(error)
+        """Makes the kernel table agree with ours; without it the relay carries everything.
 
-    async def _give_up_kernel(self, error: Transient) -> None:
+        Raises `Transient` while the kernel may have connections that this order must end, or lead clients elsewhere.
+        """
+        if self._kernel_reason is None:
+            try:
+                await self._kernel.apply(self._table.all())
+            except Transient as error:
+                log.error("endpoint.kernel_failed", endpoint_id=endpoint_id, reason=error.message)
+                await self._clear_kernel(endpoint_id)
+                self._kernel_reason = f"nft refused a change: {error.message}"
+        elif self._kernel.is_astray(endpoint_id):
+            await self._clear_kernel(endpoint_id)
+
+    async def _clear_kernel(self, endpoint_id: str) -> None:
         """A stale translation would lead to a deposed primary: without it gone, the order has failed (`Transient`)."""
-        await self._kernel.clear()
-        self._kernel_reason = f"nft refused a change: {error.message}"
+        try:
+            await self._kernel.clear()
+        except Transient as error:
+            raise Transient(
+                f"connections of {endpoint_id} that the kernel carries cannot be ended: {error.message}",
+                retry_after_s=error.retry_after_s,
+                hint=_ASTRAY_HINT,
+            ) from error
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.create_task(work)

@@ -6,46 +6,17 @@ the host where the data is.
 
 from __future__ import annotations
 
-from pathlib import Path
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
 
+from mainstay.engines.backups import EngineBackups
+from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User
+from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild, ParameterDefinition
-from mainstay.model.node import NodeSpec
-
-
-class NodeFiles(msgspec.Struct, frozen=True):
-    """Where one node keeps its things. `root` is the agent's, the volume, the logs and the socket are the engine's."""
-
-    root: Path
-    sockets: Path
-
-    @property
-    def volume(self) -> Path:
-        """The mount point or directory that is the node's volume."""
-        return self.root / "volume"
-
-    @property
-    def data(self) -> Path:
-        """The engine's data directory, on the volume."""
-        return self.volume / "data"
-
-    @property
-    def configuration(self) -> Path:
-        """Configuration files, written by the agent, read by the engine."""
-        return self.root / "conf"
-
-    @property
-    def logs(self) -> Path:
-        """What DescribeDBLogFiles lists."""
-        return self.root / "log"
-
-    @property
-    def output(self) -> Path:
-        """Standard output and error of the engine process: what it says before its own log is open."""
-        return self.root / "startup.log"
+from mainstay.model.node import NodeSpec, ReplicationStatus
 
 
 class StartCommand(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,12 +27,41 @@ class StartCommand(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What a probe found. `starting` distinguishes "recovering, wait" from "not answering"."""
+    """What a probe found. `starting` distinguishes "recovering, wait" from "not answering"; `cold`: it follows another
+    node and takes no queries, as it should."""
 
     ready: bool
     starting: bool = False
+    cold: bool = False
     pending_restart: tuple[str, ...] = ()
     message: str = ""
+
+
+class Vitals(msgspec.Struct, frozen=True, kw_only=True):
+    """What one look at a primary and its follower found.
+
+    `answered`: the engine said something, if only that it is starting. `storage_fault`: it cannot read or write its
+    data. `heard` changes whenever the follower has reported; `behind_bytes` is what it has not on disk yet.
+    """
+
+    answered: bool
+    starting: bool = False
+    storage_fault: bool = False
+    streaming: bool = False
+    synchronous: bool = False
+    heard: str = ""
+    behind_bytes: int = 0
+    message: str = ""
+
+
+class Monitor(Protocol):
+    """Watches one primary through a session of its own, opened when needed. Never raises."""
+
+    async def look(self, follower: str, *, write: bool) -> Vitals:
+        """Asks about the follower with this node id; `write` makes the primary write to its disk, for that alone."""
+
+    async def close(self) -> None:
+        """Ends the session."""
 
 
 class EngineDriver(Protocol):
@@ -75,14 +75,72 @@ class EngineDriver(Protocol):
     def stop_signals(self) -> tuple[tuple[int, float], ...]:
         """Signals that stop the process, each with the seconds to wait before the next, gentlest first."""
 
-    def configuration(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> dict[str, str]:
-        """File name -> content of every configuration file, for this spec. Pure."""
+    @property
+    def reload_signal(self) -> int | None:
+        """The signal on which a standby, which takes no sessions, reads its configuration files again.
+
+        None: a standby takes our sessions as any other node does, and `reload` is for it as well.
+        """
+
+    @property
+    def keeps_received(self) -> bool:
+        """Whether what a follower has received, and not applied yet, is still there when its process is started anew.
+
+        If not, only the process of which that was confirmed may take over with every commit.
+        """
+
+    @property
+    def backups(self) -> EngineBackups:
+        """How its data and log get into a backup repository and out again."""
+
+    async def configuration(
+        self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild
+    ) -> dict[str, str]:
+        """File name -> content of every configuration file, for this spec and assignment."""
 
     async def initialise(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User) -> None:
         """Makes `files.data` from nothing; afterwards `initialised` is true, before it is false, never in between."""
 
     def initialised(self, files: NodeFiles) -> bool:
         """Whether the data directory is complete."""
+
+    def follows(self, files: NodeFiles) -> bool:
+        """Whether the data directory is that of a follower: started, it would wait for another node's changes."""
+
+    async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
+        """Makes `files.data` a follower's copy of the upstream's data, in the place of whatever was there.
+
+        May take hours and may be cancelled. Raises `Transient` if the upstream ends meanwhile.
+        """
+
+    async def rejoin(
+        self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream
+    ) -> None:
+        """Makes the data of a former primary, whose engine does not run, a follower's of `upstream`.
+
+        What it wrote after their histories parted is discarded. As `clone` otherwise.
+        """
+
+    async def promote(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User) -> None:
+        """Tells a running follower to lead; it has done so when `follows` is false and it is ready."""
+
+    async def confirm_synchronous(self, spec: NodeSpec, files: NodeFiles, follower: str) -> bool:
+        """Whether every commit acknowledged from now on, and every earlier one, is on the follower's disk.
+
+        True only after it was observed that commits wait for the follower. Raises `Transient`.
+        """
+
+    async def settle_writes(self, spec: NodeSpec, files: NodeFiles) -> None:
+        """Writes out what a shutdown would have to write, so that one soon after this is short. Raises `Transient`."""
+
+    async def replication(self, spec: NodeSpec, files: NodeFiles) -> ReplicationStatus | None:
+        """How this readable follower follows; None when it does not answer. `connecting` decides nothing."""
+
+    def loss(self, log_text: str) -> str:
+        """Why a follower that logged this can never follow its source again, "" if nothing there says so."""
+
+    def monitor(self, spec: NodeSpec, files: NodeFiles) -> Monitor:
+        """A watch over this node while it is primary."""
 
     def start_command(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> StartCommand:
         """The command of the engine process."""
@@ -97,8 +155,35 @@ class EngineDriver(Protocol):
         """Makes system roles, the master user and the first database as the spec wants."""
 
 
+class ReadReplicaLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How many read replicas may follow one instance: an instance that follows nobody, and a replica.
+
+    `per_replica` 0: a replica cannot be a source. `levels`: how many replicas a chain may have below its first source.
+    """
+
+    per_source: int
+    per_replica: int
+    levels: int
+
+
+class Feature(StrEnum):
+    """What an engine may not have (yet): the API refuses it in these words."""
+
+    BACKUPS = "Automated backups and snapshots"
+    READ_REPLICAS = "Read replicas"
+    MULTI_AZ = "Multi-AZ deployments"
+    IAM_LOGIN = "IAM database authentication"
+
+
+EVERY_FEATURE = frozenset(Feature)
+
+
 class EngineRules(Protocol):
     """What the API asks about an engine, without touching a host."""
+
+    @property
+    def features(self) -> frozenset[Feature]:
+        """What is built for this engine."""
 
     @property
     def name(self) -> str:
@@ -147,8 +232,17 @@ class EngineRules(Protocol):
     def require_tls(self, parameters: dict[str, str]) -> bool:
         """Whether these final parameters forbid plain-text connections."""
 
+    def refuses_old_passwords(self, parameters: dict[str, str]) -> bool:
+        """Whether these final parameters shut out users whose password is stored in a form that is out of date."""
+
     def log_retention_minutes(self, parameters: dict[str, str]) -> int:
         """How long log files are kept, by these final parameters."""
+
+    def read_replica_limits(self, version: str) -> ReadReplicaLimits:
+        """Limits for a source of this version."""
+
+    def log_position(self, text: str) -> int:
+        """Orders positions of the engine's log. Raises `ApiError` InvalidParameterValue for what is none."""
 
     def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
         """Every parameter of the build, by name."""

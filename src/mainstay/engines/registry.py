@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from mainstay.engines.base import EngineDriver, EngineRules
 from mainstay.engines.builds import Builds
+from mainstay.engines.mariadb.catalogue import Catalogue as MariadbCatalogue
+from mainstay.engines.mariadb.driver import MariadbDriver
+from mainstay.engines.mariadb.rules import MariadbRules
 from mainstay.engines.postgresql.catalogue import Catalogue as PostgresqlCatalogue
 from mainstay.engines.postgresql.driver import PostgresqlDriver
 from mainstay.engines.postgresql.rules import PostgresqlRules
@@ -31,9 +34,15 @@ class Engines:
 
 def engines(builds: Builds) -> Engines:
     """Every engine's rules."""
-    return Engines(builds, {"postgres": PostgresqlRules(PostgresqlCatalogue(builds).definitions)})
+    return Engines(
+        builds,
+        {
+            "mariadb": MariadbRules(MariadbCatalogue(builds).definitions),
+            "postgres": PostgresqlRules(PostgresqlCatalogue(builds).definitions),
+        },
+    )
 
 
 def drivers() -> dict[str, EngineDriver]:
     """Every engine's driver."""
-    return {"postgres": PostgresqlDriver()}
+    return {"mariadb": MariadbDriver(), "postgres": PostgresqlDriver()}

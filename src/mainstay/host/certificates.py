@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import ipaddress
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -24,8 +25,13 @@ from mainstay.model.node import ServerCertificate
 CA_IDENTIFIER = "rds-ca-rsa2048-g1"
 CA_YEARS = 40
 SERVER_DAYS = 365
+RENEW_BEFORE_S = 30 * 24 * 3600.0
+"""A server certificate that ends within this time is replaced."""
+
 BACKDATE = datetime.timedelta(minutes=10)
 COMMON_NAME_LENGTH_MAX = 64
+USAGES = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+"""An engine is a client too: it shows its certificate where it asks about IAM logins."""
 
 
 class AuthorityDescription(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +41,17 @@ class AuthorityDescription(msgspec.Struct, frozen=True, kw_only=True):
     thumbprint: str
     valid_from: float
     valid_till: float
+
+
+@lru_cache(maxsize=4096)
+def valid_till(certificate_pem: str) -> float:
+    """When a certificate ends, epoch seconds; of a chain, the server's own, which comes first."""
+    return x509.load_pem_x509_certificate(certificate_pem.encode()).not_valid_after_utc.timestamp()
+
+
+def ends_soon(certificate_pem: str, now: float) -> bool:
+    """Whether a server certificate must be replaced; `now` is epoch seconds."""
+    return valid_till(certificate_pem) - RENEW_BEFORE_S < now
 
 
 class CertificateAuthorities:
@@ -90,7 +107,7 @@ class CertificateAuthorities:
             .not_valid_after(until)
             .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(USAGES), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )

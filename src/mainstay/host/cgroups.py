@@ -59,6 +59,12 @@ class ControlGroups:
             with suppress(OSError):
                 group.rmdir()
 
+    def remove_parent(self) -> None:
+        """Removes our own parent too, if no node has groups there."""
+        for controller in ("", "memory", "cpu"):
+            with suppress(OSError):
+                (self._root / controller / self._parent).rmdir()
+
     def _groups(self, node_id: str) -> Iterator[Path]:
         for controller in ("", "memory", "cpu"):
             yield self._root / controller / self._parent / node_id

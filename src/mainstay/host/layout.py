@@ -14,8 +14,14 @@ from mainstay.settings import Settings
 
 # The endpoint first: the agent tells it routes; control last: it observes the agent.
 PROCESSES = ("endpoint", "agent", "control")
+# These run only while they have specs below a directory of home that is named like them.
+ON_DEMAND = ("proxy",)
 SUPERVISOR = "supervisor"
 KEPT_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "XDG_DATA_HOME")
+
+# glibc keeps what was once a large block and makes a heap for each thread; a log segment of 16 MiB on its way to the
+# archive would cost the agent that memory for good.
+MEMORY_GIVEN_BACK = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_TRIM_THRESHOLD_": "262144"}
 
 
 def lock_path(settings: Settings, name: str) -> Path:
@@ -33,6 +39,11 @@ def down_marker(settings: Settings) -> Path:
     return settings.home / "down"
 
 
+def has_specs(settings: Settings, name: str) -> bool:
+    """Whether an on-demand process has something to do: specs that it was given and has kept."""
+    return any((settings.home / name).rglob("*.json"))
+
+
 def prepare(settings: Settings) -> None:
     """Makes the directories that every process relies on."""
     make_private_directory(settings.home, mode=0o711)
@@ -42,7 +53,7 @@ def prepare(settings: Settings) -> None:
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment of a process of ours: every setting spelled out, and nothing of the caller's secrets."""
-    env = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    env = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ} | MEMORY_GIVEN_BACK
     for name, value in msgspec.structs.asdict(settings).items():
         if value is not None:
             env[f"MAINSTAY_{name.upper()}"] = ",".join(value) if isinstance(value, tuple) else str(value)

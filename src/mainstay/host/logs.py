@@ -40,3 +40,11 @@ def configure_logging(process: str, level: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
+
+
+def log_to_standard_error() -> None:
+    """For commands: their result alone is on standard output; what our modules log goes beside it, in plain lines."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Unfailing())),
+    )

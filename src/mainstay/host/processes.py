@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ def engine_user(name: str) -> User:
     except KeyError as error:
         raise Permanent(f"there is no system user {name!r}", hint="`mainstay up` as root creates it.") from error
     return User(name, entry.pw_uid, entry.pw_gid)
+
+
+def raise_file_limit() -> int:
+    """Lifts our soft limit on open files to the hard one; returns it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 async def run(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,11 @@ class RpcServer:
     """Serves methods on a socket and pushes notices to everybody connected."""
 
     def __init__(
-        self, path: Path, methods: dict[str, Method], *, on_connect: Callable[[], dict[str, Any]] | None = None
+        self,
+        path: Path,
+        methods: dict[str, Method],
+        *,
+        on_connect: Callable[[], Sequence[dict[str, Any]]] | None = None,
     ):
         self._path = path
         self._methods = methods
@@ -67,7 +71,8 @@ class RpcServer:
         self._writers.add(writer)
         try:
             if self._on_connect is not None:
-                writer.write(msgspec.json.encode(self._on_connect()) + b"\n")
+                for notice in self._on_connect():
+                    writer.write(msgspec.json.encode(notice) + b"\n")
             while line := await reader.readline():
                 task = asyncio.create_task(self._answer(line, writer))
                 self._tasks.add(task)

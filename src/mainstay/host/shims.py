@@ -15,10 +15,14 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
+from mainstay.host.guardian import process_ended
 from mainstay.model.errors import Transient
 
 SHIM = Path(__file__).parent.parent / "shim" / "__main__.py"
 LAUNCH_TIMEOUT_S = 5.0
+_unreaped: set[subprocess.Popen[bytes]] = set()
+"""Shims outlive whoever launched them: an agent that ends must not wait for them."""
+
 log = structlog.get_logger()
 
 
@@ -66,16 +70,19 @@ class SystemShims:
         self._watchers: set[asyncio.Task[None]] = set()
 
     async def adopt(self, node_id: str) -> EngineProcess | None:
-        """See `Shims`. A socket nobody listens on is left from a shim that was killed; it is removed."""
+        """See `Shims`. A socket nobody listens on is left from a shim that was killed; the next shim replaces it.
+
+        It is not ours to remove: by the time we do, the next shim's own may be in its place.
+        """
         path = self._directory / f"{node_id}.sock"
         try:
             reader, writer = await asyncio.open_unix_connection(str(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, ConnectionRefusedError):
             return None
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return None
-        line = await reader.readline()
+        try:
+            line = await reader.readline()
+        except ConnectionError:  # the shim ended without a word: its program could not be executed
+            line = b""
         if not line:
             writer.close()
             return None
@@ -153,4 +160,8 @@ def _spawn(message: bytes) -> subprocess.Popen[bytes]:
 
 
 async def _reap(process: subprocess.Popen[bytes]) -> None:
-    await asyncio.to_thread(process.wait)
+    """Not in a thread: there are few, and a shim lives as long as its engine."""
+    _unreaped.add(process)
+    await process_ended(process.pid)
+    process.wait()
+    _unreaped.discard(process)

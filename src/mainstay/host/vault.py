@@ -39,6 +39,10 @@ class Vault:
             )
         return cls(key, randomness)
 
+    def under(self, key: bytes) -> Vault:
+        """A vault with another key of 256 bits, such as a data key, and the same randomness."""
+        return Vault(key, self._randomness)
+
     def seal(self, secret: str, context: str) -> str:
         """The secret, encrypted and authenticated for this context, as printable text."""
         nonce = self._randomness.token_bytes(NONCE_BYTES)

@@ -6,12 +6,15 @@ from typing import ClassVar
 
 import msgspec
 
-from mainstay.model.node import NodeTarget
-from mainstay.model.records import Record
+from mainstay.model.node import NodeTarget, RestoreTarget
+from mainstay.model.records import Record, Scope
 
 
 class PendingModification(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Changes accepted for the next maintenance window (ModifyDBInstance without ApplyImmediately). None: no change."""
+    """Changes accepted for the next maintenance window (ModifyDBInstance without ApplyImmediately). None: no change.
+
+    `vpc_security_group_ids` go with a subnet group of another VPC, and only with one.
+    """
 
     db_instance_class: str | None = None
     allocated_storage_gib: int | None = None
@@ -22,10 +25,24 @@ class PendingModification(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     storage_throughput: int | None = None
     ca_certificate_identifier: str | None = None
     db_subnet_group_name: str | None = None
+    vpc_security_group_ids: tuple[str, ...] | None = None
     option_group_name: str | None = None
+    multi_az: bool | None = None
+    iam_database_authentication_enabled: bool | None = None
+    backup_retention_period_days: int | None = None
 
     def __bool__(self) -> bool:
         return self != PendingModification()
+
+
+class RestoreFrom(msgspec.Struct, frozen=True, kw_only=True):
+    """Which backup a restored instance was made of; `described` is how events name it."""
+
+    repository_scope: Scope
+    repository_id: str
+    backup_id: str
+    target: RestoreTarget
+    described: str
 
 
 class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,6 +53,18 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     `held_parameters` are parameters of the group whose new value waits for a reboot: name -> the value still in force,
     None for "engine default". `parameter_group_in_force` differs from `db_parameter_group_name` after another group was
     attached, until the reboot.
+    `node_id` is the node that leads, `standby_node_id` the other one of a Multi-AZ instance; they change places when a
+    failover has been seen, whose epoch is `failover_epoch`. `source_dbi_resource_id` is what a read replica follows,
+    `source_identifier` how the API named it last: its identifier, or its ARN if it is in another region.
+    `kms_key_id` is the ARN of the key that protects an encrypted one. `volume_driver` is what its nodes keep data on,
+    "" for plain directories; the key of an encrypted one is in `wrapped_volume_key`, wrapped by the KMS key.
+    `key_lost_at`: the KMS key was found not enabled then, and the instance has not been started since;
+    `key_lost_for_good`: it cannot be any more. `storage_word` is what was last recorded of its space ("", "low",
+    "full").
+    `max_allocated_storage_gib` None: its storage does not grow by itself; `storage_changed_at` is when its size was
+    last changed after the creation; `autoscaling_told` what was told of its growth, with the sizes of then.
+    `repository_id` is where its automated backups are, "" if it never had any; `restore_from` what it was made of.
+    `replication_status` is the status word last recorded of a read replica ("replicating", "error", "terminated").
     """
 
     KIND: ClassVar[str] = "db-instance"
@@ -50,6 +79,15 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     iops: int | None = None
     storage_throughput: int | None = None
     max_allocated_storage_gib: int | None = None
+    storage_changed_at: float | None = None
+    autoscaling_told: tuple[str, ...] = ()
+    storage_encrypted: bool = False
+    kms_key_id: str = ""
+    wrapped_volume_key: str = ""
+    key_lost_at: float | None = None
+    key_lost_for_good: bool = False
+    volume_driver: str = ""
+    storage_word: str = ""
     db_name: str = ""
     master_username: str
     master_password_verifier: str
@@ -72,9 +110,9 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     option_group_name: str
     copy_tags_to_snapshot: bool = False
     deletion_protection: bool = False
+    iam_database_authentication_enabled: bool = False
     enabled_cloudwatch_logs_exports: tuple[str, ...] = ()
     ca_certificate_identifier: str
-    server_certificate_valid_till: float = 0.0
     network_type: str = "IPV4"
     tags: dict[str, str] = {}
     requested_at: float
@@ -87,6 +125,19 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     pending_master_password: bool = False
     automatic_restart_at: float | None = None
     node_id: str
+    multi_az: bool = False
+    standby_node_id: str = ""
+    standby_subnet_id: str = ""
+    secondary_availability_zone: str = ""
+    standby_in_sync: bool = False
+    failover_token: int = 0
+    failover_epoch: int = 1
+    rolling: bool = False
+    source_dbi_resource_id: str = ""
+    source_identifier: str = ""
+    replication_status: str = ""
+    repository_id: str = ""
+    restore_from: RestoreFrom | None = None
     endpoint_address: str = ""
     endpoint_name: str = ""
 
@@ -94,13 +145,21 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
         return self.db_instance_identifier
 
     def index(self) -> dict[str, str]:
-        return {
+        source = {"source": self.source_dbi_resource_id} if self.source_dbi_resource_id else {}
+        if self.restore_from is not None and self.instance_create_time is None:
+            source["restored-from"] = self.restore_from.repository_id
+        return source | {
             "dbi-resource-id": self.dbi_resource_id,
             "db-parameter-group": self.db_parameter_group_name,
             "db-subnet-group": self.db_subnet_group_name,
             "option-group": self.option_group_name,
             "engine": self.engine,
         }
+
+    @property
+    def node_ids(self) -> tuple[str, ...]:
+        """Every node there is, or is to be removed; the one that leads first."""
+        return (self.node_id, self.standby_node_id) if self.standby_node_id else (self.node_id,)
 
     @property
     def arn(self) -> str:

@@ -63,11 +63,13 @@ class ParameterDefinition(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 class TrustedExtension(msgspec.Struct, frozen=True):
     """An extension vetted to be created without superuser, as on RDS.
 
-    `install_sql` is added to its installation script; `@extowner@` in it is the user who creates the extension.
+    `install_sql` is added to its installation script; `@extowner@` in it is the user who creates the extension. With
+    `upgrades` it is added to the scripts between two versions as well.
     """
 
     name: str
     install_sql: str = ""
+    upgrades: bool = False
 
 
 class DebianPackages(msgspec.Struct, frozen=True, kw_only=True):

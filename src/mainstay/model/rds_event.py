@@ -13,6 +13,8 @@ RETENTION_S = 14 * 24 * 3600.0
 
 DB_INSTANCE = "db-instance"
 DB_PARAMETER_GROUP = "db-parameter-group"
+DB_PROXY = "db-proxy"
+DB_SNAPSHOT = "db-snapshot"
 
 
 class EventKind(msgspec.Struct, frozen=True):
@@ -36,12 +38,36 @@ EVENTS = MappingProxyType(
         "RDS-EVENT-0011": EventKind("configuration change", "Updated to use DBParameterGroup {name}"),
         "RDS-EVENT-0012": EventKind("configuration change", "Applying modification to database instance class"),
         "RDS-EVENT-0014": EventKind("configuration change", "Finished applying modification to DB instance class"),
+        "RDS-EVENT-0013": EventKind("failover", "Multi-AZ instance failover started"),
+        "RDS-EVENT-0015": EventKind(
+            "failover", "Multi-AZ failover to standby complete - DNS propagation may take a few minutes"
+        ),
         "RDS-EVENT-0016": EventKind("configuration change", "Reset master credentials"),
         "RDS-EVENT-0017": EventKind("configuration change", "Finished applying modification to allocated storage"),
         "RDS-EVENT-0018": EventKind("configuration change", "Applying modification to allocated storage"),
+        "RDS-EVENT-0019": EventKind("restoration", "Restored from DB instance {origin} to {target}"),
         "RDS-EVENT-0020": EventKind("recovery", "Recovery of the DB instance has started"),
         "RDS-EVENT-0021": EventKind("recovery", "Recovery of the DB instance is complete"),
         "RDS-EVENT-0022": EventKind("availability", "Error restarting {engine}: {reason}"),
+        "RDS-EVENT-0024": EventKind(
+            "configuration change", "Applying modification to convert to a Multi-AZ DB instance"
+        ),
+        "RDS-EVENT-0025": EventKind(
+            "configuration change", "Finished applying modification to convert to a Multi-AZ DB instance"
+        ),
+        "RDS-EVENT-0028": EventKind("configuration change", "Disabled automated backups"),
+        "RDS-EVENT-0032": EventKind("configuration change", "Enabled automated backups"),
+        "RDS-EVENT-0029": EventKind(
+            "configuration change", "Finished applying modification to convert to a standard (Single-AZ) DB instance"
+        ),
+        "RDS-EVENT-0030": EventKind(
+            "configuration change", "Applying modification to convert to a standard (Single-AZ) DB instance"
+        ),
+        "RDS-EVENT-0034": EventKind(
+            "failover",
+            "Abandoning user requested failover since a failover recently occurred on the database instance: {reason}",
+        ),
+        "RDS-EVENT-0049": EventKind("failover", "Multi-AZ instance failover completed"),
         "RDS-EVENT-0026": EventKind("maintenance", "Applying off-line patches to DB instance"),
         "RDS-EVENT-0027": EventKind("maintenance", "Finished applying off-line patches to DB instance"),
         "RDS-EVENT-0031": EventKind("failure", "The DB instance has failed: {reason}"),
@@ -49,7 +75,25 @@ EVENTS = MappingProxyType(
         "RDS-EVENT-0037": EventKind(
             "configuration change", "Updated parameter {name} to {value} with apply method {apply_method}"
         ),
+        "RDS-EVENT-0040": EventKind("creation", "Creating manual snapshot"),
+        "RDS-EVENT-0041": EventKind("deletion", "Deleted user snapshot"),
+        "RDS-EVENT-0042": EventKind("creation", "Manual snapshot created"),
+        "RDS-EVENT-0043": EventKind("restoration", "Restored from snapshot {snapshot}"),
+        "RDS-EVENT-0059": EventKind("notification", "Started copy of snapshot {snapshot} from region {region}"),
+        "RDS-EVENT-0060": EventKind("notification", "Finished copy of snapshot {snapshot} from region {region}"),
+        "RDS-EVENT-0061": EventKind(
+            "notification", "Canceled snapshot copy request of {snapshot} from region {region}"
+        ),
+        "RDS-EVENT-0090": EventKind("creation", "Creating automated snapshot"),
+        "RDS-EVENT-0091": EventKind("creation", "Automated snapshot created"),
+        "RDS-EVENT-0190": EventKind("notification", "Canceled snapshot copy request of {snapshot}"),
+        "RDS-EVENT-0196": EventKind("notification", "Started copy of snapshot {snapshot} in region {region}"),
+        "RDS-EVENT-0197": EventKind("notification", "Finished copy of snapshot {snapshot} in region {region}"),
         "RDS-EVENT-0044": EventKind("notification", "{reason}"),
+        "RDS-EVENT-0045": EventKind("read replica", "Replication has stopped: {reason}"),
+        "RDS-EVENT-0046": EventKind("read replica", "Replication for the Read Replica resumed"),
+        "RDS-EVENT-0057": EventKind("read replica", "Replication streaming has been terminated"),
+        "RDS-EVENT-0202": EventKind("read replica", "Read replica creation failed: {reason}"),
         "RDS-EVENT-0047": EventKind("maintenance", "Database instance patched"),
         "RDS-EVENT-0067": EventKind("configuration change", "Unable to reset your password: {reason}"),
         "RDS-EVENT-0087": EventKind("notification", "DB instance stopped"),
@@ -62,10 +106,51 @@ EVENTS = MappingProxyType(
             "notification", "DB instance is being started due to it exceeding the maximum allowed time being stopped"
         ),
         "RDS-EVENT-0155": EventKind("maintenance", "A DB engine minor version upgrade is available: {version}"),
+        "RDS-EVENT-0203": EventKind("creation", "RDS created the DB proxy {name}."),
+        "RDS-EVENT-0204": EventKind("configuration change", "RDS modified the DB proxy {name}."),
+        "RDS-EVENT-0205": EventKind("deletion", "RDS deleted the DB proxy {name}."),
+        "RDS-EVENT-0206": EventKind("creation", "RDS created the endpoint {endpoint} for the DB proxy {name}."),
+        "RDS-EVENT-0207": EventKind(
+            "configuration change", "RDS modified the endpoint {endpoint} of the DB proxy {name}."
+        ),
+        "RDS-EVENT-0208": EventKind("deletion", "RDS deleted the endpoint {endpoint} for the DB proxy {name}."),
+        "RDS-EVENT-0214": EventKind(
+            "configuration change",
+            "RDS detected the deletion of the DB instance {instance} and automatically removed it from the target group"
+            " of the DB proxy {name}.",
+        ),
+        "RDS-EVENT-0217": EventKind(
+            "configuration change", "Applying autoscaling-initiated modification to allocated storage"
+        ),
+        "RDS-EVENT-0218": EventKind(
+            "configuration change", "Finished applying autoscaling-initiated modification to allocated storage"
+        ),
+        "RDS-EVENT-0220": EventKind(
+            "failure",
+            "The DB instance is in the cooling-off period for a previous scale storage operation. Autoscaling will"
+            " retry six hours after it.",
+        ),
+        "RDS-EVENT-0223": EventKind(
+            "failure", "Storage autoscaling is unable to scale the storage for the reason: {reason}"
+        ),
+        "RDS-EVENT-0224": EventKind(
+            "failure",
+            "Storage autoscaling has reached the maximum storage threshold. Increase the maximum storage threshold.",
+        ),
+        "RDS-EVENT-0225": EventKind(
+            "notification",
+            "Storage size {size} GB is approaching the maximum storage threshold {maximum} GB. Increase the maximum"
+            " storage threshold.",
+        ),
+        "MAINSTAY-EVENT-0001": EventKind("failure", "{reason}"),
+        "MAINSTAY-EVENT-0002": EventKind("notification", "{reason}"),
+        "MAINSTAY-EVENT-0003": EventKind("backup", "{reason}"),
+        "MAINSTAY-EVENT-0004": EventKind("failure", "{reason}"),
+        "MAINSTAY-EVENT-0005": EventKind("notification", "{reason}"),
         "RDS-EVENT-0278": EventKind("failure", "The DB instance creation failed: {reason}"),
     }
 )
-"""Every event by RDS's number."""
+"""Every event by RDS's number; those that RDS does not have are numbered MAINSTAY-EVENT."""
 
 CATEGORIES = MappingProxyType(
     {
@@ -86,8 +171,8 @@ CATEGORIES = MappingProxyType(
             "security patching",
         ),
         DB_PARAMETER_GROUP: ("configuration change",),
-        "db-snapshot": ("creation", "deletion", "notification", "restoration"),
-        "db-proxy": ("configuration change", "creation", "deletion", "failure"),
+        DB_SNAPSHOT: ("creation", "deletion", "notification", "restoration"),
+        DB_PROXY: ("configuration change", "creation", "deletion", "failure"),
     }
 )
 """Source type -> the categories its events can have, as DescribeEventCategories lists them."""

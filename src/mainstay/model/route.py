@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from mainstay.model.dns_name import is_dns_name
 from mainstay.model.errors import Permanent
 
 ADMITS_MAX = 1000
@@ -40,6 +41,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     path: Literal["relay", "kernel"] = "relay"
     """How bytes are carried where there is a choice; "kernel" falls back to "relay" where the kernel cannot."""
 
+    name: str = ""
+    """RDS-style DNS name of the endpoint, upper and lower case alike; empty: it has none."""
+
     @property
     def target(self) -> tuple[str, int] | None:
         """Address and port of the engine."""
@@ -55,6 +59,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         ports = [self.port] if self.target_address is None else [self.port, self.target_port]
         if not all(1 <= port <= 65535 for port in ports):
             raise Permanent(f"a port of {self.endpoint_id} is not between 1 and 65535")
+        if self.name and not is_dns_name(self.name):
+            raise Permanent(f"the name {self.name!r} of {self.endpoint_id} is not a DNS name")
         try:
             ip_address(self.address)
             if self.target_address is not None:

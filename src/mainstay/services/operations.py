@@ -58,7 +58,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """Everything a handler may use: the caller, the namespace, the open transaction, time and randomness."""
+    """Everything a handler may use: the caller, the namespace, the open transaction, time and randomness.
+
+    `requested_region` is where the call was made; it is not in `scope` when the service knows no regions.
+    """
 
     caller: Caller
     scope: Scope
@@ -68,6 +71,10 @@ class Call:
     settings: Settings
     collaborators: Mapping[type, Any]
     source_ip: str = ""
+    secure_transport: bool = False
+    user_agent: str = ""
+    referer: str = ""
+    requested_region: str = ""
     request_id: str = ""
 
     def use(self, kind: type[T]) -> T:

@@ -2,7 +2,8 @@
 
 Guarantees:
 - the engine is this process's direct child; what the engine orphans is re-parented to us (PR_SET_CHILD_SUBREAPER), so
-  when the engine dies nothing of it is left running: all descendants are reaped, or killed after `REAP_GRACE_S`;
+  when the engine dies nothing of it is left running: all descendants are killed at once and reaped, because a server
+  process that lost its parent could still acknowledge commits;
 - if we die, the kernel sends the engine SIGQUIT (PR_SET_PDEATHSIG), PostgreSQL's "immediate shutdown";
 - everybody connected to our socket is told of the exit, and only after the last descendant has been reaped, so a
   successor may be started the moment the notice arrives.
@@ -24,13 +25,18 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-REAP_GRACE_S = 1.0
 LINE_BYTES_MAX = 4096
 EXEC_FAILED = 127
+INHERITED_SIGNALS = (
+    signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTERM, signal.SIGCHLD,
+)  # fmt: skip
+"""What we handle or ignore, and what `nohup` and shells ignore in what they start in the background: an engine that
+inherited an ignored SIGQUIT would outlive us until it has set up its own handlers."""
 
 Listeners = dict[socket.socket, bytes]
 
@@ -43,7 +49,7 @@ def main() -> int:
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "cannot become a subreaper")
     _redirect_output(launch["output"])
-    server = _listen(launch["socket"])
+    server, inode = _listen(launch["socket"])
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only the agent stops engines, through the socket
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wakeup_read, wakeup_write = os.pipe()
@@ -52,11 +58,11 @@ def main() -> int:
     signal.signal(signal.SIGCHLD, lambda _signal, _frame: None)
     signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
     pid = _start_engine(launch, libc)
-    state = {"state": "running", "pid": pid, "started_at": time.time(), "exit_code": None, "tag": launch.get("tag", {})}
-    try:
-        state["exit_code"] = _serve(server, wakeup_read, pid, state)
-    finally:
+    if not pid:
         os.unlink(launch["socket"])
+        return EXEC_FAILED
+    state = {"state": "running", "pid": pid, "started_at": time.time(), "exit_code": None, "tag": launch.get("tag", {})}
+    _serve(server, wakeup_read, pid, state, lambda: _withdraw(launch["socket"], inode))
     return 0
 
 
@@ -68,25 +74,44 @@ def _redirect_output(path: str) -> None:
     os.dup2(output, 2)
 
 
-def _listen(path: str) -> socket.socket:
+def _listen(path: str) -> tuple[socket.socket, int]:
+    """A socket that appears at `path` listening, in one step, in the place of a stale one; and its inode there."""
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    new = f"{path}~"
     try:
-        os.unlink(path)
+        os.unlink(new)
     except FileNotFoundError:
         pass
-    server.bind(path)
-    os.chmod(path, 0o600)
+    server.bind(new)
+    os.chmod(new, 0o600)
     server.listen(8)
     server.setblocking(False)
-    return server
+    os.rename(new, path)
+    return server, os.stat(path).st_ino
+
+
+def _withdraw(path: str, inode: int) -> None:
+    """Removes our socket; one of a successor stays."""
+    try:
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def _start_engine(launch: dict[str, Any], libc: ctypes.CDLL) -> int:
-    """Forks and executes the engine with its own credentials; returns its pid."""
+    """Forks and executes the engine with its own credentials; returns its pid once it is executed, 0 if it cannot be.
+
+    The pipe is closed by the execution itself: only then is it said that the engine runs.
+    """
     parent = os.getpid()
+    executed, failed = os.pipe()
     pid = os.fork()
     if pid:
-        return pid
+        os.close(failed)
+        message = os.read(executed, 1)
+        os.close(executed)
+        return 0 if message else pid
     try:
         for path in launch.get("cgroups", ()):
             with open(path, "w") as procs:
@@ -100,7 +125,7 @@ def _start_engine(launch: dict[str, Any], libc: ctypes.CDLL) -> int:
         if os.getppid() != parent:
             os._exit(EXEC_FAILED)
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in INHERITED_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         os.setsid()
         os.umask(0o077)
@@ -109,11 +134,14 @@ def _start_engine(launch: dict[str, Any], libc: ctypes.CDLL) -> int:
     except OSError as error:
         os.write(2, f"cannot start {launch['argv'][0]}: {error}\n".encode())
     finally:
+        os.write(failed, b"!")
         os._exit(EXEC_FAILED)
 
 
-def _serve(server: socket.socket, wakeup: int, engine: int, state: dict[str, Any]) -> int:
-    """Answers listeners until the engine has ended; returns its exit code."""
+def _serve(
+    server: socket.socket, wakeup: int, engine: int, state: dict[str, Any], withdraw: Callable[[], None]
+) -> None:
+    """Answers listeners until the engine has ended; before they are told of that the socket is withdrawn."""
     selector = selectors.DefaultSelector()
     selector.register(server, selectors.EVENT_READ)
     selector.register(wakeup, selectors.EVENT_READ)
@@ -131,9 +159,9 @@ def _serve(server: socket.socket, wakeup: int, engine: int, state: dict[str, Any
     state["exit_code"] = exit_code
     state["state"] = "exited"
     _reap_descendants()
+    withdraw()  # a successor may be started the moment the end is told
     for listener in list(listeners):
         _send(listener, state)
-    return exit_code
 
 
 def _accept(
@@ -191,8 +219,7 @@ def _reap(engine: int) -> int | None:
 
 
 def _reap_descendants() -> None:
-    """Waits for what the engine left behind, then kills it, until nothing is left."""
-    deadline = time.monotonic() + REAP_GRACE_S
+    """Kills what the engine left behind, until nothing is left."""
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -200,11 +227,10 @@ def _reap_descendants() -> None:
             return
         if pid:
             continue
-        if time.monotonic() > deadline:
-            with open(f"/proc/self/task/{os.getpid()}/children") as children:
-                for child in children.read().split():
-                    os.kill(int(child), signal.SIGKILL)
-        time.sleep(0.005)
+        with open(f"/proc/self/task/{os.getpid()}/children") as children:
+            for child in children.read().split():
+                os.kill(int(child), signal.SIGKILL)
+        time.sleep(0.002)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class Reader(Protocol):
     def get(self, kind: type[R], scope: Scope, key: str) -> R | None:
         """The record, or None."""
 
-    def find(self, kind: type[R], scope: Scope, name: str, value: str) -> list[R]:
+    def find(self, kind: type[R], scope: Scope | None, name: str, value: str) -> list[R]:
         """Records whose `index()` has `name` = `value`, ordered by key."""
 
     def scan(self, kind: type[R], scope: Scope | None = None, *, after: str = "", limit: int = 1_000_000) -> list[R]:
@@ -87,6 +87,10 @@ class Reader(Protocol):
 
 class Transaction(Reader, Protocol):
     """What can also be written."""
+
+    @property
+    def changes(self) -> int:
+        """A number that grows with every change made in the transaction."""
 
     def insert(self, record: Record) -> None:
         """Adds a new record; raises `Duplicate` if one with its kind, scope and key exists."""

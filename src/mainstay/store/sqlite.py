@@ -63,13 +63,24 @@ class SqliteTransaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
 
+    @property
+    def changes(self) -> int:
+        return self._db.total_changes
+
     def get(self, kind: type[R], scope: Scope, key: str) -> R | None:
         row = self._db.execute(
             "SELECT document FROM records WHERE kind = ? AND scope = ? AND key = ?", (kind.KIND, str(scope), key)
         ).fetchone()
         return None if row is None else _decode(kind, row[0])
 
-    def find(self, kind: type[R], scope: Scope, name: str, value: str) -> list[R]:
+    def find(self, kind: type[R], scope: Scope | None, name: str, value: str) -> list[R]:
+        if scope is None:
+            rows = self._db.execute(
+                "SELECT r.document FROM record_index i JOIN records r USING (kind, scope, key)"
+                " WHERE i.kind = ? AND i.name = ? AND i.value = ? ORDER BY i.scope, i.key",
+                (kind.KIND, name, value),
+            )
+            return [_decode(kind, row[0]) for row in rows]
         rows = self._db.execute(
             "SELECT r.document FROM record_index i JOIN records r USING (kind, scope, key)"
             " WHERE i.kind = ? AND i.scope = ? AND i.name = ? AND i.value = ? ORDER BY i.key",

@@ -13,24 +13,26 @@ from contextlib import suppress
 import structlog
 
 from mainstay.host.guardian import process_ended
-from mainstay.host.layout import PROCESSES, down_marker, lock_path, prepare, spawn
+from mainstay.host.layout import ON_DEMAND, PROCESSES, down_marker, has_specs, lock_path, prepare, spawn
 from mainstay.host.locks import holder
 from mainstay.settings import Settings
 from mainstay.supervisor.shutdown import stop_everything
 
-RESTART_PAUSE_S = (0.0, 0.2, 1.0, 3.0, 10.0)
+RESTART_PAUSE_S = (0.0, 0.2, 0.5, 1.0)
 STABLE_AFTER_S = 20.0
 START_GRACE_S = 15.0
 POLL_S = 0.02
+DEMAND_POLL_S = 1.0
 log = structlog.get_logger()
 
 
 class Supervisor:
-    """Keeps `PROCESSES` running until told to shut down."""
+    """Keeps `PROCESSES` running until told to shut down, and `ON_DEMAND` ones while they have something to do."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._starts: set[asyncio.Task[int | None]] = set()
 
     async def run(self) -> None:
         """Until SIGTERM or SIGINT, which stop everything, engines too."""
@@ -39,22 +41,24 @@ class Supervisor:
         ended = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
-        keepers = [asyncio.create_task(self._keep(name)) for name in PROCESSES]
+        keepers = [asyncio.create_task(self._keep(name)) for name in (*PROCESSES, *ON_DEMAND)]
         await ended.wait()
         down_marker(self._settings).touch(mode=0o600)
         for keeper in keepers:
             keeper.cancel()
             with suppress(asyncio.CancelledError):
                 await keeper
-        await stop_everything(self._settings)
+        await asyncio.gather(*self._starts)  # one that is only starting would come up after everything else has gone
+        await stop_everything(self._settings, lambda: self._start("agent"))
 
     async def _keep(self, name: str) -> None:
         failures = 0
         while True:
+            await self._wanted(name)
             pid = holder(lock_path(self._settings, name))
             if pid is None:
                 await asyncio.sleep(RESTART_PAUSE_S[min(failures, len(RESTART_PAUSE_S) - 1)])
-                pid = await self._start(name)
+                pid = await self._started(name)
             started = asyncio.get_running_loop().time()
             if pid is not None:
                 await process_ended(pid)
@@ -62,6 +66,20 @@ class Supervisor:
             lasted_s = asyncio.get_running_loop().time() - started
             failures = 0 if lasted_s > STABLE_AFTER_S else failures + 1
             log.warning("process.ended", name=name, pid=pid, lasted_s=round(lasted_s, 1))
+
+    async def _wanted(self, name: str) -> None:
+        """Returns at once for a process that always runs; for another when it runs or should."""
+        while name in ON_DEMAND and holder(lock_path(self._settings, name)) is None:
+            if has_specs(self._settings, name):
+                return
+            await asyncio.sleep(DEMAND_POLL_S)
+
+    async def _started(self, name: str) -> int | None:
+        """As `_start`, which goes on when the keeper is cancelled."""
+        task = asyncio.create_task(self._start(name))
+        self._starts.add(task)
+        task.add_done_callback(self._starts.discard)
+        return await asyncio.shield(task)
 
     async def _start(self, name: str) -> int | None:
         """Starts the process and waits until it holds its lock; None if it ended before."""

@@ -1,16 +1,17 @@
-"""Stopping everything in order: engines, control, agent, endpoint. Used by the supervisor and `mainstay down`."""
+"""Stopping everything in order: proxy, engines, control, agent, endpoint; by the supervisor and `mainstay down`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 import structlog
 
 from mainstay.host.guardian import process_ended
-from mainstay.host.layout import PROCESSES, lock_path
+from mainstay.host.layout import ON_DEMAND, PROCESSES, lock_path
 from mainstay.host.locks import holder
 from mainstay.host.rpc import RpcClient
 from mainstay.model.errors import MainstayError
@@ -21,19 +22,33 @@ PROCESS_TIMEOUT_S = 15.0
 log = structlog.get_logger()
 
 
-async def stop_everything(settings: Settings) -> None:
-    """Returns when nothing of the service runs any more; a process that does not end is killed."""
-    if holder(lock_path(settings, "agent")) is not None:
-        client = RpcClient(settings.runtime / "agent.sock")
-        client.start()
-        try:
-            await client.call("stop_engines", timeout_s=ENGINES_TIMEOUT_S)
-        except MainstayError as error:
-            log.error("shutdown.engines", error=error.message)
-        finally:
-            await client.stop()
-    for name in reversed(PROCESSES):
+async def stop_everything(settings: Settings, start_agent: Callable[[], Awaitable[object]] | None = None) -> None:
+    """Returns when nothing of the service runs any more; a process that does not end is killed.
+
+    `start_agent` starts one where there is none, or it has just ended: without an agent engines would stay.
+    """
+    for name in ON_DEMAND:
         await end_process(settings, name)
+    if not await _stop_engines(settings) and start_agent is not None:
+        await start_agent()
+        await _stop_engines(settings)
+    for name in reversed((*ON_DEMAND, *PROCESSES)):  # once more: control may have started one meanwhile
+        await end_process(settings, name)
+
+
+async def _stop_engines(settings: Settings) -> bool:
+    """False if there is no agent to do it, or it ended meanwhile."""
+    if holder(lock_path(settings, "agent")) is None:
+        return False
+    client = RpcClient(settings.runtime / "agent.sock")
+    client.start()
+    try:
+        await client.call("stop_engines", timeout_s=ENGINES_TIMEOUT_S)
+    except MainstayError as error:
+        log.error("shutdown.engines", error=error.message)
+    finally:
+        await client.stop()
+    return holder(lock_path(settings, "agent")) is not None
 
 
 async def end_process(settings: Settings, name: str) -> None:

@@ -2,7 +2,7 @@
 
 All of 127.0.0.0/8 is this machine, so every instance can have the port it asked for on an address of its own, without
 root and without DNS. Endpoints live in 127.64.0.0/11, nodes in 127.96.0.0/11; every service (MAINSTAY_HOME) has its own
-slot of 4096 addresses in each, chosen by a digest of its home, so that several services run side by side.
+slot of 4096 addresses in each, so that several services run side by side (`control/address_slot.py`).
 """
 
 from __future__ import annotations
@@ -11,30 +11,53 @@ import hashlib
 import ipaddress
 from pathlib import Path
 
-from mainstay.model.addresses import AddressLease
+from mainstay.model.addresses import AddressLease, AddressSlot
 from mainstay.model.errors import ApiError
 from mainstay.model.records import GLOBAL_REGION, Scope
 from mainstay.settings import Settings
-from mainstay.store import Transaction
+from mainstay.store import Reader, Transaction
 
 ENDPOINTS = ipaddress.IPv4Network("127.64.0.0/11")
 NODES = ipaddress.IPv4Network("127.96.0.0/11")
 SLOT_PREFIX_LENGTH = 20
+SLOTS: int = 2 ** (SLOT_PREFIX_LENGTH - ENDPOINTS.prefixlen)
 
 
-def endpoint_block(settings: Settings) -> ipaddress.IPv4Network:
+def endpoint_block(reader: Reader, settings: Settings) -> ipaddress.IPv4Network:
     """Where endpoint addresses come from: the network that was set, or this service's slot of the loopback pool."""
     if settings.endpoint_network:
         return ipaddress.IPv4Network(settings.endpoint_network)
-    return slot(ENDPOINTS, settings.home)
+    return blocks(_slot(reader, settings))[0]
 
 
-def slot(pool: ipaddress.IPv4Network, home: Path) -> ipaddress.IPv4Network:
-    """The part of a pool that belongs to the service of this home."""
-    number = int.from_bytes(hashlib.sha256(str(home).encode()).digest()[:4], "big")
-    slots = 2 ** (SLOT_PREFIX_LENGTH - pool.prefixlen)
-    first = int(pool.network_address) + (number % slots) * 2 ** (32 - SLOT_PREFIX_LENGTH)
-    return ipaddress.IPv4Network((first, SLOT_PREFIX_LENGTH))
+def node_block(reader: Reader, settings: Settings) -> ipaddress.IPv4Network:
+    """Where the addresses come from on which engines listen."""
+    return blocks(_slot(reader, settings))[1]
+
+
+def blocks(number: int) -> tuple[ipaddress.IPv4Network, ipaddress.IPv4Network]:
+    """The addresses of a slot: for endpoints and for nodes."""
+    offset = number * 2 ** (32 - SLOT_PREFIX_LENGTH)
+    endpoints, nodes = (
+        ipaddress.IPv4Network((int(pool.network_address) + offset, SLOT_PREFIX_LENGTH)) for pool in (ENDPOINTS, NODES)
+    )
+    return endpoints, nodes
+
+
+def preferred_slot(home: Path) -> int:
+    """The slot that a service of this home has unless another service has it already."""
+    return int.from_bytes(hashlib.sha256(str(home).encode()).digest()[:4], "big") % SLOTS
+
+
+def any_leased(reader: Reader, account_id: str) -> bool:
+    """Whether any loopback address of a slot is in use."""
+    held = (ipaddress.IPv4Address(one.address) for one in reader.scan(AddressLease, Scope(account_id, GLOBAL_REGION)))
+    return any(address in pool for address in held for pool in (ENDPOINTS, NODES))
+
+
+def _slot(reader: Reader, settings: Settings) -> int:
+    chosen = reader.get(AddressSlot, Scope(settings.account_id, GLOBAL_REGION), AddressSlot.CURRENT)
+    return preferred_slot(settings.home) if chosen is None else chosen.number
 
 
 def lease(tx: Transaction, account_id: str, block: ipaddress.IPv4Network, holder: str) -> str:

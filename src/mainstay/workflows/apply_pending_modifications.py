@@ -7,8 +7,10 @@ from mainstay.decide.windows import is_inside, next_start, parse_maintenance_win
 from mainstay.store import Transaction
 from mainstay.workflows.converge import fail, tell_overdue
 from mainstay.workflows.engine import Finish, Outcome, Program, Sleep, Step, Work
+from mainstay.workflows.fleet import last_seen_leader
 from mainstay.workflows.modification import put_into_force
 from mainstay.workflows.node_specs import instance_of
+from mainstay.workflows.repositories import Makings
 
 LOOK_AGAIN_S = 30.0
 TWO_WEEKS_S = 14 * 24 * 3600.0
@@ -24,11 +26,12 @@ async def _await_window(work: Work) -> Outcome:
     window = parse_maintenance_window(instance.preferred_maintenance_window)
     if not is_inside(window, now):
         return Sleep(max(1.0, next_start(window, now) - now))
-    if not accepts_changes(db_instance_status(instance, tools.fleet.last_seen(instance.node_id))):
+    if not accepts_changes(db_instance_status(instance, last_seen_leader(tools.fleet, instance))):
         return Sleep(LOOK_AGAIN_S)
 
     def apply(tx: Transaction) -> None:
-        put_into_force(tx, tools.clock, instance, instance)
+        makings = Makings(tools.vault, tools.randomness, now)
+        put_into_force(tx, tools.clock, makings, instance, instance)
 
     return Finish(apply)
 

@@ -12,13 +12,20 @@ import msgspec
 
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.errors import Permanent
-from mainstay.model.node import Node, NodePhase, NodeSpec, NodeStatus
+from mainstay.model.node import Node, NodePhase, NodeSpec, NodeStatus, NodeTarget, leading
 from mainstay.services.rds.events import record_event
 from mainstay.store import Transaction
-from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work
-from mainstay.workflows.node_specs import instance_of, refresh_node, require_instance, with_private_key
+from mainstay.workflows import addresses
+from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, StepFunction, Work
+from mainstay.workflows.fleet import last_seen_leader
+from mainstay.workflows.node_specs import instance_of, nodes_of, refresh_nodes, require_instance, with_private_key
 
 OBSERVE_AGAIN_S = 5.0
+_FAILURES = {
+    "create_db_instance": "RDS-EVENT-0278",
+    "create_read_replica": "RDS-EVENT-0202",
+    "restore_db_instance": "RDS-EVENT-0278",
+}
 
 Settled = Callable[[NodeSpec, NodeStatus], bool]
 Ending = Callable[[Work, Transaction, DBInstance, NodeStatus], DBInstance]
@@ -33,54 +40,105 @@ def running(spec: NodeSpec, status: NodeStatus) -> bool:
     )
 
 
+def switched(spec: NodeSpec, status: NodeStatus) -> bool:
+    """As `running`, and the change of roles asked for was made or given up."""
+    return running(spec, status) and status.pair is not None and status.pair.switched_for >= spec.failover_token
+
+
 def stopped(spec: NodeSpec, status: NodeStatus) -> bool:
     """The engine has ended and will not be started."""
     return status.phase is NodePhase.STOPPED and status.settled_generation >= spec.generation
 
 
-def converging(name: str, *, settled: Settled, ending: Ending, deadline_s: float) -> Program:
-    """A program of two steps: `put_node`, then `await_settled`."""
+def converging(
+    name: str,
+    *,
+    settled: Settled,
+    ending: Ending,
+    deadline_s: float,
+    needs_standby: bool = False,
+    before: tuple[str, StepFunction] | None = None,
+) -> Program:
+    """A program of two steps: `put_node`, then `await_settled`.
+
+    `needs_standby`: it has not ended before the standby of a Multi-AZ instance has every commit. `before` is a step
+    (name, function) that comes first and leads to `put_node`.
+    """
 
     async def put_node(work: Work) -> Outcome:
         tools = work.tools
         with tools.store.transaction() as tx:
             instance = require_instance(tx, work.job.scope, work.job.subject)
-            spec = refresh_node(tx, tools, instance)
-        await tools.fleet.put_node(with_private_key(spec, tools))
+            specs = refresh_nodes(tx, tools, instance)
+        for spec in specs:
+            await tools.fleet.put_node(with_private_key(spec, tools))
         return Next("await_settled")
 
     async def await_settled(work: Work) -> Outcome:
         tools = work.tools
         with tools.store.read() as view:
             instance = require_instance(view, work.job.scope, work.job.subject)
-            node = view.get(Node, work.job.scope, instance.node_id)
-        status = tools.fleet.observe(instance.node_id)
-        if node is None or status is None:
+            specs = {node.spec.node_id: node.spec for node in nodes_of(view, instance)}
+        seen = {node_id: tools.fleet.observe(node_id) for node_id in instance.node_ids}
+        status = leading(list(seen.values()))
+        if status is None or any(node_id not in specs for node_id in seen):
             return Next("put_node")
-        if status.generation >= node.spec.generation and status.fatal:
+        if status.generation >= specs[status.node_id].generation and status.fatal:
             raise Permanent(status.failure)
-        if not settled(node.spec, status):
+        for node_id, spec in specs.items():
+            one = seen[node_id]
+            if one is None and spec.target is not NodeTarget.ABSENT:
+                return Next("put_node")
+            if not _done(spec, one, settled):
+                return Sleep(OBSERVE_AGAIN_S)
+        if instance.multi_az and needs_standby and not (status.pair is not None and status.pair.in_sync):
             return Sleep(OBSERVE_AGAIN_S)
 
         def record(tx: Transaction) -> None:
             present = require_instance(tx, work.job.scope, work.job.subject)
-            done = ending(work, tx, present, status)
             # The first time it is in effect is when the instance came to be, even if a repair had to help.
-            created_at = done.instance_create_time or tools.clock.wall()
-            tx.put(msgspec.structs.replace(done, change="", failure="", instance_create_time=created_at))
+            created_at = present.instance_create_time or tools.clock.wall()
+            done = msgspec.structs.replace(present, change="", failure="", instance_create_time=created_at)
+            # The ending last: it may name what comes next (`backing-up`).
+            tx.put(ending(work, tx, without_standby(tx, done), status))
 
         return Finish(record)
 
+    steps = {
+        "put_node": Step(put_node, successors=("await_settled",)),
+        "await_settled": Step(await_settled, successors=("put_node",)),
+    }
+    return _program(name, steps, deadline_s, before)
+
+
+def _program(name: str, steps: dict[str, Step], deadline_s: float, before: tuple[str, StepFunction] | None) -> Program:
+    first = {} if before is None else {before[0]: Step(before[1], successors=("put_node",))}
     return Program(
         name=name,
-        first="put_node",
-        steps={
-            "put_node": Step(put_node, successors=("await_settled",)),
-            "await_settled": Step(await_settled, successors=("put_node",)),
-        },
+        first=next(iter(first), "put_node"),
+        steps=first | steps,
         deadline_s=deadline_s,
         failed=fail,
         overdue=tell_overdue,
+    )
+
+
+def _done(spec: NodeSpec, seen: NodeStatus | None, settled: Settled) -> bool:
+    if spec.target is NodeTarget.ABSENT:
+        return seen is None or seen.phase is NodePhase.ABSENT
+    return seen is not None and settled(spec, seen)
+
+
+def without_standby(tx: Transaction, instance: DBInstance) -> DBInstance:
+    """The instance, and nothing left of a standby that it does not want any more and that is gone."""
+    if instance.multi_az or not instance.standby_node_id:
+        return instance
+    node = tx.get(Node, instance.scope, instance.standby_node_id)
+    if node is not None:
+        tx.delete(node)
+    addresses.release(tx, instance.scope.account_id, instance.standby_node_id)
+    return msgspec.structs.replace(
+        instance, standby_node_id="", standby_subnet_id="", secondary_availability_zone="", standby_in_sync=False
     )
 
 
@@ -92,7 +150,7 @@ def fail(work: Work, error: Permanent) -> Finish:
         if instance is None:
             return
         tx.put(msgspec.structs.replace(instance, change="", failure=error.message))
-        event_id = "RDS-EVENT-0278" if work.job.program == "create_db_instance" else "RDS-EVENT-0031"
+        event_id = _FAILURES.get(work.job.program, "RDS-EVENT-0031")
         record_event(tx, work.tools.clock, instance, event_id, reason=error.message)
 
     return Finish(record)
@@ -102,6 +160,6 @@ def tell_overdue(work: Work, tx: Transaction) -> None:
     """A person should look: an operation takes longer than it ever should."""
     instance = instance_of(tx, work.job.scope, work.job.subject)
     if instance is not None:
-        status = work.tools.fleet.last_seen(instance.node_id)
+        status = last_seen_leader(work.tools.fleet, instance)
         reason = status.failure if status is not None and status.failure else "no reason is known"
         record_event(tx, work.tools.clock, instance, "RDS-EVENT-0044", reason=f"{work.job.program} is late: {reason}")

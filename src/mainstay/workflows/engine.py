@@ -28,6 +28,7 @@ from mainstay.model.records import Scope
 from mainstay.settings import Settings
 from mainstay.store import Conflict, Job, Store, StoreFull, Transaction
 from mainstay.workflows.fleet import Fleet
+from mainstay.workflows.proxy_fleet import ProxyFleet
 
 RETRY_PAUSE_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 JOBS_AT_ONCE = 16
@@ -74,6 +75,7 @@ class Tools:
 
     store: Store
     fleet: Fleet
+    proxies: ProxyFleet
     clock: Clock
     randomness: Randomness
     settings: Settings
@@ -128,6 +130,12 @@ def new_job(program: Program, subject: str, scope: Scope, now: float, frame: Map
         created_at=now,
         deadline_at=now + program.deadline_s,
     )
+
+
+def bring_forward(tx: Transaction, subject: str, now: float) -> None:
+    """Makes every job of the subject due at once: what it waits for may have come."""
+    for job in tx.jobs(subject):
+        tx.put_job(msgspec.structs.replace(job, due_at=min(job.due_at, now)))
 
 
 class Worker:

@@ -1,28 +1,47 @@
 """From what the user wants (instance, groups, classes) to what a node must be. The one place that makes a `NodeSpec`.
 
-`refresh_node` is idempotent: it writes a new generation only if something in the spec differs from the last one, so
+`refresh_nodes` is idempotent: it writes a new generation only if something in the spec differs from the last one, so
 that any number of callers may ask for it whenever anything an instance depends on has changed.
 """
 
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import msgspec
 
 from mainstay.decide.parameter_values import values_in_force
 from mainstay.decide.parameters import FormulaVariables, evaluate
+from mainstay.host.certificates import ends_soon
+from mainstay.model.database_logins import LoginListener
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_instance_class import CLASSES
 from mainstay.model.db_parameter_group import DBParameterGroup
+from mainstay.model.db_snapshot import BackupRepository
 from mainstay.model.errors import Permanent
-from mainstay.model.node import MasterUser, Node, NodeEndpoint, NodeLimits, NodeSpec, ServerCertificate
+from mainstay.model.node import (
+    MasterUser,
+    Node,
+    NodeEndpoint,
+    NodeLimits,
+    NodeRole,
+    NodeSpec,
+    NodeTarget,
+    Peer,
+    RestoreSpec,
+    ServerCertificate,
+)
 from mainstay.model.records import Scope
+from mainstay.model.repository_job import RepositoryRef
+from mainstay.model.volume import VolumeSpec
 from mainstay.services.ec2.interfaces import access_list_for, set_real_addresses
 from mainstay.settings import Settings
 from mainstay.store import Reader, Transaction
 from mainstay.workflows import addresses
 from mainstay.workflows.engine import Tools
+from mainstay.workflows.repositories import reference, require_repository, with_opened_repositories
+from mainstay.workflows.volumes import volume_key_of, volume_of
 
 GIB = 1 << 30
 KEY_CONTEXT = "certificate-key:"
@@ -55,15 +74,41 @@ def final_parameters(reader: Reader, tools: Tools, instance: DBInstance) -> dict
         db_instance_class_memory_bytes=db_class.db_instance_class_memory_bytes,
         db_instance_vcpu=db_class.vcpus,
         endpoint_port=instance.port,
-        true_if_replica=False,
+        true_if_replica=bool(instance.source_dbi_resource_id),
     )
     return {name: evaluate(value, variables) for name, value in values.items()}
 
 
-def refresh_node(tx: Transaction, tools: Tools, instance: DBInstance) -> NodeSpec:
-    """Writes the instance's node as it should be now and returns its spec, private key still sealed away."""
-    node = tx.get(Node, instance.scope, instance.node_id)
-    wanted = _spec(tx, tools, instance, node)
+def replicas_of(reader: Reader, instance: DBInstance) -> list[DBInstance]:
+    """The read replicas that follow an instance, in every region."""
+    return reader.find(DBInstance, None, "source", instance.dbi_resource_id)
+
+
+def source_of(reader: Reader, instance: DBInstance) -> DBInstance | None:
+    """The instance that a read replica follows, None if it follows nobody or its source is gone."""
+    if not instance.source_dbi_resource_id:
+        return None
+    found = reader.find(DBInstance, None, "dbi-resource-id", instance.source_dbi_resource_id)
+    return found[0] if found else None
+
+
+def refresh_nodes(tx: Transaction, tools: Tools, instance: DBInstance) -> tuple[NodeSpec, ...]:
+    """Writes the instance's nodes as they should be now and returns their specs, private keys still sealed away.
+
+    The one that leads comes first. A standby that is not wanted any more comes as one that shall be absent.
+    """
+    return tuple(_refresh_node(tx, tools, instance, node_id) for node_id in instance.node_ids)
+
+
+def nodes_of(reader: Reader, instance: DBInstance) -> tuple[Node, ...]:
+    """The records of the instance's nodes, as far as they have been made."""
+    found = (reader.get(Node, instance.scope, node_id) for node_id in instance.node_ids)
+    return tuple(node for node in found if node is not None)
+
+
+def _refresh_node(tx: Transaction, tools: Tools, instance: DBInstance, node_id: str) -> NodeSpec:
+    node = tx.get(Node, instance.scope, node_id)
+    wanted = _spec(tx, tools, instance, node_id, node)
     if node is None:
         tx.insert(Node(scope=instance.scope, spec=msgspec.structs.replace(wanted, generation=1)))
         return msgspec.structs.replace(wanted, generation=1)
@@ -75,21 +120,46 @@ def refresh_node(tx: Transaction, tools: Tools, instance: DBInstance) -> NodeSpe
 
 
 def with_private_key(spec: NodeSpec, tools: Tools) -> NodeSpec:
-    """The spec as the agent needs it: the certificate's key opened."""
+    """The spec as the agent needs it: the certificate's key opened, and those of its data, if they may be."""
     certificate = spec.certificate
     key = tools.vault.unseal(certificate.private_key_pem, KEY_CONTEXT + spec.node_id)
     opened = ServerCertificate(certificate.certificate_pem, key, certificate.ca_pem)
-    return msgspec.structs.replace(spec, certificate=opened)
+    spec = msgspec.structs.replace(spec, certificate=opened, volume=_with_volume_key(spec, tools))
+    return with_opened_repositories(spec, tools.store, tools.vault)
 
 
-def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node: Node | None) -> NodeSpec:
+def _with_volume_key(spec: NodeSpec, tools: Tools) -> VolumeSpec | None:
+    volume, view = spec.volume, tools.store.view()
+    found = view.find(DBInstance, None, "dbi-resource-id", spec.dbi_resource_id)
+    if volume is None or not volume.encrypted or spec.target is NodeTarget.ABSENT or not found:
+        return volume
+    return msgspec.structs.replace(volume, data_key=volume_key_of(view, tools.vault, found[0]) or "")
+
+
+def _membership(instance: DBInstance, node_id: str, node: Node | None) -> dict[str, Any]:
+    """What tells the instance's nodes from each other."""
+    leads = node_id == instance.node_id
+    born = NodeRole.PRIMARY if leads else NodeRole.STANDBY
+    peer = None
+    if instance.multi_az and leads:
+        peer = Peer(instance.standby_node_id, instance.secondary_availability_zone)
+    elif instance.multi_az:
+        peer = Peer(instance.node_id, instance.availability_zone)
+    return {
+        "availability_zone": instance.availability_zone if leads else instance.secondary_availability_zone,
+        "role": born if node is None else node.spec.role,
+        "peer": peer,
+        "target": instance.target if leads or instance.multi_az else NodeTarget.ABSENT,
+    }
+
+
+def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node_id: str, node: Node | None) -> NodeSpec:
     rules = tools.engines.rules(instance.engine)
     parameters = final_parameters(tx, tools, instance)
     db_class = CLASSES[instance.db_instance_class]
     account = instance.scope.account_id
-    home = tools.settings.home
-    address = addresses.lease(tx, account, addresses.endpoint_block(tools.settings), instance.dbi_resource_id)
-    if node is None and instance.network_interface_id:
+    address = addresses.lease(tx, account, addresses.endpoint_block(tx, tools.settings), instance.dbi_resource_id)
+    if node is None and node_id == instance.node_id and instance.network_interface_id:
         # Where this instance's packets come from: source groups that it is a member of resolve to this.
         set_real_addresses(tx, instance.scope, instance.network_interface_id, [address])
     access = access_list_for(tx, instance.scope, instance.vpc_security_group_ids, instance.port)
@@ -100,34 +170,72 @@ def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node: Node | None
         name=endpoint_name(tools.settings, instance.scope, instance.db_instance_identifier),
         admits=access.ipv4 + access.ipv6,
     )
+    login_port = _iam_login_port(tx, instance)
     return NodeSpec(
-        node_id=instance.node_id,
+        **_membership(instance, node_id, node),
+        node_id=node_id,
         scope=instance.scope,
         dbi_resource_id=instance.dbi_resource_id,
         db_instance_identifier=instance.db_instance_identifier,
-        availability_zone=instance.availability_zone,
+        failover_token=instance.failover_token,
+        rolling=instance.rolling,
+        source=instance.source_dbi_resource_id,
+        followed=bool(replicas_of(tx, instance)),
+        archive=_archive(tx, instance),
+        restore=_restore(tx, instance) if node_id == instance.node_id else None,
         generation=0 if node is None else node.spec.generation,
-        target=instance.target,
         engine=instance.engine,
         engine_version=instance.engine_version,
-        listen_address=addresses.lease(tx, account, addresses.slot(addresses.NODES, home), instance.node_id),
+        listen_address=addresses.lease(tx, account, addresses.node_block(tx, tools.settings), node_id),
         port=instance.port,
         endpoint=endpoint,
         parameters=rules.engine_settings(parameters),
         require_tls=rules.require_tls(parameters),
+        refuses_old_passwords=rules.refuses_old_passwords(parameters),
+        iam_login_port=login_port,
         log_retention_minutes=rules.log_retention_minutes(parameters),
         restart_token=instance.restart_token,
         master=MasterUser(instance.master_username, instance.master_password_verifier),
         database=instance.db_name,
-        certificate=_certificate(tools, instance.node_id, endpoint, node),
+        certificate=_certificate(tools, node_id, endpoint, node, login_port),
+        volume=volume_of(instance),
         limits=NodeLimits(memory_bytes=db_class.memory_bytes, vcpus=db_class.vcpus),
     )
 
 
-def _certificate(tools: Tools, node_id: str, endpoint: NodeEndpoint, node: Node | None) -> ServerCertificate:
-    """The node's certificate, a new one if the name or address it stands for changed; its key sealed for the store."""
+def _archive(reader: Reader, instance: DBInstance) -> RepositoryRef | None:
+    """Where the log goes while there are automated backups; the agent gets the key, the record does not."""
+    if not instance.backup_retention_period_days or not instance.repository_id:
+        return None
+    repository = reader.get(BackupRepository, instance.scope, instance.repository_id)
+    return None if repository is None else reference(repository)
+
+
+def _restore(reader: Reader, instance: DBInstance) -> RestoreSpec | None:
+    """What a restored instance is made of, until it is there. Its standby is copied from it like any other."""
+    source = instance.restore_from
+    if source is None or instance.instance_create_time is not None:
+        return None
+    repository = require_repository(reader, source.repository_scope, source.repository_id)
+    return RestoreSpec(repository=reference(repository), backup_id=source.backup_id, target=source.target)
+
+
+def _iam_login_port(reader: Reader, instance: DBInstance) -> int:
+    if not instance.iam_database_authentication_enabled:
+        return 0
+    listener = reader.get(LoginListener, LoginListener.scope_of(instance.scope.account_id), "current")
+    return 0 if listener is None else listener.port
+
+
+def _certificate(
+    tools: Tools, node_id: str, endpoint: NodeEndpoint, node: Node | None, login_port: int
+) -> ServerCertificate:
+    """The node's certificate, its key sealed; a new one if its name or address changed, or if it ends soon."""
     if node is not None and (node.spec.endpoint.name, node.spec.endpoint.address) == (endpoint.name, endpoint.address):
-        return node.spec.certificate
+        # One from before engines asked about logins says that it is a server's alone: not with IAM logins.
+        fits = not login_port or node.spec.iam_login_port != 0
+        if fits and not ends_soon(node.spec.certificate.certificate_pem, tools.clock.wall()):
+            return node.spec.certificate
     issued, _valid_till = tools.certificates.issue((endpoint.name,), (endpoint.address,))
     sealed = tools.vault.seal(issued.private_key_pem, KEY_CONTEXT + node_id)
     return ServerCertificate(issued.certificate_pem, sealed, issued.ca_pem)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mainstay.services.rds.refresh import DEADLINE_S, FIRST_STEP, PROGRAM
 from mainstay.workflows.converge import fail, tell_overdue
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Step, Work
-from mainstay.workflows.node_specs import instance_of, refresh_node, with_private_key
+from mainstay.workflows.node_specs import instance_of, refresh_nodes, with_private_key
 
 
 async def _start(work: Work) -> Outcome:
@@ -18,9 +18,10 @@ async def _start(work: Work) -> Outcome:
         instance = instance_of(tx, work.job.scope, work.job.subject)
         if instance is None or instance.change == "deleting":
             return Finish()
-        spec = refresh_node(tx, tools, instance)
-    await tools.fleet.put_node(with_private_key(spec, tools))
-    return Next("confirm", frame={"generation": spec.generation})
+        specs = refresh_nodes(tx, tools, instance)
+    for spec in specs:
+        await tools.fleet.put_node(with_private_key(spec, tools))
+    return Next("confirm", frame={"generations": [spec.generation for spec in specs]})
 
 
 async def _confirm(work: Work) -> Outcome:
@@ -30,7 +31,8 @@ async def _confirm(work: Work) -> Outcome:
         instance = instance_of(tx, work.job.scope, work.job.subject)
         if instance is None or instance.change == "deleting":
             return Finish()
-        settled = refresh_node(tx, tools, instance).generation == work.job.frame["generation"]
+        generations = [spec.generation for spec in refresh_nodes(tx, tools, instance)]
+        settled = generations == work.job.frame["generations"]
     return Finish() if settled else Next(FIRST_STEP)
 
 

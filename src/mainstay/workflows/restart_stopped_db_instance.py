@@ -17,7 +17,7 @@ async def _await_time(work: Work) -> Outcome:
     now = tools.clock.wall()
     with tools.store.read() as view:
         instance = instance_of(view, work.job.scope, work.job.subject)
-    if instance is None or instance.target is not NodeTarget.STOPPED:
+    if instance is None or (instance.target is not NodeTarget.STOPPED and instance.change != "stopping"):
         return Finish()
     due_at = instance.automatic_restart_at or work.job.created_at + MAX_STOPPED_S
     if now < due_at or instance.change:

@@ -55,7 +55,7 @@ def test_specs_and_what_is_in_effect_are_found_again(journal: Journal) -> None:
     assert again(journal).in_effect("node-2") == InEffect()
 
 
-def test_files_with_secrets_are_for_us_alone(journal: Journal) -> None:
+def test_files_with_private_key_are_for_us_alone(journal: Journal) -> None:
     journal.write_spec(SPEC)
     assert (journal.files("node-1").root / "spec.json").stat().st_mode & 0o777 == 0o600
 

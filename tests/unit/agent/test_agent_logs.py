@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mainstay.agent.logs import PORTION_BYTES_MAX, list_logs, prune_logs, read_log
-from mainstay.engines.base import NodeFiles
+from mainstay.engines.node_files import NodeFiles
 from mainstay.model.errors import Permanent
 
 
@@ -85,3 +85,18 @@ def test_old_logs_are_removed_and_nothing_else(files: NodeFiles) -> None:
     assert prune_logs(files, 200.0) == 1
     assert [one["name"] for one in list_logs(files)] == ["new.log"]
     assert (files.root / "spec.json").exists()
+
+
+def test_the_logs_of_an_encrypted_node_are_on_its_volume_and_not_found_through_a_link(tmp_path: Path) -> None:
+    files = NodeFiles(root=tmp_path / "node", sockets=tmp_path / "sockets", logs_on_volume=True)
+    assert files.logs.parent == files.volume
+    assert list_logs(files) == [], "the volume is not mounted"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "old.log").write_text("secret")
+    os.utime(outside / "old.log", (1.0, 1.0))
+    files.volume.mkdir(parents=True)
+    files.logs.symlink_to(outside)
+    assert list_logs(files) == [] and prune_logs(files, 1000.0) == 0 and (outside / "old.log").exists()
+    with pytest.raises(Permanent, match="is a link"):
+        read_log(files, "old.log", "0", None)

@@ -13,6 +13,8 @@ from mainstay.control.fleet import RpcFleet
 from mainstay.host.rpc import RpcServer
 from mainstay.model.errors import Transient
 from mainstay.model.node import NodePhase, NodeRole, NodeStatus
+from mainstay.model.repository_job import JobKind, JobPhase, JobStatus, RepositoryJob, RepositoryRef
+from mainstay.model.volume import VolumeDriverReport
 
 
 def status(node_id: str, phase: NodePhase = NodePhase.RUNNING) -> NodeStatus:
@@ -27,6 +29,7 @@ class AgentSocket:
 
     def __init__(self, path: Path) -> None:
         self.nodes: list[NodeStatus] = []
+        self.jobs: list[JobStatus] = []
         self.calls: list[tuple[str, Any]] = []
 
         def answering(name: str, answer: Any) -> Any:
@@ -39,11 +42,19 @@ class AgentSocket:
         methods = {
             "list_logs": answering("list_logs", [{"name": "a"}]),
             "read_log": answering("read_log", {"data": "x"}),
+            "lock_node": answering("lock_node", None),
+            "unlock_node": answering("unlock_node", None),
+            "start_job": answering("start_job", None),
+            "forget_job": answering("forget_job", None),
         }
         self.server = RpcServer(path, methods, on_connect=self._all)
 
-    def _all(self) -> dict[str, Any]:
-        return {"topic": "nodes", "data": msgspec.to_builtins(self.nodes)}
+    def _all(self) -> list[dict[str, Any]]:
+        jobs = {"topic": "jobs", "data": msgspec.to_builtins(self.jobs)}
+        return [jobs, {"topic": "nodes", "data": msgspec.to_builtins(self.nodes)}]
+
+    def tell_job(self, one: JobStatus) -> None:
+        self.server.notify("job", msgspec.to_builtins(one))
 
     def tell(self, one: NodeStatus) -> None:
         self.server.notify("node", msgspec.to_builtins(one))
@@ -96,3 +107,50 @@ async def test_observations_follow_the_agent_and_an_absent_agent_is_no_absent_no
     await fleet.stop()
     await successor.server.stop()
     await asyncio.sleep(0.01)
+
+
+async def test_keys_go_to_the_agent_and_what_its_host_can_do_is_remembered(tmp_path: Path) -> None:
+    agent = AgentSocket(tmp_path / "agent.sock")
+    await agent.server.start()
+    fleet = RpcFleet(tmp_path / "agent.sock", lambda _: None)
+    fleet.start()
+    await until(lambda: fleet.connected)
+    assert fleet.volume_drivers() is None
+    image = VolumeDriverReport(driver="image", encrypted=True, sized=True, usable=False, reason="no loop devices")
+    agent.server.notify("volume_drivers", msgspec.to_builtins((image,)))
+    await until(lambda: fleet.volume_drivers() is not None)
+    agent.server.notify("volume_drivers", None)
+    await fleet.lock("a")
+    await fleet.unlock("a", "00" * 32)
+    assert fleet.volume_drivers() == (image,)
+    assert agent.calls == [("lock_node", {"node_id": "a"}), ("unlock_node", {"node_id": "a", "key": "00" * 32})]
+    await fleet.stop()
+    await agent.server.stop()
+
+
+async def test_jobs_are_seen_as_the_agent_tells_them_and_wake_who_waits(tmp_path: Path) -> None:
+    woken: list[str] = []
+    agent = AgentSocket(tmp_path / "agent.sock")
+    agent.jobs = [JobStatus(job_id="j1", subject="snapshot:a", phase=JobPhase.RUNNING, bytes_done=1, bytes_total=4)]
+    await agent.server.start()
+    fleet = RpcFleet(tmp_path / "agent.sock", lambda _: None, woken.append)
+    fleet.start()
+    await until(lambda: fleet.connected)
+    seen = fleet.observe_job("j1")
+    assert seen is not None and seen.percent == 25 and woken == ["snapshot:a"]
+    agent.tell_job(JobStatus(job_id="j1", subject="snapshot:a", phase=JobPhase.DONE))
+    await until(lambda: len(woken) == 2)
+    done = fleet.observe_job("j1")
+    assert done is not None and done.percent == 100
+    ref = RepositoryRef(prefix="p", data_key="00" * 32)
+    await fleet.start_job(
+        RepositoryJob(job_id="j2", kind=JobKind.DESTROY, subject="x", engine="postgres", repository=ref)
+    )
+    await fleet.forget_job("j1")
+    assert fleet.observe_job("j1") is None
+    assert [name for name, _params in agent.calls] == ["start_job", "forget_job"]
+    assert "00" * 32 not in repr(ref)
+    await fleet.stop()
+    await agent.server.stop()
+    with pytest.raises(Transient):
+        fleet.observe_job("j2")

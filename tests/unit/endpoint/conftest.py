@@ -35,9 +35,12 @@ class PumpRig:
         self.pump.start()
         self._ends: list[socket.socket] = []
 
-    def connect(self, tag: Tag | None = None) -> tuple[socket.socket, socket.socket]:
-        """The client's and the engine's end of one carried connection."""
-        client, inner_client = tcp_pair()
+    def connect(
+        self, tag: Tag | None = None, kind: type[socket.socket] = socket.socket
+    ) -> tuple[socket.socket, socket.socket]:
+        """The client's and the engine's end of one carried connection; `kind` is what the pump has of the client."""
+        client, accepted = tcp_pair()
+        inner_client = kind(fileno=accepted.detach())
         engine, inner_engine = tcp_pair()
         inner_client.setblocking(False)
         inner_engine.setblocking(False)
@@ -77,6 +80,11 @@ class EchoEngine:
             self._server.close()
         for writer in self._writers:
             writer.close()
+
+    def say(self, text: str) -> None:
+        """Without having been asked, to every client."""
+        for writer in self._writers:
+            writer.write(text.encode() + b"\n")
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.clients.append(writer.get_extra_info("peername")[0])

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -16,10 +17,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from dnslib import QTYPE, DNSRecord
 
+from mainstay.endpoint.kernel import Kernel
 from mainstay.host.layout import down_marker, prepare
 from mainstay.host.rpc import RpcClient
-from mainstay.model.errors import Permanent
+from mainstay.model.errors import Permanent, Transient
 from mainstay.model.route import Route
 from mainstay.settings import Settings
 
@@ -29,7 +32,7 @@ change = msgspec.structs.replace
 class Endpoint:
     """The real process and a client of its control socket."""
 
-    def __init__(self, home: Path, path: str) -> None:
+    def __init__(self, home: Path, path: str, **settings: str) -> None:
         self.settings = Settings(home=home)
         prepare(self.settings)
         # Alone it would bring a supervisor up, and that the whole service: as after `mainstay down`, nobody may.
@@ -38,15 +41,29 @@ class Endpoint:
             **os.environ,
             "MAINSTAY_HOME": str(home),
             "MAINSTAY_ENDPOINT_PATH": path,
+            **settings,
         }
         self.client = RpcClient(self.settings.runtime / "endpoint.sock", retry_interval_s=0.02)
         self.client.start()
+
+    def set(self, name: str, value: str) -> None:
+        """For the next start."""
+        self._environment[name] = value
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "mainstay.endpoint", env=self._environment, stdout=asyncio.subprocess.DEVNULL
         )
-        await self.client.call("ping", timeout_s=20)
+        async with asyncio.timeout(20):
+            while not await self._answers():
+                await asyncio.sleep(0.01)
+
+    async def _answers(self) -> bool:
+        """False: the client has only now seen that the predecessor went away."""
+        try:
+            return bool(await self.client.call("ping"))
+        except Transient:
+            return False
 
     async def end(self, number: signal.Signals) -> int:
         self.process.send_signal(number)
@@ -84,6 +101,7 @@ async def test_routes_are_put_listed_counted_and_removed(
     stats = await endpoint.client.call("stats")
     assert stats["endpoints"] == {route.endpoint_id: {"open": 1, "accepted": 1}}
     assert stats["kernel_unavailable"] == "endpoint_path is set to relay"
+    assert stats["dns"] is None, "names are served only where that is asked for"
     assert await endpoint.client.call("remove_route", {"endpoint_id": route.endpoint_id}) == {"cut": 1}
     assert await client.ended()
     assert await endpoint.client.call("remove_route", {"endpoint_id": route.endpoint_id}) == {"cut": 0}
@@ -161,6 +179,54 @@ async def test_an_unreadable_table_is_put_aside(endpoint: Endpoint, route: Route
     assert file.with_suffix(".unreadable").read_bytes() == b'[{"endpoint_id": "'
 
 
+@pytest.fixture
+async def named(tmp_path: Path) -> AsyncIterator[tuple[Endpoint, tuple[str, int]]]:
+    """An endpoint process that serves its names, and where."""
+    with socket.create_server(("127.66.0.1", 0)) as free:
+        place = free.getsockname()
+    made = Endpoint(tmp_path / "home", "relay", MAINSTAY_DNS_LISTEN=f"{place[0]}:{place[1]}")
+    await made.start()
+    yield made, place
+    await made.close()
+
+
+def _resolve(place: tuple[str, int], name: str) -> list[str]:
+    query = DNSRecord.question(name)
+    answer = DNSRecord.parse(query.send(*place, timeout=5))
+    return [str(one.rdata) for one in answer.rr if one.rtype == QTYPE.A]
+
+
+async def test_names_are_served_from_the_table_alone(named: tuple[Endpoint, tuple[str, int]], route: Route) -> None:
+    endpoint, place = named
+    route = change(route, name="mydb.abc123def456.us-west-2.rds.mainstay.internal")
+    await endpoint.put(route)
+    assert (await endpoint.client.call("stats"))["dns"]["unavailable"] is None
+    assert await asyncio.to_thread(_resolve, place, route.name) == [route.address]
+    await endpoint.end(signal.SIGKILL)
+    await endpoint.start()  # there is neither a control nor an agent in this test
+    assert await asyncio.to_thread(_resolve, place, route.name) == [route.address]
+    renamed = change(route, name=route.name.replace("mydb", "yours"))
+    await endpoint.put(renamed)
+    assert await asyncio.to_thread(_resolve, place, route.name) == []
+    assert await asyncio.to_thread(_resolve, place, renamed.name) == [route.address]
+    await endpoint.client.call("remove_route", {"endpoint_id": route.endpoint_id})
+    assert await asyncio.to_thread(_resolve, place, renamed.name) == []
+
+
+async def test_a_taken_dns_port_does_not_keep_endpoints_from_being_served(
+    named: tuple[Endpoint, tuple[str, int]], engines: Any, connect: Any, route: Route
+) -> None:
+    endpoint, place = named
+    await endpoint.end(signal.SIGTERM)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as squatter:
+        squatter.bind(place)
+        await endpoint.start()
+        host, port = await engines("one").start()
+        await endpoint.put(change(route, target_address=host, target_port=port))
+        assert await (await connect(route)).ask() == "one:hello"
+        assert "Address already in use" in (await endpoint.client.call("stats"))["dns"]["unavailable"]
+
+
 async def test_idle_it_takes_no_cpu_and_little_memory(endpoint: Endpoint, route: Route) -> None:
     await endpoint.put(route)
     await asyncio.sleep(0.2)
@@ -203,6 +269,150 @@ async def test_the_kernel_carries_what_it_can_and_survives_a_kill(
     assert await client.ask() == "one:hello"
     assert await (await connect(route)).ask() == "one:hello"
     await endpoint.start()
+    await endpoint.client.call("remove_route", {"endpoint_id": route.endpoint_id})
+    assert await client.ended()
+    with pytest.raises(ConnectionRefusedError):
+        await connect(route)
+
+
+NEEDS_NFT = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="needs root and nftables")
+
+
+class Tools:
+    """The only directory on the endpoint's PATH: system tools can be taken away from it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir()
+        self.give("nft")
+        self.give("ss")
+
+    def give(self, name: str) -> None:
+        (self.directory / name).symlink_to(str(shutil.which(name)))
+
+    def take(self, name: str) -> None:
+        (self.directory / name).unlink()
+
+
+@pytest.fixture
+async def tooled(tmp_path: Path) -> AsyncIterator[tuple[Endpoint, Tools]]:
+    """An endpoint process on the kernel path, and its system tools."""
+    tools = Tools(tmp_path / "bin")
+    made = Endpoint(tmp_path / "home", "auto", PATH=str(tools.directory))
+    await made.start()
+    await _kernel_says(made, None)
+    yield made, tools
+    try:
+        if not (tools.directory / "nft").exists():
+            tools.give("nft")
+        await made.end(signal.SIGKILL)
+        await made.start()
+        await _kernel_says(made, None)  # takes the table over, and away when it ends
+    finally:
+        await made.close()
+    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
+    assert Kernel(str(made.settings.home)).table not in tables
+
+
+async def _kernel_says(endpoint: Endpoint, reason: str | None) -> None:
+    async with asyncio.timeout(10):
+        while (await endpoint.client.call("stats"))["kernel_unavailable"] != reason:
+            await asyncio.sleep(0.05)
+
+
+@NEEDS_NFT
+async def test_a_successor_that_cannot_use_the_kernel_never_says_that_old_connections_are_gone(
+    tooled: tuple[Endpoint, Tools], engines: Any, connect: Any, route: Route
+) -> None:
+    endpoint, tools = tooled
+    host, port = await engines("old").start("127.97.0.4")
+    route = change(route, target_address=host, target_port=port, path="kernel")
+    assert (await endpoint.put(route))["path"] == "kernel"
+    client = await connect(route)
+    assert await client.ask() == "old:hello"
+    await endpoint.end(signal.SIGKILL)
+    tools.take("nft")
+    await endpoint.start()
+    await _kernel_says(endpoint, "the program nft is not installed (package nftables)")
+    await endpoint.put(route)
+    assert await client.ask() == "old:hello", "nothing changed for it"
+    host, port = await engines("new").start("127.97.0.5")
+    promoted = change(route, epoch=2, target_address=host, target_port=port)
+    for _ in range(2):
+        with pytest.raises(Transient, match="cannot be ended: nft cannot be run") as caught:
+            await endpoint.put(promoted)
+        assert "apt-get install nftables" in caught.value.hint
+    with pytest.raises(Transient, match="cannot be ended"):
+        await endpoint.client.call("remove_route", {"endpoint_id": route.endpoint_id})
+    with pytest.raises(Transient, match="cannot be ended"):
+        await endpoint.client.call("remove_route", {"endpoint_id": route.endpoint_id})
+    tools.give("nft")
+    await endpoint.put(promoted)
+    assert await client.ended()
+    assert await (await connect(route)).ask() == "new:hello"
+
+
+@NEEDS_NFT
+async def test_a_successor_on_the_relay_path_ends_what_the_kernel_carried(
+    tooled: tuple[Endpoint, Tools], engines: Any, connect: Any, route: Route
+) -> None:
+    endpoint, _ = tooled
+    host, port = await engines("one").start("127.97.0.6")
+    route = change(route, target_address=host, target_port=port, path="kernel")
+    await endpoint.put(route)
+    client = await connect(route)
+    assert await client.ask() == "one:hello"
+    await endpoint.end(signal.SIGKILL)
+    endpoint.set("MAINSTAY_ENDPOINT_PATH", "relay")
+    await endpoint.start()
+    assert await client.ended()
+    assert await (await connect(route)).ask() == "one:hello"
+    assert (await endpoint.client.call("stats"))["endpoints"][route.endpoint_id]["accepted"] == 1
+    endpoint.set("MAINSTAY_ENDPOINT_PATH", "auto")
+
+
+@NEEDS_NFT
+async def test_clients_are_let_in_to_a_new_primary_only_after_those_of_the_old_one_are_out(
+    tooled: tuple[Endpoint, Tools], engines: Any, connect: Any, route: Route
+) -> None:
+    endpoint, tools = tooled
+    host, port = await engines("old").start("127.97.0.7")
+    route = change(route, target_address=host, target_port=port, path="kernel")
+    await endpoint.put(route)
+    client = await connect(route)
+    assert await client.ask() == "old:hello"
+    await endpoint.put(change(route, target_address=None))
+    waiting = asyncio.create_task((await connect(route)).ask())
+    host, port = await engines("new").start("127.97.0.8")
+    promoted = change(route, epoch=2, target_address=host, target_port=port)
+    tools.take("nft")
+    for _ in range(2):
+        with pytest.raises(Transient, match="cannot be ended"):
+            await endpoint.put(promoted)
+        assert await client.ask() == "old:hello"
+        await asyncio.sleep(0.2)
+        assert not waiting.done(), "it must not meet a client of the old primary"
+    tools.give("nft")
+    await endpoint.put(promoted)
+    assert await client.ended()
+    assert await waiting == "new:hello"
+
+
+@NEEDS_NFT
+async def test_a_removal_that_failed_is_not_taken_for_done(
+    tooled: tuple[Endpoint, Tools], engines: Any, connect: Any, route: Route
+) -> None:
+    endpoint, tools = tooled
+    host, port = await engines("one").start("127.97.0.9")
+    await endpoint.put(change(route, target_address=host, target_port=port, path="kernel"))
+    client = await connect(route)
+    assert await client.ask() == "one:hello"
+    tools.take("nft")
+    for _ in range(2):
+        with pytest.raises(Transient, match="cannot be ended"):
+            await endpoint.client.call("remove_route", {"endpoint_id": route.endpoint_id})
+    assert await client.ask() == "one:hello"
+    tools.give("nft")
     await endpoint.client.call("remove_route", {"endpoint_id": route.endpoint_id})
     assert await client.ended()
     with pytest.raises(ConnectionRefusedError):

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mainstay.endpoint.limits import BUFFER_BYTES
 from mainstay.endpoint.pump import Tag, close_with_reset
 
 
@@ -189,18 +190,53 @@ def test_stop_resets_what_is_left(rig: Any) -> None:
         client.recv(1)
 
 
-def test_a_defect_costs_one_connection_only(rig: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken, _ = rig.connect()
+class Defective(socket.socket):
+    """One that fails as no socket should."""
+
+    def recv_into(self, *_: Any) -> int:
+        raise RuntimeError("a defect")
+
+
+def test_a_defect_costs_one_connection_only(rig: Any) -> None:
+    broken, other = rig.connect(kind=Defective)
     healthy, engine = rig.connect()
     healthy.sendall(b"x")
     assert engine.recv(1) == b"x"
 
-    def fail(half: Any) -> None:
-        raise RuntimeError("a defect")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(rig.pump, "_end", fail)
-        broken.shutdown(socket.SHUT_WR)
-        _until(lambda: len(rig.closed) == 1)
+    broken.send(b"x")
+    _until(lambda: len(rig.closed) == 1)
+    with pytest.raises(ConnectionResetError):
+        other.recv(1)
     healthy.sendall(b"y")
     assert engine.recv(1) == b"y"
+
+
+@pytest.mark.parametrize("count", [1, BUFFER_BYTES - 1, BUFFER_BYTES, BUFFER_BYTES + 1, 3 * BUFFER_BYTES])
+def test_what_was_said_before_the_pump_looked_arrives_with_its_end(rig: Any, count: int) -> None:
+    """One edge for all of it: bytes around the buffer's size, and the end of stream behind them."""
+    gate = threading.Event()
+    rig.pump.cut(lambda tag: not gate.wait(5))
+    client, engine = rig.connect()  # the pump will take it over when it is free
+    rig.pump.cut(lambda tag: not gate.wait(5))
+    content = random.Random(count).randbytes(count)
+    client.sendall(content)
+    client.shutdown(socket.SHUT_WR)
+    gate.set()
+    assert _read_all(engine) == content
+    client.settimeout(0.5)
+    engine.sendall(content)
+    assert client.recv(1) == content[:1]
+
+
+@pytest.mark.parametrize("count", [1, BUFFER_BYTES, BUFFER_BYTES + 1])
+def test_all_of_one_edge_is_read(rig: Any, count: int) -> None:
+    client, engine = rig.connect()
+    client.send(b"a")
+    assert engine.recv(1) == b"a"  # registered and emptied: from now on the pump hears of edges only
+    gate = threading.Event()
+    rig.pump.cut(lambda tag: not gate.wait(5))
+    content = random.Random(count).randbytes(count)
+    client.sendall(content)
+    client.shutdown(socket.SHUT_WR)
+    gate.set()
+    assert _read_all(engine) == content

@@ -53,7 +53,7 @@ class Pair:
         self.server = self.new_server()
 
     def new_server(self) -> RpcServer:
-        return RpcServer(self.path, METHODS, on_connect=lambda: {"topic": "hello", "data": 1})
+        return RpcServer(self.path, METHODS, on_connect=lambda: [{"topic": "hello", "data": 1}])
 
 
 @pytest.fixture

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -78,6 +81,15 @@ async def test_a_new_agent_finds_the_running_engine_and_can_stop_it(tmp_path: Pa
     assert await exits.wait() == ("n1", -signal.SIGTERM)
 
 
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["default", "ignored"])
+def quit_of_the_parent(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A shell ignores SIGQUIT in what it starts in the background, and that is inherited."""
+    before = signal.signal(signal.SIGQUIT, request.param)
+    yield
+    signal.signal(signal.SIGQUIT, before)
+
+
+@pytest.mark.usefixtures("quit_of_the_parent")
 async def test_the_engine_does_not_outlive_its_shim(tmp_path: Path) -> None:
     exits = Exits()
     shims = SystemShims(tmp_path, exits)
@@ -97,3 +109,44 @@ async def test_a_program_that_cannot_be_started_is_told(tmp_path: Path) -> None:
     with pytest.raises(Transient, match="ended at once"):
         await SystemShims(tmp_path, Exits()).launch("n1", launch(tmp_path, "/nonexistent/engine"))
     assert "cannot start /nonexistent/engine" in (tmp_path / "output").read_text()
+
+
+async def test_engines_that_run_take_no_threads_from_others(tmp_path: Path) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=1))
+    exits = Exits()
+    shims = SystemShims(tmp_path, exits)
+    for name in ("n1", "n2"):
+        await shims.launch(name, launch(tmp_path, "/bin/sleep", "60"))
+    async with asyncio.timeout(5):
+        assert await asyncio.to_thread(alive, os.getpid())
+    for name in ("n1", "n2"):
+        exits.changed.clear()
+        shims.signal(name, signal.SIGKILL)
+        await exits.wait()
+
+
+async def test_looking_for_a_shim_never_removes_the_socket_of_its_successor(tmp_path: Path) -> None:
+    path = tmp_path / "n1.sock"
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    stale = path.stat().st_ino
+    shims = SystemShims(tmp_path, Exits())
+    assert await shims.adopt("n1") is None
+    assert path.stat().st_ino == stale, "by now it could be another one's"
+    process = await shims.launch("n1", launch(tmp_path, "/bin/sleep", "60"))
+    found = await SystemShims(tmp_path, Exits()).adopt("n1")
+    assert found is not None and found.pid == process.pid
+    os.kill(process.pid, signal.SIGKILL)
+
+
+async def test_a_shim_that_ends_leaves_the_socket_of_its_successor(tmp_path: Path) -> None:
+    exits = Exits()
+    shims = SystemShims(tmp_path, exits)
+    process = await shims.launch("n1", launch(tmp_path, "/bin/sleep", "60"))
+    path = tmp_path / "n1.sock"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as successor:
+        successor.bind(str(path))
+        os.kill(process.pid, signal.SIGKILL)
+        await exits.wait()
+        assert path.exists()

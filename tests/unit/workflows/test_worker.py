@@ -77,8 +77,9 @@ class Bench:
             deadline_s=DEADLINE_S, failed=failed, overdue=overdue,
         )  # fmt: skip
         tools = Tools(
-            store=self.store, fleet=cast(Any, None), clock=self.clock, randomness=cast(Any, None),
-            settings=cast(Any, None), engines=cast(Any, None), certificates=cast(Any, None), vault=cast(Any, None),
+            store=self.store, fleet=cast(Any, None), proxies=cast(Any, None), clock=self.clock,
+            randomness=cast(Any, None), settings=cast(Any, None), engines=cast(Any, None),
+            certificates=cast(Any, None), vault=cast(Any, None),
         )  # fmt: skip
         self.worker = Worker({"p": self.program}, tools)
 

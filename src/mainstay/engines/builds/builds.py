@@ -29,6 +29,7 @@ from mainstay.engines.builds.tree import (
     trust_extensions,
     unpack,
 )
+from mainstay.engines.mariadb.packages import MARIADB
 from mainstay.engines.postgresql.packages import POSTGRESQL
 from mainstay.host.files import fsync_directory, write_atomically
 from mainstay.host.processes import SAFE_ENVIRONMENT
@@ -36,9 +37,10 @@ from mainstay.model.engine import ORIGIN_INSTALLED, ORIGIN_SYSTEM, EngineBuild, 
 from mainstay.model.errors import Permanent, Transient
 from mainstay.settings import Settings
 
-PACKAGED: dict[str, PackagedEngine] = {engine.engine: engine for engine in (POSTGRESQL,)}
+PACKAGED: dict[str, PackagedEngine] = {engine.engine: engine for engine in (POSTGRESQL, MARIADB)}
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+BEFORE = f"-before{PARTIAL}"
 SYNC_TIMEOUT_S = 300.0
 VERSION_TIMEOUT_S = 10.0
 
@@ -72,7 +74,12 @@ class Builds:
         manifests = sorted(self.directory.glob(f"*/{MANIFEST}"))
         key = (*map(_stamp, manifests), *map(_stamp, _system_programs()))
         if key != self._seen[0]:
-            own = [manifest.build for path in manifests if (manifest := _read_manifest(path)) is not None]
+            own = [
+                manifest.build
+                for path in manifests
+                # An engine that a newer Mainstay has installed here is none that this one could operate.
+                if (manifest := _read_manifest(path)) is not None and manifest.build.engine in PACKAGED
+            ]
             names = {build.name for build in own}
             system = [build for build in _system_builds() if build.name not in names]
             self._seen = (key, own + system)
@@ -81,6 +88,10 @@ class Builds:
     def of(self, engine: str) -> list[EngineBuild]:
         """The builds of one engine."""
         return [build for build in self.installed() if build.engine == engine]
+
+    def vetted(self, engine: str) -> tuple[str, ...]:
+        """The extensions that a user without superuser can create in builds of our own."""
+        return tuple(extension.name for extension in PACKAGED[engine].trusted_extensions)
 
     def installable(self) -> list[Installable]:
         """What `install` can be asked for."""
@@ -101,9 +112,11 @@ class Builds:
             )
         return max(found, key=lambda build: [int(part) for part in build.version.split(".")])
 
-    def install(self, engine: str, version: str | None, progress: Progress) -> EngineBuild:
+    def install(self, engine: str, version: str | None, progress: Progress, *, again: bool = False) -> EngineBuild:
         """Installs the newest release of a major version (the engine's default one if None); returns the build.
 
+        `again` fetches what Debian has now also for a version that is there: a later revision of its packages, or of
+        the libraries it needs. Engines that run keep the files they have open until they are started again.
         Raises `Permanent` for what cannot be installed, `Transient` for what may work another time.
         """
         packaged = PACKAGED.get(engine)
@@ -118,7 +131,8 @@ class Builds:
             self.directory.mkdir(parents=True)
             self.directory.chmod(0o755)  # whatever the umask: engines run as another user than root
         with _only_one(self.directory / ".install.lock", progress):
-            present = self._own(engine, major, version)
+            _put_back(self.directory)
+            present = None if again else self._own(engine, major, version)
             try:
                 return present or self._install(packaged, major, version, progress)
             except OSError as error:
@@ -157,7 +171,8 @@ class Builds:
             )
         prefix = self.directory / f"{engine.engine}-{found}"
         tree = prefix.with_name(f".{prefix.name}{PARTIAL}")
-        for leftover in (*self.directory.glob(f".*{PARTIAL}"), prefix):
+        before = prefix.with_name(f".{prefix.name}{BEFORE}")
+        for leftover in self.directory.glob(f".*{PARTIAL}"):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             tree.mkdir()
@@ -166,19 +181,43 @@ class Builds:
             patch(tree, prefix, progress)
             extensions, trusted = trust_extensions(tree, engine, major)
             _sync(tree)
-            tree.rename(prefix)
+            build = _build(engine, major, found, prefix, ORIGIN_INSTALLED, extensions, trusted)
+            hashes = {package.file: package.sha256 for package in packages}
+            manifest = Manifest(build=build, suite=release.suite, packages=hashes)
+            _put_in_place(engine, manifest, tree, prefix, before)
         finally:
             shutil.rmtree(tree, ignore_errors=True)  # gone already unless something failed
-        fsync_directory(self.directory)
-        build = _build(engine, major, found, prefix, ORIGIN_INSTALLED, extensions, trusted)
-        _check(engine, build)
-        hashes = {package.file: package.sha256 for package in packages}
-        manifest = Manifest(build=build, suite=release.suite, packages=hashes)
-        write_atomically(
-            prefix / MANIFEST, msgspec.json.format(msgspec.json.encode(manifest, enc_hook=str)), mode=0o644
-        )
+        shutil.rmtree(before, ignore_errors=True)
         progress("done", 1.0)
         return build
+
+
+def _put_in_place(engine: PackagedEngine, manifest: Manifest, tree: Path, prefix: Path, before: Path) -> None:
+    """The tree becomes the build. One that is in the place already is kept as `before`, and put back if the new one
+    does not run; it is missing for the moment between, in which an engine's start is tried again by its agent.
+    """
+    if prefix.exists():
+        prefix.rename(before)
+    try:
+        tree.rename(prefix)
+        fsync_directory(prefix.parent)
+        _check(engine, manifest.build)
+        content = msgspec.json.format(msgspec.json.encode(manifest, enc_hook=str))
+        write_atomically(prefix / MANIFEST, content, mode=0o644)
+    except BaseException:
+        if before.exists():
+            shutil.rmtree(prefix, ignore_errors=True)
+            before.rename(prefix)
+        raise
+
+
+def _put_back(directory: Path) -> None:
+    """Finds again what an installation that was killed had put aside."""
+    for before in directory.glob(f".*{BEFORE}"):
+        prefix = directory / before.name[1 : -len(BEFORE)]
+        if (before / MANIFEST).exists() and not (prefix / MANIFEST).exists():
+            shutil.rmtree(prefix, ignore_errors=True)
+            before.rename(prefix)
 
 
 def _stamp(path: Path) -> tuple[Path, int]:

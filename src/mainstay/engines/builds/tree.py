@@ -113,6 +113,7 @@ def check_libraries(tree: Path, engine: PackagedEngine, major: str) -> None:
     own = _library_directories(tree)
     roots = [tree / path.format(major=major) for path in (engine.bin_directory, engine.library_directory)]
     open_files = [path for root in roots for path in root.rglob("*") if path.is_file()]
+    open_files += [path for name in engine.binaries if (path := roots[0] / name).is_file()]  # not all are in there
     seen: set[Path] = set()
     while open_files:
         path = open_files.pop()
@@ -160,7 +161,7 @@ def trust_extensions(tree: Path, engine: PackagedEngine, major: str) -> tuple[tu
         lines = [line for line in control.read_text().splitlines() if not re.match(r"\s*trusted\s*=", line)]
         control.write_text("\n".join([*lines, "trusted = true", ""]))
         for script in directory.glob(f"{extension.name}--*.sql"):
-            if extension.install_sql and script.name.count("--") == 1:
+            if extension.install_sql and (extension.upgrades or script.name.count("--") == 1):
                 script.write_text(f"{script.read_text()}\n{extension.install_sql}\n")
     return extensions_in(directory)
 

@@ -7,6 +7,7 @@ Source: RDS user guide, "Master user account privileges", "Common DBA tasks for 
 from __future__ import annotations
 
 from mainstay.engines.postgresql.configuration import ADMIN_ROLE
+from mainstay.engines.postgresql.iam_logins import IAM_ROLE
 from mainstay.engines.postgresql.quoting import identifier, literal
 from mainstay.model.node import NodeSpec
 
@@ -15,7 +16,7 @@ from mainstay.model.node import NodeSpec
 OUTREACHING_ROLES = ("pg_read_server_files", "pg_write_server_files", "pg_execute_server_program")
 CREATEROLE_IS_CONFINED_SINCE = 160000
 
-SERVICE_ROLES = ("rds_superuser", "rds_password", "rds_replication", "rds_iam")
+SERVICE_ROLES = ("rds_superuser", "rds_password", "rds_replication", IAM_ROLE)
 MONITOR_ROLES = {
     "pg_monitor": 100000,
     "pg_signal_backend": 90600,
@@ -53,7 +54,8 @@ UNSEEN = {
 def statements(spec: NodeSpec, server_version: int) -> list[str]:
     """Cluster-wide SQL, to be run in database `postgres` by rdsadmin, in order, each on its own."""
     master = identifier(spec.master.name)
-    sql = [f"SET {name} = {literal(value)}" for name, value in UNSEEN.items()]
+    sql = ["SET synchronous_commit = 'on'"]  # a standby that takes over must know the new password too
+    sql += [f"SET {name} = {literal(value)}" for name, value in UNSEEN.items()]
     sql += [_create_role(name) for name in SERVICE_ROLES]
     if server_version < CREATEROLE_IS_CONFINED_SINCE:
         hidden = ", ".join(literal(name) for name in OUTREACHING_ROLES)
@@ -63,6 +65,9 @@ def statements(spec: NodeSpec, server_version: int) -> list[str]:
     for name, since in MONITOR_ROLES.items():
         if server_version >= since:
             sql.append(f"GRANT {identifier(name)} TO rds_superuser WITH ADMIN OPTION")
+    if server_version >= CREATEROLE_IS_CONFINED_SINCE:
+        # Up to PostgreSQL 15 CREATEROLE is enough to grant it; see `iam_logins` for what else this does.
+        sql.append(f"GRANT {IAM_ROLE} TO rds_superuser WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
     if server_version >= GRANT_SET_SINCE:
         sql += [f"GRANT SET ON PARAMETER {name} TO rds_superuser" for name in SETTABLE_BY_SUPERUSER_ROLE]
     sql.append(_create_role(spec.master.name))

@@ -19,7 +19,7 @@ import msgspec
 import psycopg
 
 from mainstay.engines.builds import Builds
-from mainstay.host.files import write_atomically
+from mainstay.engines.kept_catalogue import kept_rows
 from mainstay.host.processes import SAFE_ENVIRONMENT, engine_user
 from mainstay.model.engine import DYNAMIC, SOURCE_SYSTEM, STATIC, EngineBuild, ParameterDefinition
 from mainstay.model.errors import Permanent, Transient
@@ -118,14 +118,7 @@ class Catalogue:
         return self._known[key]
 
     def _rows(self, build: EngineBuild) -> list[Row]:
-        path = self._builds.directory / "catalogue" / f"{build.name}-{build.origin}.json"
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=list[Row])
-        except (FileNotFoundError, msgspec.DecodeError):
-            rows = ask_engine(build, self._builds.engine_user_name)
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-            write_atomically(path, msgspec.json.encode(rows), mode=0o644)
-            return rows
+        return kept_rows(self._builds, build, list[Row], ask_engine)
 
 
 def ask_engine(build: EngineBuild, user_name: str) -> list[Row]:
@@ -241,6 +234,15 @@ def own_parameters(major: int) -> tuple[ParameterDefinition, ...]:
     return (
         switch("rds.force_ssl", str(int(major >= FORCE_SSL_DEFAULT_SINCE)), DYNAMIC, "Refuse connections without TLS."),
         switch("rds.logical_replication", "0", STATIC, "Set wal_level to logical."),
+        ParameterDefinition(
+            name="rds.accepted_password_auth_method",
+            data_type="string",
+            apply_type=DYNAMIC,
+            default="md5+scram",
+            allowed_values="md5+scram,scram",
+            source=SOURCE_SYSTEM,
+            description="Which forms of stored passwords may log in.",
+        ),
         ParameterDefinition(
             name="rds.log_retention_period",
             data_type="integer",

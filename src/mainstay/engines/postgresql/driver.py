@@ -6,26 +6,30 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import psycopg
-from psycopg.rows import TupleRow
 
-from mainstay.engines.base import Health, NodeFiles, StartCommand
-from mainstay.engines.postgresql import accounts, configuration
+from mainstay.engines.base import Health, Monitor, StartCommand
+from mainstay.engines.node_files import NodeFiles
+from mainstay.engines.postgresql import accounts, configuration, iam_logins, replication
+from mainstay.engines.postgresql.backups import PostgresqlBackups
+from mainstay.engines.postgresql.monitor import PostgresqlMonitor
 from mainstay.engines.postgresql.quoting import identifier
+from mainstay.engines.postgresql.sessions import CANNOT_CONNECT_NOW, Session, answering, session
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
+from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
-from mainstay.model.errors import Permanent, Transient
-from mainstay.model.node import NodeSpec
+from mainstay.model.errors import Permanent
+from mainstay.model.node import NodeSpec, ReplicationStatus
 
 INITDB_TIMEOUT_S = 120.0
-CONNECT_TIMEOUT_S = 5
-RELOAD_TIMEOUT_S = 10.0
-STATEMENT_TIMEOUT_MS = 30_000
-CANNOT_CONNECT_NOW = "57P03"
+FILE_FAULTS = """SELECT f.name, f.error FROM pg_file_settings AS f LEFT JOIN pg_settings AS s USING (name)
+ WHERE f.error IS NOT NULL AND s.context IS DISTINCT FROM 'postmaster'"""
+"""What the engine does not take; that a setting waits for a restart is no fault."""
+
+PENDING_RESTART = "SELECT name FROM pg_settings WHERE pending_restart AND name <> 'hot_standby' ORDER BY name"
+"""hot_standby is ours, and without meaning on a node that was promoted."""
 
 
 class PostgresqlDriver:
@@ -35,9 +39,19 @@ class PostgresqlDriver:
     # Fast shutdown, then immediate (recovered from WAL at the next start), then the kernel's word (manual 18.5).
     stop_signals = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
 
-    def configuration(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> dict[str, str]:
+    reload_signal = int(signal.SIGHUP)
+    keeps_received = True
+    backups = PostgresqlBackups()
+
+    async def configuration(
+        self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild
+    ) -> dict[str, str]:
         owner = files.volume.stat().st_uid
-        return configuration.render(spec, files, configuration.operators((os.geteuid(), owner)))
+        floors: dict[str, int] = {}
+        if not assignment.writable and self.initialised(files):
+            floors = await replication.source_floors(files, build)
+        operators = configuration.operators((os.geteuid(), owner))
+        return configuration.render(spec, assignment, files, operators, floors)
 
     def initialised(self, files: NodeFiles) -> bool:
         return (files.data / "PG_VERSION").exists()
@@ -64,6 +78,9 @@ class PostgresqlDriver:
         fsync_directory(files.volume)
 
     def start_command(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> StartCommand:
+        recovery: tuple[str, ...] = ()
+        if spec.restore is not None and self.backups.recovering(files):
+            recovery = self.backups.recovery_options(spec.restore, files)
         return StartCommand(
             argv=(
                 str(build.bin_directory / "postgres"),
@@ -71,38 +88,69 @@ class PostgresqlDriver:
                 str(files.data),
                 "-c",
                 f"config_file={files.configuration / 'postgresql.conf'}",
+                *recovery,
             ),
-            env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment},
+            env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment, **iam_logins.environment(files)},
         )
 
+    def follows(self, files: NodeFiles) -> bool:
+        return replication.follows(files)
+
+    async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
+        await replication.clone(spec, files, build, user, upstream)
+
+    async def rejoin(
+        self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream
+    ) -> None:
+        await replication.rejoin(spec, files, build, user, upstream)
+
+    async def promote(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User) -> None:
+        await replication.promote(files, build, user)
+
+    async def confirm_synchronous(self, spec: NodeSpec, files: NodeFiles, follower: str) -> bool:
+        return await replication.confirm_synchronous(spec, files, follower)
+
+    async def settle_writes(self, spec: NodeSpec, files: NodeFiles) -> None:
+        await replication.settle_writes(spec, files)
+
+    async def replication(self, spec: NodeSpec, files: NodeFiles) -> ReplicationStatus | None:
+        return await replication.replication_status(spec, files)
+
+    def loss(self, log_text: str) -> str:
+        return replication.loss(log_text)
+
+    def monitor(self, spec: NodeSpec, files: NodeFiles) -> Monitor:
+        return PostgresqlMonitor(spec, files)
+
     async def probe(self, spec: NodeSpec, files: NodeFiles) -> Health:
+        if not self.follows(files) and _is_starting(files):
+            return Health(ready=False, starting=True, message="the database is starting up")
         try:
-            async with _connect(spec, files) as connection:
+            async with session(files.sockets, spec.port) as connection:
+                if spec.iam_login_port:
+                    await iam_logins.note_members(connection, files)
                 return Health(ready=True, pending_restart=await _pending_restart(connection))
         except psycopg.OperationalError as error:
+            if "not accepting connections" in str(error):  # hot_standby is off and recovery has reached consistency
+                return Health(ready=True, cold=True)
             starting = (
                 error.sqlstate == CANNOT_CONNECT_NOW or "starting up" in str(error) or "No such file" in str(error)
             )
             return Health(ready=False, starting=starting, message=str(error).strip())
 
     async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
-        """pg_reload_conf() only signals; the postmaster has read the files when its load time has moved."""
-        async with _answering(spec, files) as connection:
-            before = await _value(connection, "SELECT pg_conf_load_time()")
-            await connection.execute("SELECT pg_reload_conf()")
-            deadline = asyncio.get_running_loop().time() + RELOAD_TIMEOUT_S
-            while await _value(connection, "SELECT pg_conf_load_time()") == before:
-                if asyncio.get_running_loop().time() > deadline:
-                    raise Transient(f"the engine did not reload its settings within {RELOAD_TIMEOUT_S} s")
-                await asyncio.sleep(0.01)
-            faults = await connection.execute("SELECT name, error FROM pg_file_settings WHERE error IS NOT NULL")
+        async with answering(files.sockets, spec.port) as connection:
+            await replication.reload(connection)
+            faults = await connection.execute(FILE_FAULTS)
             rows = [f"{name}: {error}" for name, error in await faults.fetchall() if "restart" not in error]
             if rows:
                 raise Permanent(f"the engine refuses parameters: {'; '.join(rows)}")
+            if spec.iam_login_port:
+                await iam_logins.note_members(connection, files)
             return Health(ready=True, pending_restart=await _pending_restart(connection))
 
     async def apply_accounts(self, spec: NodeSpec, files: NodeFiles) -> None:
-        async with _answering(spec, files) as connection:
+        async with answering(files.sockets, spec.port) as connection:
             for statement in accounts.statements(spec, connection.info.server_version):
                 await connection.execute(statement.encode())
             existing = await connection.execute("SELECT datname FROM pg_database")
@@ -116,53 +164,15 @@ class PostgresqlDriver:
             await connection.execute(f"REVOKE ALL ON DATABASE {admin} FROM PUBLIC".encode())
 
 
-async def _pending_restart(connection: psycopg.AsyncConnection[TupleRow]) -> tuple[str, ...]:
-    rows = await connection.execute("SELECT name FROM pg_settings WHERE pending_restart ORDER BY name")
+def _is_starting(files: NodeFiles) -> bool:
+    """From the eighth line of postmaster.pid: to ask the engine itself would be a line in the user's log each time."""
+    try:
+        lines = (files.data / "postmaster.pid").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return len(lines) > 7 and lines[7].strip() in ("starting", "standby")
+
+
+async def _pending_restart(connection: Session) -> tuple[str, ...]:
+    rows = await connection.execute(PENDING_RESTART)
     return tuple(row[0] for row in await rows.fetchall())
-
-
-async def _value(connection: psycopg.AsyncConnection[TupleRow], query: str) -> object:
-    row = await (await connection.execute(query.encode())).fetchone()
-    return None if row is None else row[0]
-
-
-@asynccontextmanager
-async def _answering(spec: NodeSpec, files: NodeFiles) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
-    """As `_connect`; an engine that does not answer, or ends meanwhile, is `Transient`."""
-    try:
-        async with _connect(spec, files) as connection:
-            yield connection
-    except psycopg.OperationalError as error:
-        raise Transient(f"the engine does not answer: {str(error).strip()}") from error
-
-
-@asynccontextmanager
-async def _connect(spec: NodeSpec, files: NodeFiles) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
-    """A session of rdsadmin over the node's own Unix socket (peer authentication), out of reach of the master user.
-
-    Never in a database that the master user owns: its owner could set a search_path there that makes rdsadmin, a
-    superuser, call his functions, or could drop it. Until `apply_accounts` made our own there is only template1.
-    """
-    try:
-        connection = await _open(spec, files, configuration.ADMIN_ROLE)
-    except psycopg.OperationalError as error:
-        if f'database "{configuration.ADMIN_ROLE}" does not exist' not in str(error):
-            raise
-        connection = await _open(spec, files, "template1")
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
-async def _open(spec: NodeSpec, files: NodeFiles, database: str) -> psycopg.AsyncConnection[TupleRow]:
-    return await psycopg.AsyncConnection.connect(
-        host=str(files.sockets),
-        port=spec.port,
-        user=configuration.ADMIN_ROLE,
-        dbname=database,
-        autocommit=True,
-        connect_timeout=CONNECT_TIMEOUT_S,
-        application_name="mainstay-agent",
-        options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c search_path=pg_catalog,pg_temp",
-    )

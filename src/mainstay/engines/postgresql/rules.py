@@ -11,12 +11,14 @@ import hmac
 import re
 from collections.abc import Callable
 
+from mainstay.engines.base import EVERY_FEATURE, ReadReplicaLimits
+from mainstay.engines.password_rules import check_master_password
+from mainstay.engines.postgresql.wal import parse_lsn
 from mainstay.model.engine import EngineBuild, ParameterDefinition
 from mainstay.model.errors import invalid_value
 
 SCRAM_ITERATIONS = 4096
 PASSWORD_LENGTH = (8, 128)
-PASSWORD_FORBIDDEN = frozenset("/@\" '")
 RESERVED_USERS = frozenset(
     "rdsadmin rds_superuser rds_password rds_replication rds_iam public none user current_user session_user"
     " current_role".split()
@@ -24,6 +26,7 @@ RESERVED_USERS = frozenset(
 RESERVED_DATABASES = frozenset({"template0", "template1", "rdsadmin"})
 LOG_RETENTION_MINUTES = 4320
 USERNAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+LSN = re.compile(r"[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 TRUE = frozenset({"1", "on", "true", "yes"})
 
@@ -36,6 +39,7 @@ class PostgresqlRules:
     license_model = "postgresql-license"
     description = "PostgreSQL"
     log_types = ("postgresql", "upgrade")
+    features = EVERY_FEATURE
 
     def __init__(self, definitions: Callable[[EngineBuild], dict[str, ParameterDefinition]]) -> None:
         self._definitions = definitions
@@ -59,22 +63,7 @@ class PostgresqlRules:
             raise invalid_value(f"MasterUsername {name} cannot be used as it is a reserved word used by the engine")
 
     def check_master_password(self, password: str) -> None:
-        shortest, longest = PASSWORD_LENGTH
-        if len(password) < shortest:
-            raise invalid_value(
-                "The parameter MasterUserPassword is not a valid password because it is shorter than"
-                f" {shortest} characters."
-            )
-        if len(password) > longest:
-            raise invalid_value(
-                "The parameter MasterUserPassword is not a valid password because it is longer than"
-                f" {longest} characters."
-            )
-        if PASSWORD_FORBIDDEN & set(password) or not all(" " < character <= "~" for character in password):
-            raise invalid_value(
-                "The parameter MasterUserPassword is not a valid password. Only printable ASCII characters besides"
-                " '/', '@', '\"', ' ' may be used."
-            )
+        check_master_password(password, *PASSWORD_LENGTH)
 
     def check_database_name(self, name: str) -> None:
         if not DATABASE.fullmatch(name):
@@ -103,8 +92,22 @@ class PostgresqlRules:
     def require_tls(self, parameters: dict[str, str]) -> bool:
         return parameters.get("rds.force_ssl", "0") in TRUE
 
+    def refuses_old_passwords(self, parameters: dict[str, str]) -> bool:
+        """RDS user guide, "Using SCRAM for PostgreSQL password encryption": MD5 is accepted unless "scram" is set."""
+        return parameters.get("rds.accepted_password_auth_method", "") == "scram"
+
     def log_retention_minutes(self, parameters: dict[str, str]) -> int:
         return int(parameters.get("rds.log_retention_period", LOG_RETENTION_MINUTES))
+
+    def log_position(self, text: str) -> int:
+        if not LSN.fullmatch(text):
+            raise invalid_value(f"Invalid log sequence number {text[:40]}: write it like 16/B374D848.")
+        return parse_lsn(text)
+
+    def read_replica_limits(self, version: str) -> ReadReplicaLimits:
+        """RDS user guide, "Working with read replicas for Amazon RDS for PostgreSQL": cascades from 14.1 on."""
+        cascades = tuple(int(part) for part in version.split(".")[:2]) >= (14, 1)
+        return ReadReplicaLimits(per_source=15, per_replica=5 if cascades else 0, levels=3 if cascades else 1)
 
     def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
         return self._definitions(build)

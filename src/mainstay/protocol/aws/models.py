@@ -24,7 +24,8 @@ class ServedService(msgspec.Struct, frozen=True, kw_only=True):
     """What must be known of a service before its model is read, so that identifying a request reads no model.
 
     `protocols` are those we understand, best first. `target_prefix` is the part of X-Amz-Target before the operation.
-    A `global_region` is the region in which a service without regions is signed, wherever it runs.
+    A `global_region` is the region in which a service without regions is signed, wherever it runs. A service with
+    `regional_endpoints` may be signed for any other as well, and then was called there.
     """
 
     name: str
@@ -33,16 +34,32 @@ class ServedService(msgspec.Struct, frozen=True, kw_only=True):
     protocols: tuple[Protocol, ...]
     target_prefix: str = ""
     global_region: str = ""
+    regional_endpoints: bool = True
 
 
 SERVICES: tuple[ServedService, ...] = (
     ServedService(name="rds", signing_name="rds", api_version="2014-10-31", protocols=("query",)),
     ServedService(name="ec2", signing_name="ec2", api_version="2016-11-15", protocols=("ec2",)),
     ServedService(
-        name="iam", signing_name="iam", api_version="2010-05-08", protocols=("query",), global_region="us-east-1"
+        name="iam",
+        signing_name="iam",
+        api_version="2010-05-08",
+        protocols=("query",),
+        global_region="us-east-1",
+        regional_endpoints=False,
     ),
     ServedService(
         name="sts", signing_name="sts", api_version="2011-06-15", protocols=("query",), global_region="us-east-1"
+    ),
+    ServedService(
+        name="secretsmanager",
+        signing_name="secretsmanager",
+        api_version="2017-10-17",
+        protocols=("json",),
+        target_prefix="secretsmanager",
+    ),
+    ServedService(
+        name="kms", signing_name="kms", api_version="2014-11-01", protocols=("json",), target_prefix="TrentService"
     ),
 )
 

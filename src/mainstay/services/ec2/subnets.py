@@ -14,6 +14,7 @@ from mainstay.decide.networks import (
     parse_ipv4,
     usable_count,
 )
+from mainstay.model.db_subnet_group import MEMBER, DBSubnetGroup
 from mainstay.model.ec2 import NetworkInterface, RouteTable, Subnet, Vpc
 from mainstay.model.errors import ApiError, invalid_combination, invalid_value
 from mainstay.services.ec2.assembly import build_subnet, default_vpc
@@ -196,9 +197,11 @@ def create_default_subnet(call: Call, request: Request) -> Result:
 
 @handles("DeleteSubnet", "SubnetId", on=("SubnetId", Subnet))
 def delete_subnet(call: Call, request: Request) -> Result:
-    """Removes a subnet without interfaces, and its route table association with it."""
+    """Removes a subnet without interfaces that no DB subnet group has, and its route table association with it."""
     subnet = require(call.tx, call.scope, Subnet, str(request["SubnetId"]))
-    if call.tx.find(NetworkInterface, call.scope, "subnet-id", subnet.subnet_id):
+    groups = call.tx.find(DBSubnetGroup, call.scope, f"subnet:{subnet.subnet_id}", MEMBER)
+    interfaces = call.tx.find(NetworkInterface, call.scope, "subnet-id", subnet.subnet_id)
+    if groups or interfaces:
         raise depends("subnet", subnet.subnet_id)
     for table in call.tx.find(RouteTable, call.scope, "vpc-id", subnet.vpc_id):
         kept = tuple(one for one in table.associations if one.subnet_id != subnet.subnet_id)

@@ -50,16 +50,21 @@ def authorize(tx: Reader, caller: Caller, demands: Sequence[Demand], request_con
 def require(
     call: Call,
     demand: Demand,
-    resource_policy: str = "",
+    resource_policy: str | PolicyDocument = "",
     *,
     resource_policy_required: bool = False,
     request_context: RequestContext | None = None,
 ) -> None:
-    """As `authorize`, for a resource with a policy of its own (a secret, a key). The root needs none of them."""
-    if call.caller.kind == "root":
+    """As `authorize`, for a resource with a policy of its own (a secret, a key).
+
+    The root needs none of them, unless `resource_policy_required`: then it too may do only what that policy says.
+    """
+    if call.caller.kind == "root" and not resource_policy_required:
         return
     context = request_context or request_context_of(call)
-    document = parse_policy(resource_policy, PolicyKind.RESOURCE) if resource_policy else None
+    document = resource_policy or None
+    if isinstance(document, str):
+        document = parse_policy(document, PolicyKind.RESOURCE)
     decision = evaluate(
         access_request(call.caller, demand, context),
         policies_of(call.tx, call.caller),
@@ -129,13 +134,23 @@ def principal_of(caller: Caller) -> Principal:
 
 
 def request_context_of(call: Call) -> dict[str, str | Sequence[str]]:
-    """The condition keys that every request has ("AWS global condition context keys")."""
+    """The condition keys that every request has ("AWS global condition context keys").
+
+    Those of the caller (aws:PrincipalArn, aws:username …) are in its own context, those of resources in the demands.
+    """
     now = call.clock.wall()
     context: dict[str, str | Sequence[str]] = {
         "aws:CurrentTime": datetime.fromtimestamp(now, UTC).isoformat(),
         "aws:EpochTime": str(int(now)),
-        "aws:RequestedRegion": call.scope.region,
+        "aws:RequestedRegion": call.requested_region or call.scope.region,
+        "aws:SecureTransport": "true" if call.secure_transport else "false",
+        "aws:PrincipalIsAWSService": "false",
+        "aws:ViaAWSService": "false",
     }
+    if call.referer:
+        context["aws:Referer"] = call.referer
+    if call.user_agent:
+        context["aws:UserAgent"] = call.user_agent
     if call.source_ip:
         context["aws:SourceIp"] = call.source_ip
     return context
@@ -149,7 +164,7 @@ def denied(caller: Caller, demand: Demand, decision: Decision) -> ApiError:
         message += f" with an explicit deny in {article} {decision.source.value}"
     else:
         message += f" because no {decision.source.value} allows the {demand.action} action"
-    return ApiError("AccessDenied", message, status=403)
+    return ApiError("AccessDenied", message)  # its status is the protocol's: 403, in JSON 400
 
 
 def refuse_limited_session(caller: Caller, demands: Sequence[Demand]) -> None:

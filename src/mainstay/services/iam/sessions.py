@@ -28,13 +28,16 @@ def open_session(vault: Vault, access_key_id: str, token: str, now: float) -> Se
     except (Permanent, ValueError) as error:
         raise invalid_token() from error
     if now >= session.expires_at:
-        raise ApiError("ExpiredToken", "The security token included in the request is expired", status=403)
+        raise ApiError("ExpiredToken", "The security token included in the request is expired")
     return session
 
 
 def invalid_token() -> ApiError:
-    """`InvalidClientTokenId`: the key is unknown or inactive, or the token is not of this key."""
-    return ApiError("InvalidClientTokenId", "The security token included in the request is invalid.", status=403)
+    """`InvalidClientTokenId`: the key is unknown or inactive, or the token is not of this key.
+
+    Which status goes with it, here and in `ExpiredToken`, depends on the protocol: `protocol.aws.vocabulary`.
+    """
+    return ApiError("InvalidClientTokenId", "The security token included in the request is invalid.")
 
 
 def _context(access_key_id: str) -> str:

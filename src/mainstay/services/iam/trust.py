@@ -20,11 +20,12 @@ def check_trust_policy(call: Call, text: str) -> None:
         raise limit_exceeded(f"Cannot exceed quota for ACLSizePerRole: {limits.TRUST_POLICY_SIZE}")
     for statement in document.statements:
         for arn in sorted(statement.principals.aws if statement.principals else ()):
-            if not _exists(call, arn):
+            if not principal_exists(call, arn):
                 raise MalformedPolicy(f'Invalid principal in policy: "AWS":"{arn}"', statement.id)
 
 
-def _exists(call: Call, arn: str) -> bool:
+def principal_exists(call: Call, arn: str) -> bool:
+    """Whether an AWS principal of a policy is there; what cannot be looked up here is taken as it is."""
     scope = global_scope(call)
     kinds: dict[str, type[User] | type[Role]] = {"user": User, "role": Role}
     for noun, kind in kinds.items():

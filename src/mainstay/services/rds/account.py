@@ -8,6 +8,7 @@ import msgspec
 
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_parameter_group import DBParameterGroup
+from mainstay.model.db_snapshot import MANUAL, DBSnapshot
 from mainstay.model.db_subnet_group import DBSubnetGroup
 from mainstay.model.errors import invalid_value
 from mainstay.model.option_group import OptionGroup
@@ -46,7 +47,11 @@ QUOTAS = (
         lambda reader, scope: sum(not one.is_default for one in reader.scan(DBParameterGroup, scope)),
         quotas.DB_PARAMETER_GROUPS,
     ),
-    Quota("ManualSnapshots", _none, quotas.MANUAL_SNAPSHOTS),
+    Quota(
+        "ManualSnapshots",
+        lambda reader, scope: sum(one.snapshot_type == MANUAL for one in reader.scan(DBSnapshot, scope)),
+        quotas.MANUAL_SNAPSHOTS,
+    ),
     Quota("EventSubscriptions", _none, quotas.EVENT_SUBSCRIPTIONS),
     Quota("DBSubnetGroups", lambda reader, scope: reader.count(DBSubnetGroup, scope), quotas.DB_SUBNET_GROUPS),
     Quota(

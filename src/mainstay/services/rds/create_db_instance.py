@@ -31,15 +31,19 @@ from mainstay.model.option_group import OptionGroup
 from mainstay.services.ec2.changes import notify
 from mainstay.services.ec2.interfaces import create_service_interface
 from mainstay.services.operations import Call, Request, Result
+from mainstay.services.rds.backup_settings import retention_period_of_new, with_automated_backups
 from mainstay.services.rds.demands import creates, on
+from mainstay.services.rds.encryption import key_for_new
 from mainstay.services.rds.instance_view import InstanceView
+from mainstay.services.rds.master_secret import keep_master_password, with_managed_password
 from mainstay.services.rds.option_groups import default_option_group, require_option_group
 from mainstay.services.rds.parameter_groups import default_parameter_group, require_parameter_group
 from mainstay.services.rds.placement import place, require_capacity
 from mainstay.services.rds.quotas import DB_INSTANCES, require_room
-from mainstay.services.rds.storage import Storage, storage
+from mainstay.services.rds.storage import Storage, requested_maximum, storage
 from mainstay.services.rds.table import handles
-from mainstay.services.rds.unbuilt import refuse_unbuilt
+from mainstay.services.rds.unbuilt import refuse_unbuilt, refuse_unbuilt_of
+from mainstay.services.rds.volume_choice import with_volume
 from mainstay.workflows.db_instances import CREATE
 from mainstay.workflows.engine import new_job
 
@@ -63,15 +67,21 @@ def create_db_instance(call: Call, request: Request) -> Result:
     if call.tx.get(DBInstance, call.scope, identifier) is not None:
         raise ApiError("DBInstanceAlreadyExistsFault", "DB instance already exists")
     refuse_unbuilt(request)
+    refuse_unbuilt_of(call.use(Engines).rules(request["Engine"]), request)
     require_room(call.tx.count(DBInstance, call.scope), DB_INSTANCES, "InstanceQuotaExceededFault", "DB instances")
-    instance = _instance(call, request, identifier)
+    request = with_managed_password(call, call.use(Engines).rules(request["Engine"]), request)
+    instance = with_volume(call, _instance(call, request, identifier), key_for_new(call, request))
     interface = create_service_interface(
         call.tx, call.scope, instance.subnet_id, instance.vpc_security_group_ids, "RDSNetworkInterface",
         randomness=call.randomness,
     )  # fmt: skip
     notify(call)
     instance = msgspec.structs.replace(instance, network_interface_id=interface.interface_id)
+    instance = with_automated_backups(call, instance)
     call.tx.insert(instance)
+    if request.get("ManageMasterUserPassword"):
+        key_id = request.get("MasterUserSecretKmsKeyId") or ""
+        keep_master_password(call, instance, request["MasterUserPassword"], key_id)
     call.tx.add_job(new_job(CREATE, f"db:{instance.dbi_resource_id}", call.scope, call.clock.wall()))
     return {"DBInstance": InstanceView(call).show(instance) | _pending_password()}
 
@@ -84,7 +94,8 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
     engines = call.use(Engines)
     rules = engines.rules(request["Engine"])
     build = resolve_build(engines, rules, request.get("EngineVersion"))
-    db_class = require_capacity(call, request["DBInstanceClass"])
+    multi_az = bool(request.get("MultiAZ"))
+    db_class = require_capacity(call, request["DBInstanceClass"], multi_az=multi_az)
     where = place(call, request)
     stored = _storage(request)
     username, verifier = _master(call, rules, request)
@@ -95,7 +106,11 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
         scope=call.scope,
         db_instance_identifier=identifier,
         dbi_resource_id="db-" + call.randomness.text(RESOURCE_ID_CHARACTERS, BASE32_UPPER),
-        node_id="node-" + call.randomness.text(NODE_ID_CHARACTERS, HEX),
+        node_id=new_node_id(call),
+        multi_az=multi_az,
+        standby_node_id=new_node_id(call) if multi_az else "",
+        standby_subnet_id=where.standby_subnet_id,
+        secondary_availability_zone=where.secondary_availability_zone,
         engine=rules.name,
         engine_version=build.version,
         db_instance_class=db_class.name,
@@ -103,6 +118,7 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
         storage_type=stored.storage_type,
         iops=stored.iops,
         storage_throughput=stored.throughput,
+        max_allocated_storage_gib=requested_maximum(request, rules.name, stored),
         db_name=_database(rules, request.get("DBName")),
         master_username=username,
         master_password_verifier=verifier,
@@ -113,6 +129,7 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
         db_subnet_group_name=where.subnet_group.db_subnet_group_name,
         availability_zone=where.availability_zone,
         publicly_accessible=where.publicly_accessible,
+        backup_retention_period_days=retention_period_of_new(rules, request),
         preferred_backup_window=backup,
         preferred_maintenance_window=maintenance,
         auto_minor_version_upgrade=request.get("AutoMinorVersionUpgrade", True),
@@ -122,10 +139,16 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
         option_group_name=option_group,
         copy_tags_to_snapshot=request.get("CopyTagsToSnapshot", False),
         deletion_protection=request.get("DeletionProtection", False),
+        iam_database_authentication_enabled=request.get("EnableIAMDatabaseAuthentication", False),
         ca_certificate_identifier=check_authority(call, request.get("CACertificateIdentifier")),
         tags=with_tags({}, request.get("Tags") or ()),
         requested_at=call.clock.wall(),
     )
+
+
+def new_node_id(call: Call) -> str:
+    """Names one more node."""
+    return "node-" + call.randomness.text(NODE_ID_CHARACTERS, HEX)
 
 
 def resolve_build(engines: Engines, rules: EngineRules, version: str | None) -> EngineBuild:
@@ -135,7 +158,7 @@ def resolve_build(engines: Engines, rules: EngineRules, version: str | None) -> 
         raise invalid_combination(
             f"No version of {rules.name} is installed. Run `mainstay engines install {rules.name}` on the host."
         )
-    if version is None:
+    if not version:  # Terraform sends "" where none is given
         return max(installed, key=lambda build: [int(part) for part in build.version.split(".")])
     try:
         return engines.builds.resolve(rules.name, version)
@@ -170,7 +193,7 @@ def verifier_of(call: Call, rules: EngineRules, username: str, password: str) ->
 
 
 def _database(rules: EngineRules, name: str | None) -> str:
-    if name is None:
+    if not name:  # Terraform sends "" where none is given
         return rules.default_database() or ""
     rules.check_database_name(name)
     return name

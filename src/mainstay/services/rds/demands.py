@@ -13,6 +13,7 @@ import msgspec
 
 from mainstay.decide.identifiers import parse_arn
 from mainstay.model.db_instance import DBInstance
+from mainstay.model.records import Scope
 from mainstay.services.operations import Call, Demand, Demands, Request
 from mainstay.services.rds.resources import BY_NAME, Tagged
 
@@ -58,6 +59,11 @@ def on_arn(member: str) -> Target:
     return Target(resource_type="", member=member)
 
 
+def on_arn_if_given(member: str) -> Target:
+    """As `on_arn`, for a member that may be left out."""
+    return Target(resource_type="", member=member, optional=True)
+
+
 def demands_of(operation: str, targets: Sequence[Target]) -> Demands:
     """The demands of an operation on its targets."""
     action = f"rds:{operation}"
@@ -70,7 +76,7 @@ def demands_of(operation: str, targets: Sequence[Target]) -> Demands:
             if not named and target.optional:
                 continue
             arn = _arn(call, target, str(named or "*"))
-            context = _resource_context(call, arn) | requested
+            context = resource_context(call, arn) | requested
             wanted.append(Demand(action=action, resource=arn, context=context))
             if target.created and request.get("Tags"):
                 wanted.append(Demand(action="rds:AddTagsToResource", resource=arn, context=requested))
@@ -100,13 +106,14 @@ def _arn(call: Call, target: Target, named: str) -> str:
     return call.scope.arn("rds", f"{target.resource_type}:{named.lower()}")
 
 
-def _resource_context(call: Call, text: str) -> Context:
+def resource_context(call: Call, text: str) -> Context:
     """The condition keys of a resource that exists."""
     arn = parse_arn(text)
     resource_type = None if arn is None else BY_NAME.get(arn.resource_type)
     if arn is None or resource_type is None:
         return {}
-    record: Tagged | None = call.tx.get(resource_type.kind, call.scope, arn.name.lower())
+    scope = Scope(call.scope.account_id, arn.region)
+    record: Tagged | None = resource_type.find(call.tx, scope, arn.name.lower())
     if record is None or record.arn != text:
         return {}
     context: Context = {}

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mainstay.decide.engine_versions import newest, upgrade_targets
+from mainstay.engines.base import Feature
 from mainstay.engines.registry import Engines
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.model.engine import EngineBuild
@@ -100,7 +101,7 @@ def _show(call: Call, build: EngineBuild, request: Request) -> dict[str, Any]:
         ],
         "ExportableLogTypes": [],
         "SupportsLogExportsToCloudwatchLogs": False,
-        "SupportsReadReplica": False,
+        "SupportsReadReplica": Feature.READ_REPLICAS in rules.features,
         "SupportedFeatureNames": [],
         "Status": AVAILABLE,
         "SupportsParallelQuery": False,

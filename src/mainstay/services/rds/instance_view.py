@@ -6,13 +6,19 @@ from typing import Any
 
 from mainstay.decide.db_instance_status import db_instance_status
 from mainstay.decide.rds_tags import tag_list
+from mainstay.host.certificates import valid_till
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_subnet_group import DBSubnetGroup
 from mainstay.model.node import Node, NodeStatus
 from mainstay.services.operations import Call
+from mainstay.services.rds.master_secret import show_master_secret
+from mainstay.services.rds.promises import window_of
+from mainstay.services.rds.read_replicas import show_replication
 from mainstay.services.rds.subnet_groups import show_subnet_group
 from mainstay.store import Reader
-from mainstay.workflows.fleet import Fleet
+from mainstay.workflows.automated_backups import backup_record
+from mainstay.workflows.fleet import Fleet, last_seen_leader
+from mainstay.workflows.replicate_backups import copies_of
 
 PENDING_MEMBERS = {
     "db_instance_class": "DBInstanceClass",
@@ -24,6 +30,9 @@ PENDING_MEMBERS = {
     "storage_throughput": "StorageThroughput",
     "ca_certificate_identifier": "CACertificateIdentifier",
     "db_subnet_group_name": "DBSubnetGroupName",
+    "multi_az": "MultiAZ",
+    "iam_database_authentication_enabled": "IAMDatabaseAuthenticationEnabled",
+    "backup_retention_period_days": "BackupRetentionPeriod",
 }
 
 
@@ -38,14 +47,18 @@ class InstanceView:
 
     def status(self, instance: DBInstance) -> str:
         """DBInstanceStatus."""
-        return db_instance_status(instance, self._fleet.last_seen(instance.node_id))
+        return db_instance_status(instance, self._seen(instance))
+
+    def _seen(self, instance: DBInstance) -> NodeStatus | None:
+        return last_seen_leader(self._fleet, instance)
 
     def show(self, instance: DBInstance) -> dict[str, Any]:
         """The whole `DBInstance` structure of the API."""
-        seen = self._fleet.last_seen(instance.node_id)
+        seen = self._seen(instance)
         node = self._reader.get(Node, instance.scope, instance.node_id)
         apply_status = parameter_apply_status(instance, node, seen)
-        shown = _asked_for(instance) | _network(instance) | _UNBUILT
+        shown = _asked_for(instance) | _network(instance, node) | _UNBUILT
+        shown |= show_replication(self._reader, instance, seen) | show_master_secret(self._reader, instance)
         shown |= {
             "DBInstanceStatus": db_instance_status(instance, seen),
             "InstanceCreateTime": instance.instance_create_time,
@@ -55,6 +68,12 @@ class InstanceView:
             "DBSubnetGroup": self._subnet_group(instance),
             "PendingModifiedValues": _pending(instance),
             "AutomaticRestartTime": instance.automatic_restart_at,
+            "PercentProgress": _percent(seen),
+            "DBInstanceAutomatedBackupsReplications": [
+                {"DBInstanceAutomatedBackupsArn": one.arn} for one in copies_of(self._reader, instance.dbi_resource_id)
+            ]
+            or None,
+            "LatestRestorableTime": self._latest_restorable_at(instance, seen),
         }
         if instance.instance_create_time is not None and node is not None:
             shown["Endpoint"] = {
@@ -64,6 +83,12 @@ class InstanceView:
             }
         return {name: value for name, value in shown.items() if value is not None}
 
+    def _latest_restorable_at(self, instance: DBInstance, seen: NodeStatus | None) -> float | None:
+        """None before there is a backup to begin from."""
+        backup = backup_record(self._reader, instance)
+        window = None if backup is None else window_of(self._reader, backup, seen)
+        return None if window is None else window.latest_at
+
     def _subnet_group(self, instance: DBInstance) -> dict[str, Any] | None:
         name = instance.db_subnet_group_name
         if name not in self._subnet_groups:
@@ -72,13 +97,17 @@ class InstanceView:
         return self._subnet_groups[name]
 
 
+def _percent(seen: NodeStatus | None) -> str | None:
+    """How far a restore is: its files, then 99 while the log is replayed, whose length is not known."""
+    progress = None if seen is None else seen.restore
+    if progress is None:
+        return None
+    return str(min(99, 100 * progress.bytes_done // progress.bytes_total)) if progress.bytes_total else "99"
+
+
 _UNBUILT: dict[str, Any] = {
-    "MultiAZ": False,
-    "StorageEncrypted": False,
-    "IAMDatabaseAuthenticationEnabled": False,
     "PerformanceInsightsEnabled": False,
     "MonitoringInterval": 0,
-    "ReadReplicaDBInstanceIdentifiers": [],
     "DBSecurityGroups": [],
     "DomainMemberships": [],
     "AssociatedRoles": [],
@@ -109,10 +138,14 @@ def _asked_for(instance: DBInstance) -> dict[str, Any]:
         "StorageThroughput": instance.storage_throughput,
         "BackupRetentionPeriod": instance.backup_retention_period_days,
         "BackupTarget": "region",
+        "StorageEncrypted": instance.storage_encrypted,
+        "KmsKeyId": instance.kms_key_id or None,
+        "MultiAZ": instance.multi_az,
         "PreferredBackupWindow": instance.preferred_backup_window,
         "PreferredMaintenanceWindow": instance.preferred_maintenance_window,
         "AutoMinorVersionUpgrade": instance.auto_minor_version_upgrade,
         "CopyTagsToSnapshot": instance.copy_tags_to_snapshot,
+        "IAMDatabaseAuthenticationEnabled": instance.iam_database_authentication_enabled,
         "DeletionProtection": instance.deletion_protection,
         "OptionGroupMemberships": [{"OptionGroupName": instance.option_group_name, "Status": "in-sync"}],
         "EnabledCloudwatchLogsExports": list(instance.enabled_cloudwatch_logs_exports) or None,
@@ -120,9 +153,10 @@ def _asked_for(instance: DBInstance) -> dict[str, Any]:
     }
 
 
-def _network(instance: DBInstance) -> dict[str, Any]:
+def _network(instance: DBInstance, node: Node | None) -> dict[str, Any]:
     return {
         "AvailabilityZone": instance.availability_zone,
+        "SecondaryAvailabilityZone": instance.secondary_availability_zone if instance.multi_az else None,
         "VpcSecurityGroups": [
             {"VpcSecurityGroupId": group_id, "Status": "active"} for group_id in instance.vpc_security_group_ids
         ],
@@ -132,7 +166,7 @@ def _network(instance: DBInstance) -> dict[str, Any]:
         "CACertificateIdentifier": instance.ca_certificate_identifier,
         "CertificateDetails": {
             "CAIdentifier": instance.ca_certificate_identifier,
-            "ValidTill": instance.server_certificate_valid_till or None,
+            "ValidTill": None if node is None else valid_till(node.spec.certificate.certificate_pem),
         },
     }
 

@@ -9,7 +9,7 @@ from mainstay.services.rds.db_instances import find_instance
 from mainstay.services.rds.demands import on
 from mainstay.services.rds.paging import page
 from mainstay.services.rds.table import handles
-from mainstay.workflows.fleet import Fleet
+from mainstay.workflows.fleet import Fleet, leader_id
 
 LINES_MAX = 10_000
 
@@ -20,7 +20,7 @@ async def describe_db_log_files(call: Call, request: Request) -> Result:
     instance = _instance(call, request)
     contains = request.get("FilenameContains") or ""
     newer_than_ms, larger_than = request.get("FileLastWritten") or 0, request.get("FileSize") or 0
-    files = await _fleet(call).list_logs(instance.node_id)
+    files = await _fleet(call).list_logs(leader_id(_fleet(call), instance))
     matching = [
         {"LogFileName": file["name"], "LastWritten": file["last_written_ms"], "Size": file["size_bytes"]}
         for file in files
@@ -39,7 +39,7 @@ async def download_db_log_file_portion(call: Call, request: Request) -> Result:
         raise invalid_value(f"NumberOfLines must be between 1 and {LINES_MAX}.")
     try:
         portion = await _fleet(call).read_log(
-            instance.node_id, request["LogFileName"], request.get("Marker") or None, lines
+            leader_id(_fleet(call), instance), request["LogFileName"], request.get("Marker") or None, lines
         )
     except Permanent as error:
         if "marker" in error.message:

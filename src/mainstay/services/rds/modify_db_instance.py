@@ -14,10 +14,11 @@ from mainstay.decide.identifiers import check_db_instance_identifier
 from mainstay.engines.base import EngineRules
 from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import DBInstance, PendingModification
-from mainstay.model.errors import ApiError, invalid_combination, invalid_value
+from mainstay.model.errors import ApiError, invalid_combination
 from mainstay.services.ec2.changes import notify
 from mainstay.services.ec2.interfaces import set_interface_groups
 from mainstay.services.operations import Call, Request, Result
+from mainstay.services.rds.backup_settings import makings, retention_period
 from mainstay.services.rds.create_db_instance import (
     check_authority,
     check_port,
@@ -31,16 +32,20 @@ from mainstay.services.rds.db_instances import find_instance
 from mainstay.services.rds.demands import on
 from mainstay.services.rds.events import record_instance_event
 from mainstay.services.rds.instance_view import InstanceView
-from mainstay.services.rds.placement import public_access, require_capacity, security_groups
-from mainstay.services.rds.storage import storage
+from mainstay.services.rds.master_secret import change_master_secret, check_master_changes
+from mainstay.services.rds.placement import public_access, require_capacity, security_groups, standby_zone
+from mainstay.services.rds.read_replicas import all_replicas_of
+from mainstay.services.rds.refresh import request_refresh
+from mainstay.services.rds.storage import autoscaling_maximum, modified_storage
 from mainstay.services.rds.subnet_groups import require_subnet_group
+from mainstay.services.rds.subnet_moves import requested_move
 from mainstay.services.rds.table import handles
-from mainstay.services.rds.unbuilt import refuse_unbuilt
+from mainstay.services.rds.unbuilt import refuse_unbuilt, refuse_unbuilt_of
 from mainstay.workflows.apply_pending_modifications import APPLY_PENDING
+from mainstay.workflows.automated_backups import reschedule
 from mainstay.workflows.engine import new_job
 from mainstay.workflows.modification import put_into_force
-
-GROWTH_PERCENT_MIN = 10
+from mainstay.workflows.node_specs import replicas_of
 
 
 @handles(
@@ -59,15 +64,25 @@ def modify_db_instance(call: Call, request: Request) -> Result:
         raise ApiError(
             "InvalidDBInstanceStateFault", f"Instance {before.db_instance_identifier} is not in available state."
         )
+    check_master_changes(call, before, request, view.status(before))
+    if "MasterUserPassword" in request and before.source_dbi_resource_id:
+        raise invalid_combination(
+            f"Cannot change master user password on an RDS {before.engine} Read Replica because it uses physical"
+            " replication and therefore cannot differ from its parent."
+        )
     rules = call.use(Engines).rules(before.engine)
+    refuse_unbuilt_of(rules, request)
+    move = requested_move(call, before, request)
+    if move.get("vpc_security_group_ids"):  # they are of the new VPC, and the instance is in the old one until it moves
+        request = {member: value for member, value in request.items() if member != "VpcSecurityGroupIds"}
     after = _immediate(call, rules, before, request)
-    after = msgspec.structs.replace(after, pending=_deferrable(call, rules, before, request))
+    after = msgspec.structs.replace(after, pending=_deferrable(call, rules, before, request, move))
     if request.get("ApplyImmediately", False) and after.pending:
-        stored = put_into_force(call.tx, call.clock, before, after, restart=_restarts(before, after))
+        stored = put_into_force(call.tx, call.clock, makings(call), before, after, restart=_restarts(before, after))
     elif _touches_node(before, after):
         held = after.pending
         stored = put_into_force(
-            call.tx, call.clock, before, msgspec.structs.replace(after, pending=PendingModification()),
+            call.tx, call.clock, makings(call), before, msgspec.structs.replace(after, pending=PendingModification()),
             restart=_restarts(before, after),
         )  # fmt: skip
         stored = msgspec.structs.replace(stored, pending=held)
@@ -75,7 +90,13 @@ def modify_db_instance(call: Call, request: Request) -> Result:
     else:
         stored = after
         call.tx.put(stored)
+    if stored.network_interface_id != before.network_interface_id:
+        notify(call)
     _schedule(call, stored)
+    reschedule(call.tx, call.randomness, call.clock.wall(), stored)
+    if after.master_password_verifier != before.master_password_verifier:
+        _tell_replicas(call, stored)
+    stored = change_master_secret(call, stored, request)
     shown = view.show(stored)
     if "MasterUserPassword" in request:
         shown["PendingModifiedValues"] = {**shown["PendingModifiedValues"], "MasterUserPassword": "****"}
@@ -90,6 +111,13 @@ def _schedule(call: Call, instance: DBInstance) -> None:
         call.tx.add_job(new_job(APPLY_PENDING, subject, call.scope, call.clock.wall()))
     for job in waiting:
         call.tx.put_job(msgspec.structs.replace(job, due_at=call.clock.wall()))
+
+
+def _tell_replicas(call: Call, source: DBInstance) -> None:
+    """The new password reaches the replicas' engines by replication; their records must say the same."""
+    for replica in all_replicas_of(call.tx, source):
+        call.tx.put(msgspec.structs.replace(replica, master_password_verifier=source.master_password_verifier))
+        request_refresh(call, replica)
 
 
 def _restarts(before: DBInstance, after: DBInstance) -> bool:
@@ -130,6 +158,8 @@ def _immediate(call: Call, rules: EngineRules, instance: DBInstance, request: Re
         changes["preferred_backup_window"], changes["preferred_maintenance_window"] = windows(
             call, {**present, **request}
         )
+    if instance.backup_retention_period_days and request.get("BackupRetentionPeriod"):
+        changes["backup_retention_period_days"] = retention_period(request)
     if "VpcSecurityGroupIds" in request:
         changes["vpc_security_group_ids"] = security_groups(call, instance.vpc_id, request["VpcSecurityGroupIds"])
         set_interface_groups(call.tx, call.scope, instance.network_interface_id, changes["vpc_security_group_ids"])
@@ -137,6 +167,8 @@ def _immediate(call: Call, rules: EngineRules, instance: DBInstance, request: Re
     if "PubliclyAccessible" in request:
         group = require_subnet_group(call.tx, call.scope, instance.db_subnet_group_name)
         changes["publicly_accessible"] = public_access(call, group, request["PubliclyAccessible"])
+    if "MaxAllocatedStorage" in request or {"AllocatedStorage", "StorageType"} & set(request):
+        changes["max_allocated_storage_gib"] = _autoscaling_maximum(instance, request)
     if "DBParameterGroupName" in request:
         build = resolve_build(call.use(Engines), rules, request.get("EngineVersion", instance.engine_version))
         changes["db_parameter_group_name"] = chosen_parameter_group(
@@ -145,26 +177,81 @@ def _immediate(call: Call, rules: EngineRules, instance: DBInstance, request: Re
     return msgspec.structs.replace(instance, **changes)
 
 
-def _deferrable(call: Call, rules: EngineRules, instance: DBInstance, request: Request) -> PendingModification:
+def _autoscaling_maximum(instance: DBInstance, request: Request) -> int | None:
+    """MaxAllocatedStorage from now on: the value of AllocatedStorage turns autoscaling off.
+
+    The present one must fit a new size or type too; what has grown to its maximum by itself is left alone.
+    """
+    after = modified_storage(instance, request)
+    size, kind = after["allocated_storage_gib"], after["storage_type"]
+    wanted = request.get("MaxAllocatedStorage")
+    same = (size, kind) == (instance.allocated_storage_gib, instance.storage_type)
+    if wanted is None and (same or instance.max_allocated_storage_gib is None):
+        return instance.max_allocated_storage_gib
+    if wanted is not None and wanted in (size, instance.allocated_storage_gib):
+        return None
+    return autoscaling_maximum(instance.engine, wanted or instance.max_allocated_storage_gib or 0, size, kind)
+
+
+def _deferrable(
+    call: Call, rules: EngineRules, instance: DBInstance, request: Request, move: dict[str, Any]
+) -> PendingModification:
     """What is pending already and what this request adds; asking for the present value takes a pending one back."""
-    changes: dict[str, Any] = {}
+    changes = dict(move)
     if "DBInstanceClass" in request:
-        changes["db_instance_class"] = require_capacity(call, request["DBInstanceClass"], replaced=instance).name
+        multi_az = bool(request.get("MultiAZ", instance.multi_az))
+        chosen = require_capacity(call, request["DBInstanceClass"], replaced=instance, multi_az=multi_az)
+        changes["db_instance_class"] = chosen.name
+    if "MultiAZ" in request:
+        changes["multi_az"] = _multi_az(call, instance, request)
+    if "EnableIAMDatabaseAuthentication" in request:
+        changes["iam_database_authentication_enabled"] = request["EnableIAMDatabaseAuthentication"]
+    if "BackupRetentionPeriod" in request:
+        changes |= _backups_switched(call, instance, request)
     if "EngineVersion" in request:
         changes["engine_version"] = _upgrade(call, rules, instance, request)
     if "NewDBInstanceIdentifier" in request:
         changes["db_instance_identifier"] = _new_name(call, instance, request["NewDBInstanceIdentifier"])
     if {"AllocatedStorage", "StorageType", "Iops", "StorageThroughput"} & set(request):
-        changes |= _storage(instance, request)
+        changes |= modified_storage(instance, request)
     if "CACertificateIdentifier" in request:
         changes["ca_certificate_identifier"] = check_authority(call, request["CACertificateIdentifier"])
-    if "DBSubnetGroupName" in request:
-        changes["db_subnet_group_name"] = _subnet_group(call, instance, request["DBSubnetGroupName"])
     if "OptionGroupName" in request:
         build = resolve_build(call.use(Engines), rules, instance.engine_version)
         changes["option_group_name"] = chosen_option_group(call, rules, build, request["OptionGroupName"])
     wanted = {name: None if value == getattr(instance, name) else value for name, value in changes.items()}
     return msgspec.structs.replace(instance.pending, **wanted)
+
+
+def _backups_switched(call: Call, instance: DBInstance, request: Request) -> dict[str, Any]:
+    """Automated backups turned on or off; another number of days acts at once and is no matter of this."""
+    days = retention_period(request)
+    present = instance.backup_retention_period_days
+    if bool(days) == bool(present):
+        return {"backup_retention_period_days": present}
+    if not days and replicas_of(call.tx, instance):
+        raise ApiError(
+            "InvalidDBInstanceStateFault",
+            f"Automated backups of {instance.db_instance_identifier} cannot be turned off: the backup retention period"
+            " of a DB instance with read replicas must be greater than 0.",
+        )
+    return {"backup_retention_period_days": days}
+
+
+def _multi_az(call: Call, instance: DBInstance, request: Request) -> bool:
+    """What is refused here could not be put into force later."""
+    wanted: bool = request["MultiAZ"]
+    if wanted and instance.pending.vpc_security_group_ids and "DBSubnetGroupName" not in request:
+        raise invalid_combination(
+            f"{instance.db_instance_identifier} will move to another VPC in its next maintenance window, which a"
+            " Multi-AZ DB instance cannot. Let it move first, or take that back by naming its present DB subnet group."
+        )
+    if wanted and not instance.multi_az:
+        require_capacity(call, request.get("DBInstanceClass", instance.db_instance_class), replaced=instance,
+                         multi_az=True)  # fmt: skip
+        name = request.get("DBSubnetGroupName", instance.db_subnet_group_name)
+        standby_zone(call, require_subnet_group(call.tx, call.scope, name), instance.availability_zone)
+    return wanted
 
 
 def _upgrade(call: Call, rules: EngineRules, instance: DBInstance, request: Request) -> str:
@@ -186,33 +273,3 @@ def _new_name(call: Call, instance: DBInstance, name: str) -> str:
     if other is not None and other.dbi_resource_id != instance.dbi_resource_id:
         raise ApiError("DBInstanceAlreadyExistsFault", "DB instance already exists")
     return identifier
-
-
-def _storage(instance: DBInstance, request: Request) -> dict[str, Any]:
-    present = instance.allocated_storage_gib
-    size = request.get("AllocatedStorage", present)
-    if size < present:
-        raise invalid_combination("Invalid storage size for storage modification: storage cannot be reduced.")
-    if present < size < present + present * GROWTH_PERCENT_MIN / 100:
-        size = -(-present * (100 + GROWTH_PERCENT_MIN) // 100)
-    kind = request.get("StorageType", instance.storage_type)
-    same_kind = kind == instance.storage_type and size == present
-    chosen = storage(
-        size,
-        kind,
-        request.get("Iops", instance.iops if same_kind else None),
-        request.get("StorageThroughput", instance.storage_throughput if same_kind else None),
-    )
-    return {
-        "allocated_storage_gib": chosen.allocated_gib,
-        "storage_type": chosen.storage_type,
-        "iops": chosen.iops,
-        "storage_throughput": chosen.throughput,
-    }
-
-
-def _subnet_group(call: Call, instance: DBInstance, name: str) -> str:
-    group = require_subnet_group(call.tx, call.scope, name)
-    if group.vpc_id != instance.vpc_id:
-        raise invalid_value("Moving an instance to another VPC is not available in this version of Mainstay.")
-    return group.db_subnet_group_name

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from mainstay.engines.base import EngineRules, Feature
 from mainstay.engines.registry import Engines
 from mainstay.model.capacity import HostCapacity
 from mainstay.model.db_instance_class import CLASSES, DBInstanceClass
@@ -14,20 +15,16 @@ from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.engine_versions import builds_of, sort_key
 from mainstay.services.rds.filters import NO_FILTERS, select
 from mainstay.services.rds.paging import page
-from mainstay.services.rds.storage import GP3_LARGE, IOPS_MIN, IOPS_PER_GIB, PROVISIONED, SIZES_GIB
+from mainstay.services.rds.storage import GP3_LARGE, IOPS_MIN, IOPS_PER_GIB, PROVISIONED, SIZES_GIB, UNSCALED
 from mainstay.services.rds.table import handles
+from mainstay.services.rds.volume_choice import can_encrypt
 
 MOST_RECORDS = 1000
 
 # What no instance of this version has, whatever its class; `unbuilt` refuses to create one with it.
 _ABSENT = {
-    "MultiAZCapable": False,
-    "ReadReplicaCapable": False,
-    "SupportsStorageEncryption": False,
     "SupportsEnhancedMonitoring": False,
-    "SupportsIAMDatabaseAuthentication": False,
     "SupportsPerformanceInsights": False,
-    "SupportsStorageAutoscaling": False,
     "SupportsKerberosAuthentication": False,
     "OutpostCapable": False,
     "SupportsGlobalDatabases": False,
@@ -68,22 +65,25 @@ def describe_orderable_db_instance_options(call: Call, request: Request) -> Resu
         for storage_type in SIZES_GIB
     ]
     shown, more = page(select(options, request, NO_FILTERS), Orderable.key, request, most=MOST_RECORDS)
-    return {"OrderableDBInstanceOptions": [_show(call, rules.license_model, option) for option in shown]} | more
+    return {"OrderableDBInstanceOptions": [_show(call, rules, option) for option in shown]} | more
 
 
-def _show(call: Call, license_model: str, option: Orderable) -> dict[str, Any]:
+def _show(call: Call, rules: EngineRules, option: Orderable) -> dict[str, Any]:
     smallest_gib, largest_gib = SIZES_GIB[option.storage_type]
     return (
         {
             "Engine": option.build.engine,
             "EngineVersion": option.build.version,
             "DBInstanceClass": option.db_class.name,
-            "LicenseModel": license_model,
+            "LicenseModel": rules.license_model,
             "AvailabilityZoneGroup": call.scope.region,
             "AvailabilityZones": [
                 {"Name": zone} for zone in call.settings.availability_zones.get(call.scope.region, ())
             ],
             "Vpc": True,
+            "MultiAZCapable": Feature.MULTI_AZ in rules.features,
+            "ReadReplicaCapable": Feature.READ_REPLICAS in rules.features,
+            "SupportsIAMDatabaseAuthentication": Feature.IAM_LOGIN in rules.features,
             "StorageType": option.storage_type,
             "MinStorageSize": smallest_gib,
             "MaxStorageSize": largest_gib,
@@ -92,6 +92,8 @@ def _show(call: Call, license_model: str, option: Orderable) -> dict[str, Any]:
             "SupportedNetworkTypes": ["IPV4"],
         }
         | _ABSENT
+        | {"SupportsStorageEncryption": can_encrypt(call)}
+        | {"SupportsStorageAutoscaling": option.storage_type not in UNSCALED}
         | _performance(option.storage_type)
     )
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import msgspec
 
-from mainstay.decide.parameter_values import ParameterChange, wanted_values
+from mainstay.decide.parameter_values import ParameterChange
 from mainstay.decide.parameters import check_value
 from mainstay.model.db_parameter_group import IMMEDIATE, PENDING_REBOOT, DBParameterGroup, UserParameter
 from mainstay.model.engine import STATIC, ParameterDefinition
 from mainstay.model.errors import invalid_combination, invalid_value, missing_parameter
-from mainstay.model.records import Scope
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.demands import on
 from mainstay.services.rds.events import record_event
@@ -25,21 +24,12 @@ from mainstay.services.rds.paging import page
 from mainstay.services.rds.parameter_groups import require_parameter_group
 from mainstay.services.rds.parameter_members import members_changed
 from mainstay.services.rds.table import handles
-from mainstay.store import Reader
 
 PARAMETERS_PER_CALL = 20
 SOURCE_USER = "user"
 SOURCES = (SOURCE_USER, "system", "engine-default")
 
 Definitions = Mapping[str, ParameterDefinition]
-
-
-def effective_parameters(reader: Reader, scope: Scope, group_name: str, definitions: Definitions) -> dict[str, str]:
-    """Name -> raw value or formula of every parameter that the group or the service's defaults set.
-
-    What still waits for an instance's reboot is not considered: see `decide.parameter_values.values_in_force`.
-    """
-    return wanted_values(reader.get(DBParameterGroup, scope, group_name), definitions)
 
 
 @handles("ModifyDBParameterGroup", on("pg", "DBParameterGroupName"))

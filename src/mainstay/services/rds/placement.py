@@ -27,6 +27,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     subnet_group: DBSubnetGroup
     availability_zone: str
     subnet_id: str
+    secondary_availability_zone: str = ""
+    standby_subnet_id: str = ""
     group_ids: tuple[str, ...]
     publicly_accessible: bool
 
@@ -35,8 +37,14 @@ def place(call: Call, request: Mapping[str, Any]) -> Place:
     """Chooses what the request leaves open. Raises the `ApiError` that RDS gives for what does not fit."""
     name = request.get("DBSubnetGroupName")
     group = default_subnet_group(call) if name is None else require_subnet_group(call.tx, call.scope, name)
+    multi_az = bool(request.get("MultiAZ"))
+    if multi_az and request.get("AvailabilityZone"):
+        raise invalid_combination("Requesting a specific availability zone is not valid for Multi-AZ instances.")
     zone, subnet_id = _zone(call, group, request.get("AvailabilityZone"))
+    secondary, standby_subnet_id = standby_zone(call, group, zone) if multi_az else ("", "")
     return Place(
+        secondary_availability_zone=secondary,
+        standby_subnet_id=standby_subnet_id,
         subnet_group=group,
         availability_zone=zone,
         subnet_id=subnet_id,
@@ -53,6 +61,19 @@ def _zone(call: Call, group: DBSubnetGroup, wanted: str | None) -> tuple[str, st
     if not candidates:
         raise invalid_combination(
             f"DB Subnet Group {group.db_subnet_group_name} has no subnet in availability zone {wanted}."
+        )
+    chosen = candidates[call.randomness.below(len(candidates))]
+    return chosen.availability_zone, chosen.subnet_id
+
+
+def standby_zone(call: Call, group: DBSubnetGroup, primary: str) -> tuple[str, str]:
+    """Zone and subnet of a standby: any of the group's but the primary's zone."""
+    candidates = [subnet for subnet in group.subnets if subnet.availability_zone != primary]
+    if not candidates:
+        raise ApiError(
+            "DBSubnetGroupDoesNotCoverEnoughAZs",
+            f"DB Subnet Group {group.db_subnet_group_name} doesn't meet availability zone coverage requirement. Please"
+            " add subnets to cover at least 2 availability zones.",
         )
     chosen = candidates[call.randomness.below(len(candidates))]
     return chosen.availability_zone, chosen.subnet_id
@@ -88,8 +109,13 @@ def public_access(call: Call, group: DBSubnetGroup, wanted: bool | None) -> bool
     return (gateway and group.db_subnet_group_name == "default") if wanted is None else wanted
 
 
-def require_capacity(call: Call, name: str, replaced: DBInstance | None = None) -> DBInstanceClass:
-    """The class, if this host can hold one more instance of it (`replaced` leaves its own class)."""
+def require_capacity(
+    call: Call, name: str, replaced: DBInstance | None = None, *, multi_az: bool = False
+) -> DBInstanceClass:
+    """The class, if this host can hold one more instance of it (`replaced` leaves its own class).
+
+    A Multi-AZ instance takes the memory of two.
+    """
     chosen = CLASSES.get(name)
     if chosen is None:
         raise invalid_value(f"Invalid DB Instance class: {name}")
@@ -101,16 +127,17 @@ def require_capacity(call: Call, name: str, replaced: DBInstance | None = None) 
             " Choose a smaller class.",
         )
     used = sum(
-        CLASSES[instance.db_instance_class].memory_bytes
+        CLASSES[instance.db_instance_class].memory_bytes * len(instance.node_ids)
         for instance in call.tx.scan(DBInstance)
         if replaced is None or instance.dbi_resource_id != replaced.dbi_resource_id
     )
     limit = host.memory_bytes * call.settings.memory_overcommit
-    if used + chosen.memory_bytes > limit:
+    needed = chosen.memory_bytes * (2 if multi_az else 1)
+    if used + needed > limit:
         raise ApiError(
             "InsufficientDBInstanceCapacityFault",
             f"The instances here hold {used / GIB:.0f} GiB of the {limit / GIB:.0f} GiB that may be given out;"
-            f" {name} needs {chosen.memory_bytes // GIB} GiB more. Delete an instance, choose a smaller class or raise"
+            f" {name} needs {needed / GIB:.0f} GiB more. Delete an instance, choose a smaller class or raise"
             " the setting memory_overcommit.",
         )
     return chosen

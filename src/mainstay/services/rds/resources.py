@@ -9,23 +9,46 @@ import msgspec
 from mainstay.decide.identifiers import Arn, parse_arn
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_parameter_group import DBParameterGroup
+from mainstay.model.db_proxy import DBProxy, DBProxyEndpoint, DBProxyTargetGroup
+from mainstay.model.db_snapshot import DBInstanceAutomatedBackup, DBSnapshot
 from mainstay.model.db_subnet_group import DBSubnetGroup
 from mainstay.model.errors import ApiError, invalid_value
 from mainstay.model.option_group import OptionGroup
 from mainstay.model.records import Scope
 from mainstay.store import Reader
 
-Tagged: TypeAlias = DBInstance | DBSubnetGroup | DBParameterGroup | OptionGroup
-R = TypeVar("R", DBInstance, DBSubnetGroup, DBParameterGroup, OptionGroup)
+Tagged: TypeAlias = (
+    DBInstance
+    | DBSubnetGroup
+    | DBParameterGroup
+    | OptionGroup
+    | DBProxy
+    | DBProxyTargetGroup
+    | DBProxyEndpoint
+    | DBSnapshot
+    | DBInstanceAutomatedBackup
+)
+R = TypeVar("R", DBInstance, DBSubnetGroup, DBParameterGroup, OptionGroup, DBSnapshot)
 
 
 class ResourceType(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind. `name` is its word in ARNs; `not_found_text` has one place for the name."""
+    """One kind. `name` is its word in ARNs; `not_found_text` has one place for the name.
+
+    `index_name` is the lookup by which the name in its ARN is found, "" where that is its key.
+    """
 
     name: str
     kind: type[Tagged]
     not_found_shape: str
     not_found_text: str
+    index_name: str = ""
+
+    def find(self, reader: Reader, scope: Scope, name: str) -> Tagged | None:
+        """The resource of this name, None if there is none."""
+        if not self.index_name:
+            return reader.get(self.kind, scope, name)
+        found = reader.find(self.kind, scope, self.index_name, name)
+        return found[0] if found else None
 
     def not_found(self, name: str) -> ApiError:
         """AWS's error for a name that is none of this kind."""
@@ -56,6 +79,37 @@ TYPES = (
         kind=OptionGroup,
         not_found_shape="OptionGroupNotFoundFault",
         not_found_text="Specified OptionGroupName: {} not found.",
+    ),
+    ResourceType(
+        name="db-proxy",
+        kind=DBProxy,
+        not_found_shape="DBProxyNotFoundFault",
+        not_found_text="DB proxy {} doesn't exist.",
+    ),
+    ResourceType(
+        name="target-group",
+        kind=DBProxyTargetGroup,
+        not_found_shape="DBProxyTargetGroupNotFoundFault",
+        not_found_text="Target group {} doesn't exist.",
+    ),
+    ResourceType(
+        name="db-proxy-endpoint",
+        kind=DBProxyEndpoint,
+        not_found_shape="DBProxyEndpointNotFoundFault",
+        not_found_text="DB proxy endpoint {} doesn't exist.",
+    ),
+    ResourceType(
+        name="snapshot",
+        kind=DBSnapshot,
+        not_found_shape="DBSnapshotNotFoundFault",
+        not_found_text="DBSnapshot not found: {}",
+    ),
+    ResourceType(
+        name="auto-backup",
+        kind=DBInstanceAutomatedBackup,
+        not_found_shape="DBInstanceAutomatedBackupNotFoundFault",
+        not_found_text="DBInstanceAutomatedBackup {} not found.",
+        index_name="automated-backup-id",
     ),
 )
 BY_NAME = {one.name: one for one in TYPES}

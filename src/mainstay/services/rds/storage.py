@@ -5,17 +5,24 @@ Source: RDS user guide, "Amazon RDS DB instance storage".
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
+from mainstay.model.db_instance import DBInstance
 from mainstay.model.errors import invalid_combination, invalid_value
 
 SIZES_GIB = {"gp2": (20, 65536), "gp3": (20, 65536), "io1": (100, 65536), "io2": (100, 65536), "standard": (5, 3072)}
 PROVISIONED = frozenset({"io1", "io2"})
+UNSCALED = frozenset({"standard"})
+"""Storage types that do not grow by themselves."""
 IOPS_PER_GIB = (0.5, 50.0)
 IOPS_MIN = 1000
 GP3_TUNABLE_FROM_GIB = 400
 GP3_BASE = (3000, 125)
 GP3_LARGE = (12000, 500)
+GROWTH_PERCENT_MIN = 10
 
 
 class Storage(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +54,51 @@ def storage(allocated_gib: int, storage_type: str | None, iops: int | None, thro
     if iops is not None:
         raise invalid_combination(f"You can't specify IOPS for storage type {kind}.")
     return Storage(allocated_gib=allocated_gib, storage_type=kind, iops=None, throughput=None)
+
+
+def modified_storage(instance: DBInstance, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of the instance with the changes asked for: what is not named stays, as far as it fits."""
+    present = instance.allocated_storage_gib
+    size = request.get("AllocatedStorage", present)
+    if size < present:
+        raise invalid_combination("Invalid storage size for storage modification: storage cannot be reduced.")
+    if present < size < present + present * GROWTH_PERCENT_MIN / 100:
+        size = -(-present * (100 + GROWTH_PERCENT_MIN) // 100)
+    kind = request.get("StorageType", instance.storage_type)
+    same_kind = kind == instance.storage_type and size == present
+    chosen = storage(
+        size,
+        kind,
+        request.get("Iops", instance.iops if same_kind else None),
+        request.get("StorageThroughput", instance.storage_throughput if same_kind else None),
+    )
+    return {
+        "allocated_storage_gib": chosen.allocated_gib,
+        "storage_type": chosen.storage_type,
+        "iops": chosen.iops,
+        "storage_throughput": chosen.throughput,
+    }
+
+
+def autoscaling_maximum(engine: str, maximum_gib: int, allocated_gib: int, storage_type: str) -> int:
+    """A MaxAllocatedStorage that fits the storage. Raises the `ApiError` that RDS gives."""
+    if storage_type in UNSCALED:
+        raise invalid_combination(f"Storage autoscaling is not supported for storage type {storage_type}.")
+    if maximum_gib <= allocated_gib:
+        raise invalid_combination("Max storage size must be greater than storage size")
+    if maximum_gib * 100 < allocated_gib * (100 + GROWTH_PERCENT_MIN):
+        raise invalid_combination("The maximum allocated storage must be increased by at least 10 percent.")
+    if maximum_gib > SIZES_GIB[storage_type][1]:
+        raise invalid_combination(
+            f"Invalid max storage size for engine name {engine} and storage type {storage_type}: {maximum_gib}"
+        )
+    return maximum_gib
+
+
+def requested_maximum(request: Mapping[str, Any], engine: str, stored: Storage) -> int | None:
+    """MaxAllocatedStorage of a new instance, None if its storage is not to grow by itself."""
+    wanted = request.get("MaxAllocatedStorage")
+    return None if wanted is None else autoscaling_maximum(engine, wanted, stored.allocated_gib, stored.storage_type)
 
 
 def _provisioned(allocated_gib: int, kind: str, iops: int | None) -> Storage:

@@ -23,7 +23,7 @@ def find_resource(call: Call, text: str) -> Tagged:
     resource_type = BY_NAME.get(arn.resource_type)
     if resource_type is None:
         raise invalid_value(f"Invalid resource name: {text}")
-    record = call.tx.get(resource_type.kind, call.scope, arn.name)
+    record = resource_type.find(call.tx, call.scope, arn.name)
     if record is None:
         raise resource_type.not_found(arn.name)
     return record

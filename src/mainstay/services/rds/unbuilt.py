@@ -1,7 +1,7 @@
 """Members of instance requests whose feature this version does not have.
 
 A member at the value that means "off" is taken; any other value is refused in words, because a database that is thought
-to have a standby, a backup or encryption, and has none, is worse than no database.
+to have a protection, and has none, is worse than no database.
 """
 
 from __future__ import annotations
@@ -9,35 +9,37 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mainstay.engines.base import EngineRules, Feature
 from mainstay.model.errors import invalid_combination
 
 _OFF: Mapping[str, tuple[tuple[object, ...], str]] = {
-    "MultiAZ": ((False,), "Multi-AZ instances"),
-    "StorageEncrypted": ((False,), "Storage encryption"),
-    "KmsKeyId": ((), "Storage encryption"),
-    "BackupRetentionPeriod": ((0,), "Automated backups"),
-    "EnableIAMDatabaseAuthentication": ((False,), "IAM database authentication"),
     "MonitoringInterval": ((0,), "Enhanced Monitoring"),
     "MonitoringRoleArn": (("",), "Enhanced Monitoring"),
     "EnablePerformanceInsights": ((False,), "Performance Insights"),
     "PerformanceInsightsKMSKeyId": ((), "Performance Insights"),
     "DatabaseInsightsMode": (("standard",), "Advanced Database Insights"),
-    "ManageMasterUserPassword": ((False,), "Master passwords kept in Secrets Manager"),
-    "MasterUserSecretKmsKeyId": ((), "Master passwords kept in Secrets Manager"),
-    "MasterUserAuthenticationType": (("password",), "IAM database authentication"),
+    "MasterUserAuthenticationType": (("password",), "Master users made for IAM database authentication"),
     "EnableCloudwatchLogsExports": (([],), "Log exports to CloudWatch Logs"),
     "Domain": (("",), "Directory domains"),
     "DBClusterIdentifier": ((), "DB clusters"),
+    "SourceDBClusterIdentifier": ((), "DB clusters"),
+    "UpgradeStorageConfig": ((False,), "Upgrades of the storage configuration"),
+    "AdditionalStorageVolumes": (([],), "Additional storage volumes"),
     "EnableCustomerOwnedIp": ((False,), "Customer-owned addresses"),
     "DedicatedLogVolume": ((False,), "Dedicated log volumes"),
     "TdeCredentialArn": ((), "Transparent data encryption"),
     "CustomIamInstanceProfile": ((), "RDS Custom"),
     "CharacterSetName": ((), "Character sets chosen at creation"),
     "NetworkType": (("IPV4",), "Dual-stack instances"),
-    "MaxAllocatedStorage": ((), "Storage autoscaling"),
-    "RotateMasterUserPassword": ((False,), "Master passwords kept in Secrets Manager"),
-    "ReplicaMode": ((), "Read replicas"),
+    "ReplicaMode": ((), "Replica modes"),
     "DisableDomain": ((False,), "Directory domains"),
+}
+
+
+_OF_ENGINES: Mapping[str, Feature] = {
+    "BackupRetentionPeriod": Feature.BACKUPS,
+    "EnableIAMDatabaseAuthentication": Feature.IAM_LOGIN,
+    "MultiAZ": Feature.MULTI_AZ,
 }
 
 
@@ -49,3 +51,16 @@ def refuse_unbuilt(request: Mapping[str, Any]) -> None:
                 f"{feature}: not available in this version of Mainstay. Leave {member} out of the request"
                 + (f" or set it to {off[0]!r}." if off else ".")
             )
+
+
+def refuse_unbuilt_of(rules: EngineRules, request: Mapping[str, Any]) -> None:
+    """Raises `ApiError` InvalidParameterCombination if the request turns on what this engine has not (yet)."""
+    for member, feature in _OF_ENGINES.items():
+        if request.get(member):
+            require_feature(rules, feature)
+
+
+def require_feature(rules: EngineRules, feature: Feature) -> None:
+    """Raises `ApiError` InvalidParameterCombination unless the engine has the feature."""
+    if feature not in rules.features:
+        raise invalid_combination(f"{feature}: not available for engine {rules.name} in this version of Mainstay.")

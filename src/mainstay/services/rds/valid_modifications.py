@@ -16,6 +16,7 @@ from mainstay.services.rds.storage import (
     IOPS_PER_GIB,
     PROVISIONED,
     SIZES_GIB,
+    UNSCALED,
 )
 from mainstay.services.rds.table import handles
 
@@ -40,7 +41,7 @@ def _option(instance: DBInstance, kind: str) -> dict[str, Any]:
     option: dict[str, Any] = {
         "StorageType": kind,
         "StorageSize": [_range(least, most)],
-        "SupportsStorageAutoscaling": False,
+        "SupportsStorageAutoscaling": kind not in UNSCALED,
     }
     if kind in PROVISIONED:
         option["ProvisionedIops"] = [_range(max(IOPS_MIN, int(IOPS_PER_GIB[0] * least)), int(IOPS_PER_GIB[1] * most))]

@@ -118,6 +118,55 @@ def test_a_newer_release_stands_beside_the_older_and_is_what_the_major_version_m
     assert home.resolve("toy", "7.1") == old
 
 
+def revised(archive: Archive, version: str = "7.1") -> None:
+    """Debian has packaged the same release once more."""
+    archive.add("toy-7", "1:7.1-2+deb13u2", files={PROGRAM: script(version) + b"# revised\n"})
+    archive.publish()
+
+
+def test_a_later_revision_of_the_same_release_takes_its_place_when_asked_for(home: Builds, archive: Archive) -> None:
+    old = home.install("toy", "7", quiet)
+    revised(archive)
+    assert home.install("toy", "7", quiet) == old
+    assert "# revised" not in (old.prefix / PROGRAM).read_text()
+    with (old.prefix / PROGRAM).open() as running:  # as an engine has its files open
+        assert home.install("toy", "7", quiet, again=True) == old
+        assert "# revised" not in running.read()
+    assert "# revised" in (old.prefix / PROGRAM).read_text()
+    assert home.installed() == [old] and "deb13u2" in (old.prefix / "manifest.json").read_text()
+    assert not list(home.directory.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("stage", ["unpack", "patch", "_check", "write_atomically"])
+def test_one_that_cannot_be_installed_again_stays_as_it_was(
+    home: Builds, archive: Archive, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    old = home.install("toy", "7", quiet)
+    revised(archive)
+
+    def fail(*_arguments: object, **_named: object) -> None:
+        raise Permanent("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(builds, stage, fail)
+        with pytest.raises(Permanent, match="no room"):
+            home.install("toy", "7", quiet, again=True)
+    assert home.installed() == [old] and "# revised" not in (old.prefix / PROGRAM).read_text()
+
+
+@pytest.mark.parametrize("half_made", [False, True])
+def test_what_a_killed_installation_had_put_aside_is_found_again(
+    home: Builds, archive: Archive, half_made: bool
+) -> None:
+    old = home.install("toy", "7", quiet)
+    old.prefix.rename(old.prefix.with_name(f".{old.prefix.name}-before.partial"))
+    if half_made:
+        old.prefix.mkdir()
+    assert home.installed() == []
+    shutil.rmtree(archive.root)
+    assert home.install("toy", "7", quiet) == old and home.installed() == [old]
+
+
 @pytest.mark.parametrize("stage", ["unpack", "check_libraries", "patch", "_sync", "_check", "write_atomically"])
 def test_dying_at_any_stage_leaves_nothing_on_offer_and_the_next_time_succeeds(
     home: Builds, monkeypatch: pytest.MonkeyPatch, stage: str

@@ -98,7 +98,12 @@ def test_developer_options_cannot_be_modified() -> None:
 
 def test_rds_parameters() -> None:
     own = {definition.name: definition for definition in own_parameters(17)}
-    assert set(own) == {"rds.force_ssl", "rds.log_retention_period", "rds.logical_replication"}
+    assert set(own) == {
+        "rds.accepted_password_auth_method",
+        "rds.force_ssl",
+        "rds.log_retention_period",
+        "rds.logical_replication",
+    }
     assert (own["rds.force_ssl"].default, own["rds.force_ssl"].apply_type) == ("1", DYNAMIC)
     assert own["rds.logical_replication"].apply_type == STATIC
     before = {definition.name: definition for definition in own_parameters(14)}

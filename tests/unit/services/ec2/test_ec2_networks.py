@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mainstay.model.db_subnet_group import DBSubnetGroup, GroupedSubnet
 from mainstay.model.ec2 import Subnet
 from mainstay.services.ec2.regions import zone_id
 from mainstay.services.ec2.route_tables import has_internet_route
@@ -264,6 +265,27 @@ def test_a_subnet_follows_one_table(cloud) -> None:
     assert (table["RouteTableId"], table["Associations"][0]["RouteTableAssociationId"]) == (two, moved)
     cloud("DeleteSubnet", SubnetId=subnet_id)
     cloud("DeleteRouteTable", RouteTableId=two)
+
+
+def test_a_subnet_stays_as_long_as_a_db_subnet_group_has_it(cloud) -> None:
+    vpc_id = cloud.vpc()
+    grouped, free = cloud.subnet(vpc_id), cloud.subnet(vpc_id, "10.0.2.0/24")
+    group = DBSubnetGroup(
+        scope=cloud.scope,
+        db_subnet_group_name="g",
+        description="d",
+        vpc_id=vpc_id,
+        subnets=(GroupedSubnet(grouped, "us-east-1a"),),
+    )
+    with cloud.store.transaction() as tx:
+        tx.insert(group)
+    refused = cloud.fails("DeleteSubnet", SubnetId=grouped)
+    assert refused.shape == "DependencyViolation"
+    assert refused.message == f"The subnet '{grouped}' has dependencies and cannot be deleted."
+    cloud("DeleteSubnet", SubnetId=free)
+    with cloud.store.transaction() as tx:
+        tx.delete(group)
+    cloud("DeleteSubnet", SubnetId=grouped)
 
 
 def test_the_main_table_can_be_replaced_but_not_removed(cloud) -> None:

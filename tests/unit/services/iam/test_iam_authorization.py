@@ -9,6 +9,7 @@ import pytest
 
 from mainstay.model.errors import ApiError
 from mainstay.model.records import Scope
+from mainstay.protocol.aws.vocabulary import wire_code
 from mainstay.services.iam.authorization import authorize, request_context_of, require
 from mainstay.services.iam.identifiers import account_of_access_key
 from mainstay.services.iam.principals import ensure_root_access_key, note_use
@@ -54,7 +55,8 @@ def test_access_keys_hold_the_account_number(account: Any) -> None:
 def test_a_user_without_policies_is_denied_in_aws_words(account: Any) -> None:
     bob = account.user("bob")
     refused = error(account, bob)
-    assert (refused.shape, refused.status) == ("AccessDenied", 403)
+    assert wire_code("query", refused.shape, refused.status) == ("AccessDenied", 403)
+    assert wire_code("json", refused.shape, refused.status) == ("AccessDeniedException", 400)
     assert refused.message == (
         f"User: arn:aws:iam::{ACCOUNT}:user/bob is not authorized to perform: rds:DeleteDBInstance on resource: {DB}"
         " because no identity-based policy allows the rds:DeleteDBInstance action"
@@ -108,7 +110,9 @@ def test_unknown_inactive_and_tokened_keys_are_invalid(account: Any) -> None:
     for key_id, token in (("AKIANOBODY0000000000", None), (key, "token"), ("ASIANOBODY0000000000", None)):
         with pytest.raises(ApiError, match="The security token included in the request is invalid") as caught:
             account.credentials(key_id, token)
-        assert (caught.value.shape, caught.value.status) == ("InvalidClientTokenId", 403)
+        refused = caught.value
+        assert wire_code("query", refused.shape, refused.status) == ("InvalidClientTokenId", 403)
+        assert wire_code("ec2", refused.shape, refused.status) == ("AuthFailure", 401)
     account.iam("UpdateAccessKey", UserName="bob", AccessKeyId=key, Status="Inactive")
     with pytest.raises(ApiError, match="InvalidClientTokenId"):
         account.credentials(key)

@@ -83,7 +83,7 @@ def test_an_orderable_row(rds) -> None:
     assert rows[0]["AvailabilityZones"] == [{"Name": f"us-east-1{letter}"} for letter in "abc"]
     assert rows[0]["LicenseModel"] == "postgresql-license"
     assert rows[0]["Vpc"] is True
-    assert rows[0]["MultiAZCapable"] is False
+    assert rows[0]["MultiAZCapable"] is True
 
 
 def test_orderable_conditions(rds) -> None:

@@ -6,8 +6,6 @@ import pytest
 
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_parameter_group import DBParameterGroup
-from mainstay.model.engine import ParameterDefinition
-from mainstay.services.rds.parameters import effective_parameters
 
 
 @pytest.fixture
@@ -163,17 +161,6 @@ def test_group_in_force_but_detached_keeps_its_values(rds, pg) -> None:
     modify(rds, value("work_mem", "65"))
     assert rds.get(DBInstance, "db1").held_parameters == {"work_mem": "64"}
     assert rds.jobs() == []
-
-
-def test_effective_parameters(rds, pg) -> None:
-    modify(rds, value("work_mem", "64"))
-    definitions = {
-        name: ParameterDefinition(name=name, data_type="integer", apply_type="dynamic", default="1", source=source)
-        for name, source in (("work_mem", "engine-default"), ("a", "system"), ("b", "engine-default"))
-    }
-    with rds.store.read() as tx:
-        assert effective_parameters(tx, rds.scope, "mine", definitions) == {"work_mem": "64", "a": "1"}
-        assert effective_parameters(tx, rds.scope, "default.postgres17", definitions) == {"a": "1"}
 
 
 def test_describe_pages_by_a_hundred_in_order(rds, pg) -> None:

@@ -1,0 +1,60 @@
+"""Programs to compare with, in private prefixes: Debian's newest packages, made to run on this host as engines are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from mainstay.engines.builds.apt import PrivateApt
+from mainstay.engines.builds.mirrors import find_mirrors
+from mainstay.engines.builds.tree import NEVER_RUN, patch, unpack
+from mainstay.engines.postgresql.packages import POSTGRESQL
+from mainstay.model.errors import MainstayError
+
+SUITE = "sid"
+PGBOUNCER_WANTED = (1, 25)
+"""The first version with cached SCRAM keys; Debian 12 has 1.18, which takes no prepared statements in transactions."""
+
+
+def pgbouncer(builds: Path, say: Callable[[str], None]) -> Path | None:
+    """PgBouncer, new enough: installed here, from an earlier run, or from Debian; an old one, or None, if need be."""
+    present = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
+    if present is not None and version(Path(present)) >= PGBOUNCER_WANTED:
+        return Path(present)
+    prefix = builds / ".peers" / "pgbouncer"
+    program = prefix / "usr/sbin/pgbouncer"
+    try:
+        if not program.exists():
+            say(f"installing pgbouncer from Debian {SUITE} below {prefix}")
+            _install("pgbouncer", builds, prefix)
+        return program
+    except (MainstayError, OSError) as error:
+        say(f"no newer pgbouncer: {error}")
+        return None if present is None else Path(present)
+
+
+def version(program: Path) -> tuple[int, ...]:
+    """What a program calls itself."""
+    told = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"(\d+)\.(\d+)", told)
+    return tuple(int(part) for part in found.groups()) if found else (0, 0)
+
+
+def _install(package: str, builds: Path, prefix: Path) -> None:
+    cache, tree = builds / ".cache" / SUITE, prefix.with_name(f".{prefix.name}.partial")
+    cache.mkdir(parents=True, exist_ok=True)
+    prefix.parent.mkdir(exist_ok=True)
+    shutil.rmtree(tree, ignore_errors=True)
+    apt = PrivateApt(builds / ".apt" / SUITE, SUITE, find_mirrors(Path("/etc/apt")))
+    packages = apt.download((package,), NEVER_RUN, cache, lambda _step, _share: None)
+    kept = msgspec.structs.replace(POSTGRESQL, unneeded_paths=())
+    tree.mkdir()
+    unpack([cache / one.file for one in packages], tree, kept, lambda _step, _share: None)
+    patch(tree, prefix, lambda _step, _share: None)
+    tree.rename(prefix)

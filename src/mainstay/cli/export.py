@@ -1,0 +1,106 @@
+"""`mainstay backups export`: a snapshot as plain files, for whoever wants to leave, or to look at it with other tools.
+
+The files are written by this command itself, in a worker process, with the key that the control process opens for it;
+nothing is believed that was not checked against the manifest. The directory is complete when README-MAINSTAY.txt is
+there, which is written last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+from pathlib import Path
+
+import msgspec
+
+from mainstay.agent.repositories import SystemRepositories
+from mainstay.cli.agent import ask_control
+from mainstay.cli.progress import Show, bar
+from mainstay.cli.words import size
+from mainstay.engines.base import EngineDriver
+from mainstay.engines.registry import drivers
+from mainstay.host.file_identity import files_as
+from mainstay.host.files import fsync_directory
+from mainstay.host.processes import User
+from mainstay.host.randomness import SystemRandomness
+from mainstay.model.errors import Permanent
+from mainstay.model.node import RestoreSpec, RestoreTarget
+from mainstay.model.repository_job import BackupFacts, RepositoryRef
+from mainstay.settings import Settings
+
+README = "README-MAINSTAY.txt"
+
+
+def export_snapshot(settings: Settings, snapshot: str, directory: Path, *, region: str, owner: str) -> None:
+    """Does it, or leaves nothing behind. Raises `Permanent` for damage, by name, and for a directory that is in use."""
+    user = _user(owner)
+    directory = directory.absolute()
+    if directory.exists() and any(directory.iterdir()):
+        raise Permanent(f"{directory} is not empty", hint="Name a directory that is empty or does not exist.")
+    answer = ask_control(settings, "open_backup", {"name": snapshot, "region": region})
+    ref = msgspec.convert(answer["repository"], RepositoryRef)
+    facts = msgspec.convert(answer["facts"], BackupFacts)
+    driver = drivers()[answer["engine"]]
+    with bar() as show:
+        asyncio.run(_write(settings, ref, facts, driver, directory, user, show))
+    print(
+        f"{snapshot} is in {directory}: {size(facts.size_bytes)} and its log. {directory / README} says how to use it."
+    )
+
+
+def _user(owner: str) -> User:
+    if not owner:
+        return User(pwd.getpwuid(os.geteuid()).pw_name)
+    try:
+        entry = pwd.getpwnam(owner)
+    except KeyError as error:
+        raise Permanent(f"there is no system user {owner!r}") from error
+    if os.geteuid() != 0 and entry.pw_uid != os.geteuid():
+        raise Permanent("only root can give files to another user", hint="Leave --owner out.")
+    return User(owner, entry.pw_uid, entry.pw_gid)
+
+
+async def _write(
+    settings: Settings,
+    ref: RepositoryRef,
+    facts: BackupFacts,
+    driver: EngineDriver,
+    directory: Path,
+    user: User,
+    show: Show,
+) -> None:
+    repositories = SystemRepositories(settings, SystemRandomness())
+    spec = RestoreSpec(repository=ref, backup_id=facts.backup_id, target=RestoreTarget(timeline=facts.timeline))
+    await repositories.restore(spec, directory, user, lambda done, total: show("files", done, total))
+    archive = repositories.log_archive(ref)
+    name = driver.backups.history_file(facts.timeline)
+    history = (archive.read_small(name) or b"") if name else b""
+    needed = driver.backups.segments_between(
+        facts.start_position, facts.stop_position, facts.timeline, history.decode()
+    )
+
+    owner = None if user.user_id is None or user.group_id is None else (user.user_id, user.group_id)
+
+    def put(name: str, content: bytes) -> None:
+        path = directory / name
+        with files_as(owner):
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(descriptor)
+
+    for number, one in enumerate(needed):
+        content = archive.read_segment(one.segment)
+        if content is None or len(content) < one.end:
+            raise Permanent(f"the log segment {one.name}, which the snapshot needs, is missing or not complete")
+        put(f"{driver.backups.log_directory}/{one.name}", driver.backups.whole_segment(content))
+        show("log", number + 1, len(needed))
+    if name:
+        put(f"{driver.backups.log_directory}/{name}", history)
+    for file, content in driver.backups.export_files(facts, user.name).items():
+        put(file, content)
+    fsync_directory(directory / driver.backups.log_directory)
+    fsync_directory(directory)

@@ -1,0 +1,245 @@
+"""What the operator of the service asks about backups, over the control socket; `mainstay backups` is the other end.
+
+All regions and accounts at once; whoever can open the socket runs the service. What it shows of restore windows is
+what the API shows, from the same functions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mainstay.control.backup_rows import automated_row, snapshot_row
+from mainstay.model.db_snapshot import (
+    AVAILABLE,
+    BackupRepository,
+    DBInstanceAutomatedBackup,
+    DBSnapshot,
+    Proof,
+)
+from mainstay.model.errors import ApiError, Permanent, Transient
+from mainstay.model.records import Scope
+from mainstay.services.rds.internal import internal_call
+from mainstay.services.rds.restore_further import restore_further
+from mainstay.services.rds.restore_test_request import request_restore_test_in
+from mainstay.store import Job, Reader, Transaction
+from mainstay.workflows.engine import Tools, Worker
+from mainstay.workflows.fleet import last_seen_leader
+from mainstay.workflows.proofs import source_instance
+from mainstay.workflows.repositories import open_repository, require_repository
+from mainstay.workflows.restore_test import scratch_of
+from mainstay.workflows.verify_backups import begin_verification
+
+Found = DBInstanceAutomatedBackup | DBSnapshot
+
+
+class Named(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance or a snapshot as a person names it: identifier, id or ARN; `region` "" where one is enough."""
+
+    name: str
+    region: str = ""
+
+
+class Further(Named, frozen=True, kw_only=True):
+    """A restore to a place in the log, which the API of RDS does not have."""
+
+    target: str
+    position: str = ""
+    transaction: str = ""
+    db_instance_class: str = ""
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """A look at backups that was asked for: `kind` is "verify" or "restore-test", `snapshot` "" for all."""
+
+    kind: str
+    scope: Scope
+    repository_id: str
+    snapshot: str
+    subject: str
+    asked_at: float
+
+
+class BackupDesk:
+    """Answers what is asked."""
+
+    def __init__(self, tools: Tools, worker: Worker) -> None:
+        self._tools = tools
+        self._worker = worker
+        self.methods = {
+            "list_backups": self.list_backups,
+            "verify_backups": self.verify_backups,
+            "test_restore": self.test_restore,
+            "look_at_ticket": self.look_at_ticket,
+            "open_backup": self.open_backup,
+            "restore_further": self.restore_further,
+        }
+
+    async def list_backups(self, params: Any) -> Any:
+        """Rows for every automated backup and every snapshot, those of one instance if it is named."""
+        wanted = str((params or {}).get("instance", "")).lower()
+        now = self._tools.clock.wall()
+        with self._tools.store.read() as view:
+            rows = []
+            for backup in view.scan(DBInstanceAutomatedBackup):
+                repository = view.get(BackupRepository, backup.scope, backup.repository_id)
+                if repository is not None:
+                    days = self._tools.settings.restore_test_interval_days
+                    rows.append(automated_row(view, self._tools.fleet, backup, repository, now, days))
+            for row in view.scan(DBSnapshot):
+                repository = view.get(BackupRepository, row.scope, row.repository_id)
+                key = "" if repository is None else repository.kms_key_id
+                rows.append(snapshot_row(row, key, self._job_status(row.job_id), now))
+        return [row for row in rows if wanted in ("", row["instance"], row["name"])]
+
+    async def verify_backups(self, params: Any) -> Any:
+        """Begins to read back all of an instance, or one snapshot; a `Ticket`."""
+        named = _converted(params, Named)
+        with self._tools.store.transaction() as tx:
+            found = _find(tx, named)
+            repository = require_repository(tx, found.scope, found.repository_id)
+            row = found if isinstance(found, DBSnapshot) else None
+            if row is not None and row.status != AVAILABLE:
+                raise Permanent(f"the DB snapshot {row.db_snapshot_identifier} is {row.status}, not available")
+            asked_at = self._tools.clock.wall()
+            job = begin_verification(tx, asked_at, repository, row)
+        return self._ticket("verify", job, repository, "" if row is None else row.db_snapshot_identifier)
+
+    async def test_restore(self, params: Any) -> Any:
+        """Begins to restore an instance's newest restorable moment for a test; a `Ticket`."""
+        named = _converted(params, Named)
+        with self._tools.store.transaction() as tx:
+            found = _find(tx, named)
+            if isinstance(found, DBSnapshot):
+                raise Permanent(
+                    f"{named.name} is a DB snapshot", hint="A restore test is made of an instance's automated backups."
+                )
+            repository = require_repository(tx, found.scope, found.repository_id)
+            job = request_restore_test_in(tx, self._tools.clock.wall(), found)
+        return self._ticket("restore-test", job, repository, "")
+
+    def _ticket(self, kind: str, job: Job, repository: BackupRepository, snapshot: str) -> Any:
+        self._worker.wake()
+        ticket = Ticket(
+            kind=kind,
+            scope=repository.scope,
+            repository_id=repository.repository_id,
+            snapshot=snapshot,
+            subject=job.subject,
+            asked_at=job.created_at,
+        )
+        return msgspec.to_builtins(ticket)
+
+    async def look_at_ticket(self, params: Any) -> Any:
+        """How far it is: {"running", "doing", "bytes_done", "bytes_total", "proof"}; `proof` when it has ended."""
+        ticket = _converted(params, Ticket)
+        with self._tools.store.read() as view:
+            jobs = view.jobs(ticket.subject)
+            proof = _proof(view, ticket)
+            repository = view.get(BackupRepository, ticket.scope, ticket.repository_id)
+            scratch = None if repository is None else scratch_of(view, repository)
+        if jobs:
+            doing, done, total = jobs[0].step.replace("_", " "), 0, 0
+            seen = None if scratch is None else last_seen_leader(self._tools.fleet, scratch)
+            status = self._job_status(str(jobs[0].frame["job_id"]))
+            if status is not None:
+                doing, done, total = "reading back", status.bytes_done, status.bytes_total
+            elif seen is not None and seen.restore is not None:
+                doing = f"restoring {seen.restore.phase}"
+                done, total = seen.restore.bytes_done, seen.restore.bytes_total
+            return {"running": True, "doing": doing, "bytes_done": done, "bytes_total": total, "proof": None}
+        if proof is None or proof.at < ticket.asked_at:
+            raise Permanent("it ended without an outcome: what was looked at is gone")
+        told = {"damages": [], "failure": "", "moment": None, "size_bytes": 0} | msgspec.to_builtins(proof)
+        return {"running": False, "doing": "", "bytes_done": 0, "bytes_total": 0, "proof": told}
+
+    def _job_status(self, job_id: str) -> Any:
+        try:
+            return self._tools.fleet.observe_job(job_id)
+        except Transient:
+            return None
+
+    async def open_backup(self, params: Any) -> Any:
+        """Place and key of a snapshot, for an export: {"repository", "facts", "engine"}. The key is a secret."""
+        named = _converted(params, Named)
+        with self._tools.store.read() as view:
+            found = _find(view, named)
+            if not isinstance(found, DBSnapshot):
+                raise Permanent(f"{named.name} is no DB snapshot", hint="Name one of `mainstay backups list`.")
+            if found.status != AVAILABLE or found.backup is None:
+                raise Permanent(f"the DB snapshot {found.db_snapshot_identifier} is {found.status}, not available")
+            repository = require_repository(view, found.scope, found.repository_id)
+            opened = open_repository(view, self._tools.vault, repository)
+        return {
+            "repository": msgspec.to_builtins(opened),
+            "facts": msgspec.to_builtins(found.backup),
+            "engine": found.facts.engine,
+        }
+
+    async def restore_further(self, params: Any) -> Any:
+        """Begins a restore to a place in the log; the new instance's identifier."""
+        asked = _converted(params, Further)
+        with self._tools.store.transaction() as tx:
+            found = _find(tx, asked)
+            if isinstance(found, DBSnapshot):
+                raise Permanent(f"{asked.name} is a DB snapshot: it shows one moment only")
+            instance = source_instance(tx, require_repository(tx, found.scope, found.repository_id))
+            seen = None if instance is None else last_seen_leader(self._tools.fleet, instance)
+            call = internal_call(tx, self._tools, found.scope)
+            request = {"DBInstanceClass": asked.db_instance_class} if asked.db_instance_class else {}
+            try:
+                made = restore_further(
+                    call, request | {"TargetDBInstanceIdentifier": asked.target}, found, seen,
+                    position=asked.position, transaction=asked.transaction,
+                )  # fmt: skip
+            except ApiError as error:
+                raise Permanent(error.message) from error
+        self._worker.wake()
+        return made
+
+
+def _converted(params: Any, kind: Any) -> Any:
+    try:
+        return msgspec.convert(params, kind)
+    except msgspec.ValidationError as error:
+        raise Permanent(f"not what was expected: {error}") from error
+
+
+def _proof(view: Reader, ticket: Ticket) -> Proof | None:
+    if ticket.snapshot:
+        row = view.get(DBSnapshot, ticket.scope, ticket.snapshot)
+        return None if row is None else row.verified
+    repository = view.get(BackupRepository, ticket.scope, ticket.repository_id)
+    if repository is None:
+        return None
+    return repository.verified if ticket.kind == "verify" else repository.restore_tested
+
+
+def _find(view: Reader | Transaction, named: Named) -> Found:
+    """The one that is meant. Raises `Permanent` saying what there is."""
+    wanted = named.name
+    backups = [
+        one
+        for one in view.scan(DBInstanceAutomatedBackup)
+        if wanted.lower() in (one.facts.db_instance_identifier, one.facts.dbi_resource_id.lower())
+        or wanted in (one.automated_backup_id, one.arn)
+    ]
+    rows = [one for one in view.scan(DBSnapshot) if wanted.lower() == one.db_snapshot_identifier or wanted == one.arn]
+    both: list[Found] = [*backups, *rows]
+    found = [one for one in both if named.region in ("", one.scope.region)]
+    if len(found) > 1:  # who means the copy in another region says so
+        own = [one for one in found if not isinstance(one, DBInstanceAutomatedBackup) or one.copy_of is None]
+        found = own or found
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise Permanent(
+            f"there are no automated backups of a DB instance {wanted!r}, and there is no DB snapshot of this name",
+            hint="`mainstay backups list` shows what there is.",
+        )
+    regions = sorted({one.scope.region for one in found})
+    raise Permanent(
+        f"{wanted!r} names {len(found)} things, in {', '.join(regions)}",
+        hint="Give its ARN or DbiResourceId, or --region.",
+    )

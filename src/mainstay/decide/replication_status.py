@@ -1,0 +1,42 @@
+"""The status of a read replica's replication, as DescribeDBInstances shows it in StatusInfos.
+
+Source: RDS API reference, DBInstanceStatusInfo; RDS user guide, "Monitoring read replication".
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mainstay.model.db_instance import DBInstance
+from mainstay.model.node import NodePhase, NodeStatus
+
+REPLICATING, ERROR, TERMINATED = "replicating", "error", "terminated"
+
+
+class ReplicationState(msgspec.Struct, frozen=True):
+    """`status` is one of the words above; `message` says what is wrong, "" if nothing is."""
+
+    status: str
+    message: str = ""
+
+
+def replication_state(instance: DBInstance, seen: NodeStatus | None) -> ReplicationState | None:
+    """The state now, from what was recorded and from what is seen of the node that leads the replica.
+
+    None for an instance that follows nobody, and for a replica that has not followed yet.
+    """
+    if not instance.source_dbi_resource_id or not instance.replication_status:
+        return None
+    if instance.replication_status == TERMINATED:
+        return ReplicationState(
+            TERMINATED, "The source DB instance was deleted. Promote this read replica to write to it, or delete it."
+        )
+    if seen is None:
+        return ReplicationState(instance.replication_status)
+    if seen.replication is not None:
+        if seen.replication.streaming:
+            return ReplicationState(REPLICATING)
+        return ReplicationState(ERROR, seen.replication.message)
+    if seen.phase is not NodePhase.RUNNING:
+        return ReplicationState(ERROR, "The engine of the read replica is not running.")
+    return ReplicationState(instance.replication_status)

@@ -1,0 +1,210 @@
+"""How an engine's data and log get into a backup repository and out of it again: what each engine's folder provides.
+
+The repository itself (`mainstay.backups`) knows no engine, and an engine knows no repository: between them are files
+to be copied, segments of a log to be shipped, and a directory to be made into a database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from mainstay.backups.verify_log import NeededSegment
+from mainstay.engines.node_files import NodeFiles
+from mainstay.host.processes import User
+from mainstay.model.backup import SourceFile
+from mainstay.model.engine import EngineBuild
+from mainstay.model.node import NodeSpec, RestoreSpec
+from mainstay.model.repository_job import BackupFacts
+
+
+class LogPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """A place in a log that is made of files: `offset` bytes into a segment of a timeline."""
+
+    timeline: str
+    segment: str
+    offset: int
+
+
+class LogPiece(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes `start` to `end` of a segment, durable in the engine's file `path`. `last`: the segment ends there."""
+
+    timeline: str
+    segment: str
+    path: Path
+    start: int
+    end: int
+    last: bool
+
+    @property
+    def place(self) -> LogPlace:
+        """Where the log goes on behind this piece."""
+        return LogPlace(timeline=self.timeline, segment=self.segment, offset=self.end)
+
+
+class LogLook(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to ship. When all of it is stored, every commit up to `moment` can be restored.
+
+    `moment` (epoch seconds of the database's clock, 0.0: no news) is such that the log holds a commit after it.
+    `position` and `timeline` name the end of the pieces. `small_files` are stored whole, under their names.
+    `missing` names the first segment that is needed and that the engine has not got any more.
+    """
+
+    moment: float
+    position: str
+    timeline: str
+    pieces: tuple[LogPiece, ...]
+    small_files: tuple[tuple[str, Path], ...] = ()
+    unshipped_bytes: int = 0
+    missing: str = ""
+
+
+class LogSource(Protocol):
+    """The log of one running primary, through a session of its own. Every method raises `Transient` if it is away."""
+
+    async def look(self, after: LogPlace | None) -> LogLook:
+        """What has become durable after this place; None: from the oldest that the engine keeps for us.
+
+        From the first look on the engine keeps what was not released.
+        """
+
+    async def release(self, until: LogPlace) -> None:
+        """Everything before this place is stored: the engine need not keep it for us."""
+
+    async def give_up(self) -> None:
+        """The engine need not keep anything for us."""
+
+    async def close(self) -> None:
+        """Ends the session. Never raises."""
+
+
+class Standby(Protocol):
+    """The other node of the one that is backed up, whose files may be read in place of the leader's."""
+
+    @property
+    def node_id(self) -> str:
+        """Under which the leader knows it."""
+
+    @property
+    def files(self) -> NodeFiles:
+        """Where its things are."""
+
+    @property
+    def build(self) -> EngineBuild:
+        """What it runs."""
+
+    def unchanged(self) -> bool:
+        """Whether the process that ran when the backup began runs still, and follows the same leader."""
+
+    def configure(self, name: str, content: str) -> None:
+        """Writes a file of its configuration, and makes its engine read all of them."""
+
+
+class OpenBackup(Protocol):
+    """A backup that has begun: the engine takes care that what is copied from now on can be made consistent."""
+
+    @property
+    def sources(self) -> Sequence[SourceFile]:
+        """What to copy, and the directories that must exist. What has gone or shrunk when it is read is no error."""
+
+    @property
+    def from_standby(self) -> bool:
+        """Whether `sources` are files of the standby."""
+
+    async def finish(self) -> BackupEnd:
+        """Ends the backup in the engine: only now there is one. Raises `Transient`, then there is none."""
+
+
+class BackupEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known at the end: places in the log, small files that belong to the copy, the log in between."""
+
+    timeline: str
+    start_position: str
+    stop_position: str
+    consistent_at: float
+    extra_files: tuple[SourceFile, ...]
+    log: tuple[LogPiece, ...]
+
+
+class EngineBackups(Protocol):
+    """Backups of one engine."""
+
+    def log_source(self, spec: NodeSpec, files: NodeFiles) -> LogSource:
+        """The log of this node, which leads."""
+
+    def begin(
+        self, spec: NodeSpec, files: NodeFiles, backup_id: str, standby: Standby | None
+    ) -> AbstractAsyncContextManager[OpenBackup]:
+        """Begins a backup of this node, which leads; leaving the context without `finish` gives it up.
+
+        The files are the standby's, if there is one and it can be brought to where its files will do.
+        """
+
+    def prepare_restored(self, data: Path, user: User) -> None:
+        """Makes a directory as it came from the repository into one that the engine recovers when it is started.
+
+        Blocking; everything is durable when it returns.
+        """
+
+    def recovering(self, files: NodeFiles) -> bool:
+        """Whether the data is a restored backup that has not reached its target yet."""
+
+    def recovery_options(self, restore: RestoreSpec, files: NodeFiles) -> tuple[str, ...]:
+        """Arguments of the engine's start command while it is `recovering`."""
+
+    def segments_after(self, name: str, count: int) -> list[str]:
+        """Names that the engine will want next, to be fetched before it asks."""
+
+    def timeline_of(self, name: str) -> str:
+        """The timeline that a segment belongs to, "" if the name is that of a small file."""
+
+    def whole_segment(self, data: bytes) -> bytes:
+        """A segment that is still growing in the repository, as the engine takes it."""
+
+    def recovery_failure(self, log_text: str) -> str:
+        """Why recovery cannot reach its target, from the engine's log; "" if nothing there says so."""
+
+    async def check(
+        self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, note: Callable[[int, int], None]
+    ) -> tuple[str, ...]:
+        """Reads all that this running engine has; what it finds wrong, in sentences. `note` is told bytes and total.
+
+        Leaves traces in the databases: only for a copy that is thrown away. Raises `Transient` if it goes away.
+        """
+
+    def segments_between(self, start: str, end: str, timeline: str, history: str) -> Sequence[NeededSegment]:
+        """What a recovery from one position to the other along the timeline reads, with how much of it there must be.
+
+        `history` is the content of the timeline's `history_file`.
+        """
+
+    def history_file(self, timeline: str) -> str:
+        """The small file of the log that tells where the timeline comes from, "" if it is the first one."""
+
+    def position_in(self, segment: str, offset: int) -> str:
+        """The position so many bytes into the segment."""
+
+    @property
+    def log_directory(self) -> str:
+        """Where the engine looks for its log, below its data directory."""
+
+    def export_files(self, facts: BackupFacts, owner: str) -> dict[str, bytes]:
+        """What a restored backup with its log needs so that stock programs can start it: path -> content.
+
+        Paths are below the data directory, and may be there already; the last one is a README for a person. `owner` is
+        the system user who may log in as the superuser.
+        """
+
+    @property
+    def segment_bytes(self) -> int:
+        """Length of a segment that has ended, 0 if that differs from one to the next."""
+
+    def index_of(self, segment: str) -> int:
+        """The segment's number in its log, whatever the timeline."""
+
+    def index_at(self, position: str) -> int:
+        """The number of the segment that this position is in."""

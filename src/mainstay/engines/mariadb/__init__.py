@@ -1,0 +1,1 @@
+"""MariaDB: everything that knows its binaries, its variables and its SQL."""

@@ -1,0 +1,31 @@
+"""Users, databases and procedures of a MariaDB instance, as on RDS: the master user has no SUPER.
+
+`statements` is pure and idempotent: running it again, whole or after a crash in the middle, ends in the same state.
+Source: RDS user guide, "Master user account privileges", "MariaDB on Amazon RDS SQL reference".
+"""
+
+from __future__ import annotations
+
+from mainstay.engines.mysql_family.quoting import account, identifier, literal
+from mainstay.model.node import NodeSpec
+
+EVERY_HOST = "%"
+GRANTS = """SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES,
+ CREATE TEMPORARY TABLES, LOCK TABLES, EXECUTE, REPLICATION SLAVE, REPLICATION CLIENT, CREATE VIEW, SHOW VIEW,
+ CREATE ROUTINE, ALTER ROUTINE, CREATE USER, EVENT, TRIGGER, DELETE HISTORY, SLAVE MONITOR""".replace("\n", "")
+"""Not among them, as on RDS: SUPER, FILE, SHUTDOWN, CREATE TABLESPACE, and what SUPER was split into."""
+
+
+def statements(spec: NodeSpec) -> list[str]:
+    """SQL for a session of our own, in order, each on its own."""
+    master = account(spec.master.name, EVERY_HOST)
+    sql = [
+        f"CREATE USER IF NOT EXISTS {master} IDENTIFIED VIA mysql_native_password USING"
+        f" {literal(spec.master.password_verifier)}",
+        f"ALTER USER {master} IDENTIFIED VIA mysql_native_password USING {literal(spec.master.password_verifier)}"
+        " PASSWORD EXPIRE NEVER ACCOUNT UNLOCK",
+        f"GRANT {GRANTS} ON *.* TO {master} WITH GRANT OPTION",
+    ]
+    if spec.database:
+        sql.append(f"CREATE DATABASE IF NOT EXISTS {identifier(spec.database)}")
+    return sql

@@ -1,0 +1,88 @@
+"""Our own sessions in a MariaDB engine: over the node's own Unix socket, as the system user that we run as."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from mainstay.engines.mariadb.configuration import SOCKET
+from mainstay.engines.mysql_family.sessions import (
+    STATEMENT_TIMEOUT_S,
+    Error,
+    Session,
+    open_at_socket,
+    silent,
+    transient,
+)
+
+UNSEEN = (
+    "SET SESSION sql_log_off = 1",
+    "SET SESSION slow_query_log = 0",
+    "UPDATE performance_schema.threads SET INSTRUMENTED = 'NO', HISTORY = 'NO' WHERE PROCESSLIST_ID = CONNECTION_ID()",
+)
+
+
+async def unseen(connection: Session) -> None:
+    """What the session does from now on is in no log of statements, and in no table that a user may read.
+
+    Whatever the parameter group says: verifiers of passwords are in what follows.
+    """
+    for statement in UNSEEN:
+        await connection.execute(statement)
+
+
+def operators(user_ids: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of the system users with these ids, each once; ids without a name are left out."""
+    names: dict[str, None] = {}
+    for user_id in user_ids:
+        try:
+            names[pwd.getpwuid(user_id).pw_name] = None
+        except KeyError:
+            continue
+    return tuple(names)
+
+
+def own_name() -> str:
+    """The account that we log in to."""
+    return pwd.getpwuid(os.geteuid()).pw_name
+
+
+async def connect(sockets: Path, *, timeout_s: float = STATEMENT_TIMEOUT_S, replicated: bool = False) -> Session:
+    """A session that the caller closes. Raises `Error`.
+
+    What it does stays on this node unless it is to be `replicated`: one FLUSH in the log of a follower, and it could
+    not follow any more.
+    """
+    logged = f"SET SESSION sql_log_bin = {int(replicated)}"
+    return await open_at_socket(sockets / SOCKET, own_name(), timeout_s=timeout_s, first=logged)
+
+
+@asynccontextmanager
+async def session(
+    sockets: Path, *, timeout_s: float = STATEMENT_TIMEOUT_S, replicated: bool = False
+) -> AsyncIterator[Session]:
+    """A session for one purpose; see `connect`. Raises `Error`."""
+    opened = await connect(sockets, timeout_s=timeout_s, replicated=replicated)
+    try:
+        yield opened
+    except BaseException:
+        opened.cut()
+        raise
+    await opened.close()
+
+
+@asynccontextmanager
+async def answering(
+    sockets: Path, *, timeout_s: float = STATEMENT_TIMEOUT_S, replicated: bool = False
+) -> AsyncIterator[Session]:
+    """As `session`; an engine that does not answer, or ends meanwhile, is `Transient`."""
+    try:
+        async with session(sockets, timeout_s=timeout_s, replicated=replicated) as opened:
+            yield opened
+    except Error as error:
+        if silent(error):
+            raise transient(error) from error
+        raise

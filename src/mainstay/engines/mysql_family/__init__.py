@@ -1,0 +1,1 @@
+"""What MariaDB and MySQL certainly share: the wire protocol's sessions, quoting, option files, hashes, name rules."""

@@ -1,0 +1,85 @@
+"""Stands where an engine has no backups yet. The API refuses what would need them (`Feature.BACKUPS`), so that nothing
+in here but `recovering` is ever asked; whatever asks nevertheless is told so, loudly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import NoReturn
+
+from mainstay.backups.verify_log import NeededSegment
+from mainstay.engines.backups import LogSource, OpenBackup, Standby
+from mainstay.engines.node_files import NodeFiles
+from mainstay.host.processes import User
+from mainstay.model.engine import EngineBuild
+from mainstay.model.errors import Permanent
+from mainstay.model.node import NodeSpec, RestoreSpec
+from mainstay.model.repository_job import BackupFacts
+
+
+class NoBackups:
+    """`EngineBackups` of an engine that has none. Everything raises `Permanent`."""
+
+    log_directory = ""
+    segment_bytes = 0
+
+    def __init__(self, engine: str) -> None:
+        self._engine = engine
+
+    def recovering(self, files: NodeFiles) -> bool:
+        """Never: nothing of this engine was ever restored."""
+        return False
+
+    def _refuse(self) -> NoReturn:
+        raise Permanent(f"backups of {self._engine} are not built")
+
+    def log_source(self, spec: NodeSpec, files: NodeFiles) -> LogSource:
+        self._refuse()
+
+    def begin(
+        self, spec: NodeSpec, files: NodeFiles, backup_id: str, standby: Standby | None
+    ) -> AbstractAsyncContextManager[OpenBackup]:
+        self._refuse()
+
+    def prepare_restored(self, data: Path, user: User) -> None:
+        self._refuse()
+
+    def recovery_options(self, restore: RestoreSpec, files: NodeFiles) -> tuple[str, ...]:
+        self._refuse()
+
+    def segments_after(self, name: str, count: int) -> list[str]:
+        self._refuse()
+
+    def timeline_of(self, name: str) -> str:
+        self._refuse()
+
+    def whole_segment(self, data: bytes) -> bytes:
+        self._refuse()
+
+    def recovery_failure(self, log_text: str) -> str:
+        self._refuse()
+
+    async def check(
+        self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, note: Callable[[int, int], None]
+    ) -> tuple[str, ...]:
+        self._refuse()
+
+    def segments_between(self, start: str, end: str, timeline: str, history: str) -> Sequence[NeededSegment]:
+        self._refuse()
+
+    def history_file(self, timeline: str) -> str:
+        self._refuse()
+
+    def position_in(self, segment: str, offset: int) -> str:
+        self._refuse()
+
+    def export_files(self, facts: BackupFacts, owner: str) -> dict[str, bytes]:
+        self._refuse()
+
+    def index_of(self, segment: str) -> int:
+        self._refuse()
+
+    def index_at(self, position: str) -> int:
+        self._refuse()

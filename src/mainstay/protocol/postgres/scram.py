@@ -1,0 +1,190 @@
+"""SCRAM-SHA-256 and SCRAM-SHA-256-PLUS, both sides, sans-I/O.
+
+Sources: RFC 5802, RFC 7677, RFC 5929 (tls-server-end-point), PostgreSQL documentation 55.3. PostgreSQL ignores the user
+name inside the exchange: the one of the startup packet counts.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import unicodedata
+from functools import lru_cache
+
+import msgspec
+
+SCRAM = "SCRAM-SHA-256"
+SCRAM_PLUS = "SCRAM-SHA-256-PLUS"
+ITERATIONS = 4096
+ITERATIONS_MAX = 1_000_000
+"""A hostile server could otherwise keep us computing for hours."""
+
+NONCE_BYTES = 18
+
+
+class ScramError(Exception):
+    """The exchange failed: wrong password, or a message that is not SCRAM."""
+
+
+class Verifier(msgspec.Struct, frozen=True):
+    """What a server keeps of a password."""
+
+    salt: bytes
+    iterations: int
+    stored_key: bytes
+    server_key: bytes
+
+
+@lru_cache(maxsize=1024)
+def verifier(password: str, salt: bytes, iterations: int = ITERATIONS) -> Verifier:
+    """The verifier of a password; cached, as the same users come again and again."""
+    salted = salted_password(password, salt, iterations)
+    client_key = _hmac(salted, b"Client Key")
+    return Verifier(salt, iterations, hashlib.sha256(client_key).digest(), _hmac(salted, b"Server Key"))
+
+
+@lru_cache(maxsize=1024)
+def salted_password(password: str, salt: bytes, iterations: int) -> bytes:
+    """SaltedPassword; cached, because it is the expensive part and the same for every connection of a pool."""
+    return hashlib.pbkdf2_hmac("sha256", prepared(password).encode(), salt, iterations)
+
+
+def prepared(password: str) -> str:
+    """SASLprep as PostgreSQL does it: NFKC of what SASLprep allows, anything else as it is."""
+    return password if password.isascii() else unicodedata.normalize("NFKC", password)
+
+
+class ScramServer:
+    """The server's side of one exchange. `end_point` is the hash of our certificate on TLS, b"" without."""
+
+    def __init__(self, known: Verifier, nonce: str, end_point: bytes = b"", *, plus: bool = False) -> None:
+        self._known = known
+        self._nonce = nonce
+        self._end_point = end_point
+        self._plus = plus
+        self._first_bare = ""
+        self._server_first = ""
+        self._gs2 = ""
+
+    def first(self, data: bytes) -> bytes:
+        """client-first-message in, server-first-message out. Raises `ScramError`."""
+        text = _text(data)
+        flag, _, rest = text.partition(",")
+        authzid, _, bare = rest.partition(",")
+        if authzid:
+            raise ScramError("an authorisation identity is not supported")
+        if flag.startswith("p="):
+            if not self._plus or flag != "p=tls-server-end-point":
+                raise ScramError("the channel binding type is not supported")
+        elif self._plus:
+            raise ScramError("channel binding was chosen but not used")
+        elif flag == "y" and self._end_point:
+            raise ScramError("the client thinks that channel binding is not offered, but it was: a downgrade")
+        elif flag not in ("n", "y"):
+            raise ScramError("malformed message")
+        attributes = _attributes(bare)
+        if "m" in attributes or "r" not in attributes or not attributes["r"]:
+            raise ScramError("malformed message")
+        self._gs2, self._first_bare = f"{flag},,", bare
+        salt = base64.b64encode(self._known.salt).decode()
+        self._server_first = f"r={attributes['r']}{self._nonce},s={salt},i={self._known.iterations}"
+        return self._server_first.encode()
+
+    def final(self, data: bytes) -> bytes:
+        """client-final-message in, server-final-message out. Raises `ScramError` for a wrong password."""
+        text = _text(data)
+        without_proof, separator, proof_text = text.rpartition(",p=")
+        attributes = _attributes(without_proof)
+        binding = self._gs2.encode() + (self._end_point if self._plus else b"")
+        nonce = _attributes(self._server_first)["r"]
+        if not separator or attributes.get("r") != nonce or _decoded(attributes.get("c", "")) != binding:
+            raise ScramError("malformed message")
+        proof = _decoded(proof_text)
+        signed = f"{self._first_bare},{self._server_first},{without_proof}".encode()
+        signature = _hmac(self._known.stored_key, signed)
+        if len(proof) != len(signature):
+            raise ScramError("malformed message")
+        client_key = bytes(one ^ other for one, other in zip(proof, signature, strict=True))
+        if not hmac.compare_digest(hashlib.sha256(client_key).digest(), self._known.stored_key):
+            raise ScramError("the password is wrong")
+        return b"v=" + base64.b64encode(_hmac(self._known.server_key, signed))
+
+
+class ScramClient:
+    """The client's side, without channel binding: used towards engines on this host."""
+
+    def __init__(self, password: str, nonce: str) -> None:
+        self._password = password
+        self._nonce = nonce
+        self._bare = f"n=,r={nonce}"
+        self._server_signature = b""
+
+    def first(self) -> bytes:
+        """client-first-message."""
+        return f"n,,{self._bare}".encode()
+
+    def final(self, data: bytes) -> bytes:
+        """server-first-message in, client-final-message out. Raises `ScramError`."""
+        text = _text(data)
+        attributes = _attributes(text)
+        nonce, salt, count = attributes.get("r", ""), attributes.get("s", ""), attributes.get("i", "")
+        if not nonce.startswith(self._nonce) or len(nonce) <= len(self._nonce):
+            raise ScramError("malformed message")
+        if not count.isascii() or not count.isdigit():
+            raise ScramError("malformed message")
+        if not 1 <= len(count) <= 7 or not 1 <= int(count) <= ITERATIONS_MAX:
+            raise ScramError(f"the server asks for {count[:20]} iterations; at most {ITERATIONS_MAX} are done")
+        salted = salted_password(self._password, _decoded(salt), int(count))
+        client_key = _hmac(salted, b"Client Key")
+        without_proof = f"c=biws,r={nonce}"
+        signed = f"{self._bare},{text},{without_proof}".encode()
+        signature = _hmac(hashlib.sha256(client_key).digest(), signed)
+        proof = bytes(one ^ other for one, other in zip(client_key, signature, strict=True))
+        self._server_signature = _hmac(_hmac(salted, b"Server Key"), signed)
+        return f"{without_proof},p={base64.b64encode(proof).decode()}".encode()
+
+    def check(self, data: bytes) -> None:
+        """server-final-message: the server knows the password too. Raises `ScramError`."""
+        attributes = _attributes(_text(data))
+        if not hmac.compare_digest(_decoded(attributes.get("v", "")), self._server_signature):
+            raise ScramError("the server does not know the password")
+
+
+def end_point_hash(certificate_der: bytes, hash_name: str) -> bytes:
+    """tls-server-end-point: the certificate's hash with its signature's algorithm, SHA-256 for MD5 and SHA-1."""
+    return hashlib.new("sha256" if hash_name.lower() in ("md5", "sha1") else hash_name, certificate_der).digest()
+
+
+def md5_password(user: str, password: str, salt: bytes) -> str:
+    """What a client answers to AuthenticationMD5Password."""
+    inner = hashlib.md5(password.encode() + user.encode(), usedforsecurity=False).hexdigest()
+    return "md5" + hashlib.md5(inner.encode() + salt, usedforsecurity=False).hexdigest()
+
+
+def _hmac(key: bytes, data: bytes) -> bytes:
+    return hmac.digest(key, data, "sha256")
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise ScramError("malformed message") from error
+
+
+def _attributes(text: str) -> dict[str, str]:
+    found = {}
+    for part in text.split(","):
+        if len(part) < 2 or part[1] != "=":
+            raise ScramError("malformed message")
+        found[part[0]] = part[2:]
+    return found
+
+
+def _decoded(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ScramError("malformed message") from error

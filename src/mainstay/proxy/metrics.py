@@ -1,0 +1,61 @@
+"""Counters and gauges of one proxy, by the names that CloudWatch knows.
+
+Source: RDS user guide, "Monitoring RDS Proxy metrics". Durations are summed in microseconds beside their count, so that
+any reader can form averages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mainstay.proxy.session import ClientSession
+
+
+class Metrics:
+    """What happened since the process started, and what is now."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self._borrows = 0
+        self._borrow_us = 0
+        self.pin_reasons: Counter[str] = Counter()
+        self.pinned_sessions: set[int] = set()
+
+    def add(self, name: str, count: int = 1) -> None:
+        """One more."""
+        self.counts[name] += count
+
+    def observe(self, name: str, seconds: float) -> None:
+        """One more duration."""
+        self.counts[f"{name}Count"] += 1
+        self.counts[f"{name}Microseconds"] += int(seconds * 1e6)
+
+    def borrowed(self, waited_s: float) -> None:
+        """A session got a connection."""
+        self._borrows += 1
+        if waited_s > 0.0:
+            self._borrow_us += int(waited_s * 1e6)
+
+    def totals(self) -> dict[str, int]:
+        """Every counter."""
+        borrows = {
+            "DatabaseConnectionsBorrowLatencyCount": self._borrows,
+            "DatabaseConnectionsBorrowLatencyMicroseconds": self._borrow_us,
+        }
+        return {**self.counts, **borrows}
+
+    def pinned(self, session: ClientSession, reason: str) -> None:
+        """A session is pinned, for one more reason."""
+        self.pinned_sessions.add(session.number)
+        self.pin_reasons[reason] += 1
+
+    def unpinned(self, session: ClientSession) -> None:
+        """It is not any more."""
+        self.pinned_sessions.discard(session.number)
+
+    def client_left(self, session: ClientSession) -> None:
+        """A client's connection has ended."""
+        self.counts["ClientConnectionsClosed"] += 1
+        self.pinned_sessions.discard(session.number)

@@ -1,0 +1,289 @@
+"""What a client's requests mean for a server connection: what will be answered, and what must be sent in their place.
+
+Prepared statements belong to the client by name and to the server connection by text: names are replaced, and a
+statement that this connection does not have yet is prepared on it first, unseen (PostgreSQL documentation 55.2.3).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from mainstay.protocol.postgres import wire
+from mainstay.protocol.postgres.effects import STATEMENT_BYTES_MAX, TOO_LONG, Deallocate, Effect
+from mainstay.protocol.postgres.suspicion import suspicious
+from mainstay.protocol.postgres.wire import WireError
+from mainstay.proxy.expected import (
+    CLOSE,
+    EXECUTE,
+    PARSE,
+    PLAIN_BIND,
+    PLAIN_CALL,
+    PLAIN_CLOSE,
+    PLAIN_DESCRIBE,
+    PLAIN_EXECUTE,
+    PLAIN_PARSE,
+    PLAIN_QUERY,
+    PLAIN_SYNC,
+    QUERY,
+    Expected,
+)
+from mainstay.proxy.server import FAILED, ServerConnection
+from mainstay.proxy.statements import Statement
+
+if TYPE_CHECKING:
+    from mainstay.proxy.session import ClientSession
+
+_Q: Final = ord("Q")
+_P: Final = ord("P")
+_B: Final = ord("B")
+_D: Final = ord("D")
+_E: Final = ord("E")
+_C: Final = ord("C")
+_S: Final = ord("S")
+_H: Final = ord("H")
+_F: Final = ord("F")
+_COPY: Final = b"dcf"
+_PARSED: Final = b"1\0\0\0\4"
+_CLOSED: Final = b"3\0\0\0\4"
+_ENDS = re.compile(rb"\s*(?:commit|rollback|end|abort|prepare\s+transaction)\b", re.IGNORECASE)
+_EMPTY: Final[tuple[tuple[Effect, ...], ...]] = ()
+
+
+class Requests:
+    """The requests of one client session."""
+
+    __slots__ = ("_portals", "_session", "_unnamed", "batch_open", "last", "names")
+
+    def __init__(self, session: ClientSession) -> None:
+        self._session = session
+        self._unnamed: Statement | None = None
+        self._portals: dict[bytes, Statement] = {}
+        self.names: dict[bytes, bytes] = {}
+        """The client's names of the prepared statements that its transaction has used, by ours: for error messages."""
+
+        self.last = b""
+        """The text that was last asked to be run."""
+
+        self.batch_open = False
+        """Messages of the extended protocol were sent, and their Sync was not: a transaction is open."""
+
+    def transaction_ended(self) -> None:
+        """Portals end with their transaction."""
+        if self._portals:
+            self._portals.clear()
+        if self.names:
+            self.names.clear()
+
+    def forget_unnamed(self) -> None:
+        """The unnamed statement was not parsed."""
+        self._unnamed = None
+
+    def lost(self) -> None:
+        """The server connection is gone, and all that was on it."""
+        self._portals.clear()
+        self.batch_open = False
+
+    def note(self, server: ServerConnection, kind: int, data: bytes, position: int, end: int) -> bytes | None:
+        """Notes what will be answered; returns what to send in the message's place, None for the message as it is."""
+        if kind == _Q:
+            sql = wire.text_of(data, position, end)
+            if suspicious(sql) or (len(sql) > STATEMENT_BYTES_MAX and self._session.pool.strict):
+                found = self._effects_of(sql)
+                if self._deallocates(server, found):
+                    return b""
+                server.expected.append(Expected(QUERY, effects=found) if found else PLAIN_QUERY)
+            else:
+                server.expected.append(PLAIN_QUERY)
+            self._unnamed = None  # a simple query ends the unnamed statement (55.2.3)
+            server.unnamed = None
+            self.last = sql
+        elif kind == _S:
+            self.batch_open = server.ignoring = False
+            server.prepared.batch += 1
+            server.expected.append(PLAIN_SYNC)
+        elif kind == _B or kind == _E or kind == _D or kind == _P or kind == _C:
+            self.batch_open = True
+            if server.ignoring:
+                return b""
+            return self._extended(server, kind, data, position, end)
+        elif kind == _F:
+            server.expected.append(PLAIN_CALL)
+        elif kind != _H and kind not in _COPY:
+            raise WireError(f"unexpected message type {chr(kind)!r}")
+        return None
+
+    def _extended(self, server: ServerConnection, kind: int, data: bytes, position: int, end: int) -> bytes | None:
+        """A message of the extended protocol; its transaction stays open until the next Sync (55.2.3)."""
+        if kind == _P:
+            unnamed = self._unnamed
+            if unnamed is not None and data[position + 5 : position + 6] == b"\0":
+                rest = data[position + 6 : max(position + 6, end)]
+                if unnamed.rest == rest and len(rest) <= STATEMENT_BYTES_MAX:  # as the last time: judged and known
+                    server.unnamed = unnamed
+                    server.expected.append(PLAIN_PARSE)
+                    return None
+            return self._parse(server, data[position + 5 : end])
+        if kind == _B:
+            return self._bind(server, data, position, end)
+        if kind == _D:
+            if end == position + 5 or data[position + 5] != _S:
+                server.expected.append(PLAIN_DESCRIBE)
+                return None
+            return self._describe(server, data[position:end])
+        if kind == _C:
+            return self._close_message(server, data[position:end])
+        if self._portals:
+            self._execute(server, data[position + 5 : end])
+        else:
+            server.expected.append(PLAIN_EXECUTE)
+        return None
+
+    def _effects_of(self, sql: bytes) -> tuple[tuple[Effect, ...], ...]:
+        """What the text does to the session, pins noted at once; empty if nothing."""
+        known = self._session.pool.effects_of(sql)
+        self._judge_length(sql)
+        for statement in known:
+            for reason in self._session.state.started(statement):
+                self._session.pool.pinned(self._session, reason)
+        return known
+
+    def _judge_length(self, sql: bytes) -> None:
+        session = self._session
+        if session.pool.strict and len(sql) > STATEMENT_BYTES_MAX and session.state.pin(TOO_LONG, probe=False):
+            session.pool.pinned(session, TOO_LONG)
+
+    def _deallocates(self, server: ServerConnection, found: tuple[tuple[Effect, ...], ...]) -> bool:
+        """DEALLOCATE of a statement of the extended protocol: the engine knows it under our name, so we do it."""
+        if len(found) != 1 or server.expected or server.status == FAILED:
+            return False
+        names = [one.name.encode(errors="surrogateescape") for one in found[0] if isinstance(one, Deallocate)]
+        if not names or self._session.state.statements.pop(names[0], None) is None:
+            return False
+        self._session.write(wire.message(b"C", b"DEALLOCATE\0") + wire.ready_for_query(bytes([server.status])))
+        return True
+
+    def _parse(self, server: ServerConnection, body: bytes) -> bytes | None:
+        name, end = wire.one_string(body)
+        rest = body[end:]
+        sql, _ = wire.one_string(rest)
+        found: tuple[tuple[Effect, ...], ...] = _EMPTY
+        if suspicious(sql):
+            found = self._session.pool.effects_of(sql)
+        self._judge_length(sql)
+        statement = self._session.pool.statements.intern(rest, found[0] if found else ())
+        if not name:
+            self._unnamed = server.unnamed = statement
+            server.expected.append(PLAIN_PARSE)
+            return None
+        if name in self._session.state.statements:
+            # The engine refuses a name that is taken; so must we, though it has never heard this one.
+            taken = self._session.state.statements[name]
+            self.names[taken.name] = name
+            before = self._bring(server, taken)
+            server.expected.append(PLAIN_PARSE)
+            return before + wire.parse(taken.name, rest)
+        self._session.state.statements[name] = statement
+        self.names[statement.name] = name
+        if server.prepared.knows(statement):
+            if server.status == FAILED and not _ENDS.match(sql):  # the engine refuses it before it looks at the name
+                server.expected.append(Expected(PARSE, statement=statement, undo=name))
+                return wire.parse(statement.name, rest)
+            self._give(server, Expected(PARSE, given=_PARSED, statement=statement, undo=name))
+            return b""
+        closing = server.remember(statement)
+        server.expected.append(Expected(PARSE, statement=statement, undo=name))
+        return closing + wire.parse(statement.name, rest)
+
+    def _bind(self, server: ServerConnection, data: bytes, position: int, end: int) -> bytes | None:
+        first = data.find(b"\0", position + 5, end)
+        second = data.find(b"\0", first + 1, end) if first >= 0 else -1
+        if second < 0:
+            raise WireError("a string is not terminated")
+        if second == first + 1:
+            before = self._bring_unnamed(server)
+            self._bound(data[position + 5 : first], self._unnamed)
+            self.last = b"" if self._unnamed is None else self._unnamed.rest
+            server.expected.append(PLAIN_BIND)
+            return before + data[position:end] if before else None
+        name = data[first + 1 : second]
+        statement = self._session.state.statements.get(name)
+        self._bound(data[position + 5 : first], statement)
+        if statement is not None:
+            self.last = statement.rest
+            self.names[statement.name] = name
+        if statement is None:  # the engine says that there is no such statement
+            server.expected.append(PLAIN_BIND)
+            return wire.message(b"B", data[position + 5 : first + 1] + _nobodys(name) + data[second:end])
+        before = self._bring(server, statement)
+        server.expected.append(PLAIN_BIND)
+        return before + wire.message(b"B", data[position + 5 : first + 1] + statement.name + data[second:end])
+
+    def _bound(self, portal: bytes, statement: Statement | None) -> None:
+        if statement is not None and statement.effects:
+            self._portals[portal] = statement
+        elif self._portals:
+            self._portals.pop(portal, None)
+
+    def _bring(self, server: ServerConnection, statement: Statement) -> bytes:
+        """What must be sent first so that the server knows the statement."""
+        if server.prepared.knows(statement):
+            return b""
+        closing = server.remember(statement)
+        server.expected.append(Expected(PARSE, swallow=True, statement=statement))
+        return closing + wire.parse(statement.name, statement.rest)
+
+    def _bring_unnamed(self, server: ServerConnection) -> bytes:
+        """The unnamed statement lives on over transactions, though perhaps on another server connection."""
+        if server.unnamed is self._unnamed:
+            return b""
+        server.unnamed = self._unnamed
+        if self._unnamed is None:  # what is there is another client's
+            server.expected.append(Expected(CLOSE, swallow=True))
+            return wire.message(b"C", b"S\0")
+        server.expected.append(Expected(PARSE, swallow=True))
+        return wire.parse(b"", self._unnamed.rest)
+
+    def _execute(self, server: ServerConnection, body: bytes) -> None:
+        portal, _ = wire.one_string(body)
+        statement = self._portals.get(portal)
+        if statement is None:
+            server.expected.append(PLAIN_EXECUTE)
+            return
+        for reason in self._session.state.started(statement.effects):
+            self._session.pool.pinned(self._session, reason)
+        server.expected.append(Expected(EXECUTE, effects=(statement.effects,)))
+
+    def _describe(self, server: ServerConnection, message: bytes) -> bytes | None:
+        name, _ = wire.one_string(message[6:])
+        statement = self._session.state.statements.get(name) if name else None
+        before = self._bring(server, statement) if statement else (b"" if name else self._bring_unnamed(server))
+        server.expected.append(PLAIN_DESCRIBE)
+        if statement is not None:
+            self.names[statement.name] = name
+        theirs = _nobodys(name) if statement is None else statement.name
+        return before + wire.message(b"D", b"S" + theirs + b"\0")
+
+    def _close_message(self, server: ServerConnection, message: bytes) -> bytes | None:
+        name, _ = wire.one_string(message[6:])
+        if message[5:6] != b"S" or not name:
+            if message[5:6] == b"S":
+                self._unnamed = server.unnamed = None
+            server.expected.append(PLAIN_CLOSE)
+            return None
+        # Others may use the same statement on this server: only the client's name for it goes.
+        statement = self._session.state.statements.pop(name, None)
+        self._give(server, Expected(CLOSE, given=_CLOSED, statement=statement, undo=name))
+        return b""
+
+    def _give(self, server: ServerConnection, expected: Expected) -> None:
+        """An answer of ours, in its turn."""
+        if server.expected:
+            server.give(expected)
+        else:
+            self._session.write(expected.given)
+
+
+def _nobodys(name: bytes) -> bytes:
+    """A name that the client has not given to any statement, so that it is nobody's on the server either."""
+    return name + b"?" if name.startswith(b"mainstay_") else name

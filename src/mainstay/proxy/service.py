@@ -1,0 +1,342 @@
+"""One proxy: its listeners, its target, its clients, brought to each new spec without disturbing who is connected."""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+import ssl
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import structlog
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from mainstay.host.files import make_private_directory, write_atomically
+from mainstay.model.errors import Transient
+from mainstay.model.proxy import ProxyListener, ProxySpec, ProxyStatus, ProxyUser, TargetState
+from mainstay.protocol.postgres.scram import end_point_hash
+from mainstay.protocol.postgres.startup import CancelRequest
+from mainstay.proxy.login import Login, VerifyToken
+from mainstay.proxy.loop import running_poller
+from mainstay.proxy.metrics import Metrics
+from mainstay.proxy.pool import Database, Pool, Target
+from mainstay.proxy.session import ClientSession
+from mainstay.proxy.streams import Acceptor
+
+CANCELS_MAX = 4
+"""Of one session at the same time; more of them change nothing."""
+
+LOGINS_MAX = 1000
+"""Connections of one endpoint that are not logged in yet; beyond it the longest known one goes."""
+
+BACKLOG = 1024
+SESSIONS_SHOWN_MAX = 10_000
+IDLE_CLIENT = "Idle client timeout: the client has sent nothing for longer than the proxy allows."
+
+log = structlog.get_logger()
+
+
+class Keys:
+    """Cancel keys of every session of this process (55.2.8)."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[int, ClientSession] = {}
+        self._last = secrets.randbelow(1 << 30)
+
+    def new(self, secret_bytes: int) -> tuple[int, bytes]:
+        """A number that nobody else has, and a secret."""
+        while True:
+            self._last = (self._last + 1) & 0x7FFFFFFF
+            if self._last and self._last not in self.sessions:
+                return self._last, secrets.token_bytes(secret_bytes)
+
+    async def cancel(self, request: CancelRequest) -> None:
+        """Cancels what the session with this key is doing now, and never what another one does.
+
+        The connection cannot change hands before the engine has closed the connection that carried the request.
+        """
+        session = self.sessions.get(request.process_id)
+        if session is None or not secrets.compare_digest(session.secret, request.secret):
+            return
+        if session.waiting:
+            session.pool.forget_waiter(session)
+            session.refused("57014", "canceling statement due to user request")
+            return
+        server = session.server
+        if server is None or not server.expected or server.closed or server.cancels >= CANCELS_MAX:
+            return
+        await server.pool.cancel(server)
+        if server.owner is not None:
+            server.owner.maybe_release()
+        else:
+            server.pool.settled(server)
+
+
+class Listener:
+    """One endpoint of a proxy."""
+
+    def __init__(self, proxy: Proxy, spec: ProxyListener, directory: Path) -> None:
+        self.spec = spec
+        self._logins: dict[Login, None] = {}
+        self.verify_token: VerifyToken = proxy.verify_token
+        self._proxy = proxy
+        self._acceptor: Acceptor | None = None
+        self.tls, self.end_point = _tls(spec, directory)
+
+    @property
+    def name(self) -> str:
+        """For log lines."""
+        return self.spec.endpoint_id
+
+    @property
+    def metrics(self) -> Metrics:
+        """The proxy's."""
+        return self._proxy.metrics
+
+    @property
+    def proxy_id(self) -> str:
+        """What IAM policies name."""
+        return self._proxy.spec.proxy_id
+
+    @property
+    def region(self) -> str:
+        """The proxy's."""
+        return self._proxy.spec.region
+
+    @property
+    def require_tls(self) -> bool:
+        """Whether plain connections are refused."""
+        return self._proxy.spec.require_tls
+
+    def start(self) -> None:
+        """Listens. Raises `Transient` if the address cannot be had."""
+        family = socket.AF_INET6 if ":" in self.spec.address else socket.AF_INET
+        try:
+            listening = socket.create_server((self.spec.address, self.spec.port), family=family, backlog=BACKLOG)
+            listening.setblocking(False)
+            self._acceptor = Acceptor(running_poller(), listening, self._accepted)
+        except OSError as error:
+            raise Transient(f"{self.spec.address}:{self.spec.port} cannot be listened on: {error}") from error
+
+    def stop(self) -> None:
+        """Takes no one in any more."""
+        if self._acceptor is not None:
+            self._acceptor.close()
+        for login in list(self._logins):
+            login.abort()
+
+    def _accepted(self, connection: socket.socket) -> None:
+        Login(self, connection)
+
+    def arrived(self, login: Login) -> None:
+        """A connection that nobody knows yet; there are at most `LOGINS_MAX` of them."""
+        if len(self._logins) >= LOGINS_MAX:
+            oldest = next(iter(self._logins))
+            del self._logins[oldest]
+            oldest.abort()
+        self._logins[login] = None
+
+    def known(self, login: Login) -> None:
+        """It has said who it is, or is gone."""
+        self._logins.pop(login, None)
+
+    def admits(self, address: str) -> bool:
+        """Whether the security groups let this client in."""
+        return _admits(self.spec.admits, address)
+
+    def user(self, name: str) -> ProxyUser | None:
+        """The user of this name, if a secret has its password."""
+        return self._proxy.users.get(name)
+
+    def pool(self, user: ProxyUser, database: str) -> Pool:
+        """Where its sessions get their connections."""
+        return self._proxy.target.pool(user, database)
+
+    def new_key(self, secret_bytes: int) -> tuple[int, bytes]:
+        """A cancel key."""
+        return self._proxy.keys.new(secret_bytes)
+
+    async def cancel(self, request: CancelRequest) -> None:
+        """See `Keys.cancel`."""
+        await self._proxy.keys.cancel(request)
+
+    def entered(self, session: ClientSession) -> None:
+        """A client was let in."""
+        self._proxy.keys.sessions[session.number] = session
+        self._proxy.sessions[session.number] = session
+        self.metrics.add("ClientConnectionsSetupSucceeded")
+
+
+class Proxy:
+    """One proxy of this host."""
+
+    def __init__(self, spec: ProxySpec, directory: Path, keys: Keys, verify_token: VerifyToken) -> None:
+        self.spec = spec
+        self.keys = keys
+        self.verify_token = verify_token
+        self.metrics = Metrics()
+        self.sessions: dict[int, ClientSession] = {}
+        self.users: dict[str, ProxyUser] = {}
+        self.target = Target(Database(), self.metrics, time.monotonic)
+        self.target.on_left = self._left
+        self.failure = ""
+        self._settled = 0
+        self._directory = directory
+        self._listeners: dict[str, Listener] = {}
+
+    async def apply(self, spec: ProxySpec) -> None:
+        """Brings everything to the spec. Raises `Transient`."""
+        if spec.target != self.spec.target:
+            self.target.close()
+            self.target.max_connections = 0
+        self.spec = spec
+        self.users = {user.username: user for user in spec.users}
+        target, pool = self.target, spec.pool
+        target.max_connections_percent = pool.max_connections_percent
+        target.max_idle_percent = pool.max_idle_connections_percent
+        target.borrow_timeout_s = pool.connection_borrow_timeout_s
+        target.init_query = pool.init_query.encode()
+        target.strict = pool.strict_pinning
+        wanted = {listener.endpoint_id: listener for listener in spec.listeners}
+        for endpoint_id, listener in list(self._listeners.items()):
+            if endpoint_id not in wanted:
+                listener.stop()
+                del self._listeners[endpoint_id]
+        for endpoint_id, one in wanted.items():
+            self._listen(endpoint_id, one)
+        self._settled, self.failure = spec.generation, ""
+        target.serve()
+
+    def _listen(self, endpoint_id: str, wanted: ProxyListener) -> None:
+        present = self._listeners.get(endpoint_id)
+        if present is not None and (present.spec.address, present.spec.port) == (wanted.address, wanted.port):
+            if present.spec.certificate != wanted.certificate:
+                present.tls, present.end_point = _tls(wanted, self._directory)
+            present.spec = wanted
+            return
+        listener = Listener(self, wanted, self._directory)
+        listener.start()
+        if present is not None:
+            present.stop()
+        self._listeners[endpoint_id] = listener
+
+    def stop(self) -> None:
+        """Every client and connection ends."""
+        for listener in self._listeners.values():
+            listener.stop()
+        for session in list(self.sessions.values()):
+            session.fail("57P01", "The RDS Proxy was deleted or is shutting down.")
+        self.target.close()
+
+    def tidy(self) -> None:
+        """What must be looked at now and then; called about ten times a second."""
+        self.target.expire()
+
+    def tidy_slowly(self) -> None:
+        """As `tidy`, about once a second."""
+        self.target.tidy()
+        oldest = self.target.now() - self.spec.idle_client_timeout_s
+        for session in list(self.sessions.values()):
+            if session.last_request_at < oldest and session.idle:
+                session.fail("57P05", IDLE_CLIENT)
+
+    def _left(self, session: ClientSession) -> None:
+        self.keys.sessions.pop(session.number, None)
+        self.sessions.pop(session.number, None)
+
+    def status(self) -> ProxyStatus:
+        """What control is told."""
+        state, reason = self._health()
+        return ProxyStatus(
+            proxy_id=self.spec.proxy_id,
+            generation=self._settled,
+            target_state=state,
+            target_reason=reason,
+            target_description=self.target.problem if reason else "",
+            failure=self.failure,
+            metrics=self.stats(),
+        )
+
+    def _health(self) -> tuple[TargetState, str]:
+        target = self.target
+        if not self.spec.users:
+            return TargetState.UNAVAILABLE, "AUTH_FAILURE"
+        if target.connections and not target.problem:
+            return TargetState.AVAILABLE, ""
+        if target.database.place is None:
+            return TargetState.UNAVAILABLE, "UNREACHABLE"
+        if target.problem:
+            return TargetState.UNAVAILABLE, "CONNECTION_FAILED"
+        return TargetState.AVAILABLE, ""
+
+    def stats(self) -> dict[str, float]:
+        """Counters and gauges by CloudWatch's names."""
+        target, sessions = self.target, self.sessions.values()
+        idle = sum(len(pool.idle) for pool in target.pools.values())
+        gauges = {
+            "ClientConnections": len(self.sessions),
+            "DatabaseConnections": len(target.connections),
+            "DatabaseConnectionsCurrentlyBorrowed": len(target.connections) - idle,
+            "DatabaseConnectionsCurrentlyInTransaction": sum(1 for one in target.connections if one.status != ord("I")),
+            "DatabaseConnectionsCurrentlySessionPinned": sum(1 for one in sessions if one.state.pins),
+            "MaxDatabaseConnectionsAllowed": target.budget if target.max_connections else 0,
+            "ClientConnectionsWaiting": len(target.waiters),
+        }
+        reasons = {f"Pinned: {reason}": count for reason, count in self.metrics.pin_reasons.items()}
+        return {**self.metrics.totals(), **gauges, **reasons}
+
+    def sessions_shown(self) -> list[dict[str, Any]]:
+        """Every client session, for `mainstay proxy sessions`."""
+        shown = []
+        for session in list(self.sessions.values())[:SESSIONS_SHOWN_MAX]:
+            peer = session.transport.peer()
+            shown.append(
+                {
+                    "client": session.number,
+                    "address": f"{peer[0]}:{peer[1]}" if peer else "",
+                    "endpoint": session.endpoint,
+                    "user": session.pool.user.username,
+                    "database": session.pool.database,
+                    "state": session.activity,
+                    "connection": 0 if session.server is None else session.server.process_id,
+                    "pinned": sorted(session.state.pins),
+                    "idle_s": round(self.target.now() - session.last_request_at, 3),
+                }
+            )
+        return shown
+
+
+@lru_cache(maxsize=256)
+def _networks(admits: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple(ipaddress.ip_network(cidr, strict=False) for cidr in admits)
+
+
+@lru_cache(maxsize=4096)
+def _admits(admits: tuple[str, ...], address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
+    return any((mapped or found) in network for network in _networks(admits))
+
+
+def _tls(spec: ProxyListener, directory: Path) -> tuple[ssl.SSLContext, bytes]:
+    """One context for all clients of a listener, and the hash of its certificate for channel binding."""
+    make_private_directory(directory)
+    certificate, key = directory / f"{spec.endpoint_id}.crt", directory / f"{spec.endpoint_id}.key"
+    write_atomically(certificate, spec.certificate.certificate_pem.encode())
+    write_atomically(key, spec.certificate.private_key_pem.encode())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, key)
+    finally:
+        for path in (certificate, key):  # the spec has them; a key that nobody needs is not left lying about
+            path.unlink()
+    context.set_alpn_protocols(["postgresql"])
+    parsed = x509.load_pem_x509_certificate(spec.certificate.certificate_pem.encode())
+    algorithm = parsed.signature_hash_algorithm
+    der = parsed.public_bytes(serialization.Encoding.DER)
+    return context, end_point_hash(der, "sha256" if algorithm is None else algorithm.name)

@@ -1,0 +1,448 @@
+"""Sockets of the proxy: its own epoll and streams in place of asyncio's transports.
+
+One statement through the proxy is two reads and two writes, and what surrounds them is most of what a proxy costs. Here
+a socket that is ready is read in the turn in which that is known, what its protocol writes is sent at once, and no
+callback, future or buffer is made for it. asyncio runs beside it in the same thread, see `loop.py`.
+
+Guarantees: bytes are sent in the order of writing; a peer that reads slowly makes `pause_writing` be called and keeps
+its bytes here until then; `connection_lost` is called once, and never from within a call of ours; bytes that came
+before an end of stream are delivered before it.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Final
+
+import structlog
+
+from mainstay.proxy.transport import DirectReceiver, Receiver
+
+RECEIVE_BYTES: Final = 32 * 1024
+"""Of more, malloc would tidy up its heap each time."""
+
+HIGH_WATER_BYTES: Final = 64 * 1024
+"""With more than this to send, the protocol is asked to pause."""
+
+LOW_WATER_BYTES: Final = 16 * 1024
+EVENTS_MAX: Final = 256
+ACCEPTS_MAX = 64
+"""Connections taken in one turn."""
+
+ACCEPT_RETRY_S = 1.0
+_IN: Final = select.EPOLLIN
+_OUT: Final = select.EPOLLOUT
+
+log = structlog.get_logger()
+
+
+class Watched:
+    """Something with a descriptor in a poller."""
+
+    def ready(self, events: int) -> None:
+        """The descriptor has these events (epoll_ctl(2))."""
+
+    def failed(self) -> None:
+        """`ready` has a defect."""
+
+
+class Poller:
+    """Every socket of one thread. `loop` is asyncio's, run between the turns of this."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.loop = loop
+        self.epoll = select.epoll()
+        self.interrupted = False
+        """asyncio has something to do."""
+
+        self._watched: dict[int, Watched] = {}
+        self._aside = -1
+
+    def watch_aside(self, fd: int) -> None:
+        """A descriptor that is not ours; `run` returns when it is ready."""
+        self._aside = fd
+        self.epoll.register(fd, _IN)
+
+    def register(self, fd: int, watched: Watched, events: int) -> None:
+        """From now on `watched` is told of these events."""
+        self._watched[fd] = watched
+        self.epoll.register(fd, events)
+
+    def unregister(self, fd: int) -> None:
+        """No more; before the descriptor is closed."""
+        if self._watched.pop(fd, None) is not None:
+            with suppress(OSError):  # it was in no epoll: there was nothing to wait for
+                self.epoll.unregister(fd)
+
+    def run(self, timeout_s: float | None) -> bool:
+        """Tells who is ready, until the time is up or asyncio has something to do; whether its descriptor is ready."""
+        deadline = 0.0 if timeout_s is None else monotonic() + timeout_s
+        wait_s = -1.0 if timeout_s is None else timeout_s
+        watched, aside = self._watched, False
+        self.interrupted = False
+        while True:
+            for fd, events in self.epoll.poll(wait_s, EVENTS_MAX):
+                one = watched.get(fd)
+                if one is None:
+                    aside = aside or fd == self._aside  # else: closed earlier in this turn
+                    continue
+                try:
+                    one.ready(events)
+                except Exception:  # the outermost loop: a defect must cost one connection, not all of them
+                    log.exception("proxy.stream_failed")
+                    one.failed()
+            if aside or self.interrupted:
+                return aside
+            if timeout_s is not None:
+                wait_s = deadline - monotonic()
+                if wait_s <= 0.0:
+                    return False
+
+    def close(self) -> None:
+        """No stream may be open any more."""
+        self.epoll.close()
+
+
+class Stream(Watched):
+    """A connected, non-blocking socket, read as long as it is not paused."""
+
+    def __init__(self, poller: Poller, connection: socket.socket, protocol: Receiver) -> None:
+        self._poller = poller
+        self._socket = connection
+        self._fd = connection.fileno()
+        self._protocol = protocol
+        self._direct = protocol if isinstance(protocol, DirectReceiver) else None
+        self._receive = connection.recv
+        self._transmit = connection.send
+        self._out: bytearray | None = None
+        """What the peer has not taken yet; None: nothing."""
+
+        self._tls: _Tls | None = None
+        self._events: int = _IN
+        self._reading = True
+        self._closing = False
+        self._ended = False
+        self._broken = False
+        """Nothing can be sent any more; what the peer said before may still come."""
+
+        self._writing_paused = False
+        poller.register(self._fd, self, _IN)
+
+    # What the protocol calls
+
+    def set_protocol(self, protocol: Receiver) -> None:
+        """From now on this one is told."""
+        self._protocol = protocol
+        self._direct = protocol if isinstance(protocol, DirectReceiver) else None
+
+    def write(self, data: bytes) -> None:
+        """See `transport.Transport`."""
+        if self._closing:
+            return
+        self._send(data if self._tls is None else self._tls.encrypted(data))
+
+    def close(self) -> None:
+        """See `transport.Transport`."""
+        if self._closing:
+            return
+        if self._tls is not None:
+            self._send(self._tls.farewell())
+        self._closing = True
+        if self._out is None:
+            self._lose(None)
+        else:
+            self._watch()
+
+    def abort(self) -> None:
+        """See `transport.Transport`."""
+        self._closing = True
+        self._lose(None)
+
+    def is_closing(self) -> bool:
+        """See `transport.Transport`."""
+        return self._closing
+
+    def is_reading(self) -> bool:
+        """See `transport.Transport`."""
+        return self._reading and not self._closing
+
+    def pause_reading(self) -> None:
+        """See `transport.Transport`."""
+        self._reading = False
+        self._watch()
+
+    def resume_reading(self) -> None:
+        """See `transport.Transport`."""
+        if self._closing or self._reading:
+            return
+        self._reading = True
+        self._watch()
+        if self._tls is not None and self._tls.held:
+            self._poller.loop.call_soon(self._decrypt, b"")
+
+    def peer(self) -> tuple[str, int] | None:
+        """See `transport.Transport`."""
+        try:
+            name = self._socket.getpeername()
+        except OSError:
+            return None
+        return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
+
+    def start_tls(self, context: ssl.SSLContext) -> Future[None]:
+        """As the server's side. The future fails with `ssl.SSLError` or `ConnectionError`."""
+        self._tls = _Tls(context, self._poller.loop.create_future())
+        return self._tls.done
+
+    # What the poller calls
+
+    def ready(self, events: int) -> None:
+        """See `Watched`."""
+        if events != _IN and self._out is not None:
+            self._flush()
+        if self._closing or not self._reading or events == _OUT:
+            return
+        try:
+            data = self._receive(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._closing = True
+            self._lose(error)
+            return
+        if not data:
+            self.close()
+        elif self._tls is not None:
+            self._decrypt(data)
+        elif self._direct is not None:
+            self._direct.data_received(data)
+        else:
+            self._protocol.data_received(data)
+
+    def failed(self) -> None:
+        """See `Watched`."""
+        self.abort()
+
+    def _decrypt(self, data: bytes) -> None:
+        tls = self._tls
+        if tls is None or self._closing:
+            return
+        tls.received(data)
+        if not tls.ready:
+            self._shake_hands(tls)
+            return
+        while self._reading and not self._closing:
+            try:
+                plain = tls.decrypted()
+            except ssl.SSLError as error:
+                self._send(tls.alert())
+                self._closing = True
+                self._lose(error)
+                return
+            if plain is None:
+                self.close()
+            if not plain:
+                break
+            self._protocol.data_received(plain)
+            if not tls.more():  # asking for nothing would cost an exception
+                break
+        tls.held = not self._reading
+        if answer := tls.alert():
+            self._send(answer)
+
+    def _shake_hands(self, tls: _Tls) -> None:
+        try:
+            done = tls.shaken()
+        except ssl.SSLError as error:
+            self._send(tls.alert())
+            self.abort()
+            if not tls.done.done():
+                tls.done.set_exception(error)
+            return
+        if answer := tls.alert():
+            self._send(answer)
+        if done and not tls.done.done():
+            tls.done.set_result(None)
+            self._decrypt(b"")  # what came with the last message of the handshake
+
+    # Sending
+
+    def _send(self, data: bytes) -> None:
+        if self._broken or not data:
+            return
+        if self._out is not None:
+            self._out += data
+        else:
+            try:
+                sent = self._transmit(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._break(error)
+                return
+            if sent == len(data):
+                return
+            self._out = bytearray(data[sent:])
+            self._watch()
+        if len(self._out) > HIGH_WATER_BYTES and not self._writing_paused:
+            self._writing_paused = True
+            self._protocol.pause_writing()
+
+    def _flush(self) -> None:
+        out = self._out
+        if out is None:
+            return
+        try:
+            sent = self._socket.send(out)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._break(error)
+            return
+        del out[:sent]
+        if not out:
+            self._out = None
+            if self._closing:
+                self._lose(None)
+            else:
+                self._watch()
+        if self._writing_paused and len(out) <= LOW_WATER_BYTES:
+            self._writing_paused = False
+            self._protocol.resume_writing()
+
+    def _break(self, error: OSError) -> None:
+        """Nothing can be sent. What the peer has said before is still read: it may be the reason."""
+        self._broken, self._out = True, None
+        if self._closing or not self._reading:
+            self._closing = True
+            self._lose(error)
+        else:
+            self._watch()
+
+    def _watch(self) -> None:
+        """Makes epoll report what matters now. Of a socket where nothing does, it would report hang-ups forever."""
+        if self._ended:
+            return
+        wanted = (_IN if self._reading and not self._closing else 0) | (_OUT if self._out is not None else 0)
+        if wanted == self._events:
+            return
+        epoll = self._poller.epoll
+        if not self._events:
+            epoll.register(self._fd, wanted)
+        elif not wanted:
+            epoll.unregister(self._fd)
+        else:
+            epoll.modify(self._fd, wanted)
+        self._events = wanted
+
+    def _lose(self, error: Exception | None) -> None:
+        """Ends it, and tells the protocol in a later turn."""
+        if self._ended:
+            return
+        self._ended = True
+        self._out = None
+        self._poller.unregister(self._fd)
+        self._poller.loop.call_soon(self._lost, error)
+
+    def _lost(self, error: Exception | None) -> None:
+        self._socket.close()
+        if self._tls is not None and not self._tls.done.done():
+            self._tls.done.set_exception(ConnectionError("the connection was lost during the handshake"))
+        self._protocol.connection_lost(error)
+
+
+class _Tls:
+    """TLS of one stream, on buffers in memory: one read and one write of the socket for each piece, as without it."""
+
+    def __init__(self, context: ssl.SSLContext, done: Future[None]) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.done = done
+        self.ready = False
+        self.held = False
+        """Something was received and not decrypted, because reading is paused."""
+
+    def received(self, data: bytes) -> None:
+        """Bytes of the socket."""
+        if data:
+            self._incoming.write(data)
+
+    def shaken(self) -> bool:
+        """Goes on with the handshake as far as it can; whether it is complete. Raises `ssl.SSLError`."""
+        try:
+            self._object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        self.ready = True
+        return True
+
+    def decrypted(self) -> bytes | None:
+        """What was received in the clear; b"" if there is no more now, None at the end. Raises `ssl.SSLError`."""
+        try:
+            return self._object.read(RECEIVE_BYTES) or None
+        except ssl.SSLWantReadError:
+            return b""
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            return None
+
+    def more(self) -> bool:
+        """Whether something received is left."""
+        return self._incoming.pending > 0 or self._object.pending() > 0
+
+    def encrypted(self, data: bytes) -> bytes:
+        """What to send for it."""
+        self._object.write(data)
+        return self._outgoing.read()
+
+    def alert(self) -> bytes:
+        """What TLS itself has to say."""
+        return self._outgoing.read() if self._outgoing.pending else b""
+
+    def farewell(self) -> bytes:
+        """close_notify."""
+        if self.ready:
+            with suppress(ssl.SSLError):  # the peer's own has not come yet; nobody waits for it
+                self._object.unwrap()
+        return self.alert()
+
+
+class Acceptor(Watched):
+    """A listening socket. `arrived` is called with each connection."""
+
+    def __init__(self, poller: Poller, listening: socket.socket, arrived: Callable[[socket.socket], None]) -> None:
+        self._poller = poller
+        self._socket = listening
+        self._arrived = arrived
+        self._fd = listening.fileno()
+        poller.register(self._fd, self, _IN)
+
+    def ready(self, events: int) -> None:
+        """See `Watched`."""
+        for _ in range(ACCEPTS_MAX):
+            try:
+                connection, _address = self._socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:  # out of descriptors or memory: the others must go on meanwhile
+                log.error("proxy.accept_failed", error=str(error))
+                self._poller.unregister(self._fd)
+                self._poller.loop.call_later(ACCEPT_RETRY_S, self._again)
+                return
+            connection.setblocking(False)
+            with suppress(OSError):  # it has gone already
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._arrived(connection)
+
+    def _again(self) -> None:
+        if self._socket.fileno() >= 0:
+            self._poller.register(self._fd, self, _IN)
+
+    def close(self) -> None:
+        """Takes no one in any more."""
+        self._poller.unregister(self._fd)
+        self._socket.close()

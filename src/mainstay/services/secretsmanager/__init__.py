@@ -1,0 +1,1 @@
+"""Secrets Manager: secrets, versions and staging labels, resource policies, rotation. `api` has the operations."""

@@ -1,0 +1,14 @@
+"""Secrets Manager's quotas ("AWS Secrets Manager quotas", user guide)."""
+
+from __future__ import annotations
+
+SECRETS_PER_REGION = 500_000
+VALUE_BYTES = 65536
+NAME_LENGTH = 512
+TAGS_PER_SECRET = 50
+RECOVERY_WINDOW_DAYS = (7, 30)
+RECOVERY_WINDOW_DEFAULT_DAYS = 30
+PAGE_SIZE = 100
+BATCH_SIZE = 20
+ARN_SUFFIX_CHARACTERS = 6
+DAY_S = 24 * 3600.0

@@ -1,0 +1,330 @@
+"""Making one DB snapshot, manual or automated, from a running instance or from another snapshot.
+
+The record is there, `creating`, before the agent hears of it; what became of it is recorded before the agent may
+forget its job. A job that the agent does not know (any more) is ordered again under the same id. If the record goes
+away meanwhile, the job is given up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from mainstay.host.clock import Clock
+from mainstay.host.randomness import HEX, Randomness
+from mainstay.model.db_instance import DBInstance
+from mainstay.model.db_snapshot import (
+    ACTIVE,
+    AUTOMATED,
+    AVAILABLE,
+    CREATING,
+    FAILED,
+    MANUAL,
+    BackupRef,
+    DBInstanceAutomatedBackup,
+    DBSnapshot,
+)
+from mainstay.model.errors import Permanent
+from mainstay.model.node import NodePhase, NodeStatus, leading
+from mainstay.model.repository_job import BackupFacts, JobKind, JobPhase, JobStatus, RepositoryJob
+from mainstay.services.rds.events import record_event
+from mainstay.store import Reader, Transaction
+from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work, bring_forward, new_job
+from mainstay.workflows.reclaim_repository import is_clearing, note_filled, request_clearing_in, request_reclaim_in
+from mainstay.workflows.repositories import facts_of, open_repository, require_repository
+
+OBSERVE_AGAIN_S = 5.0
+READY_AGAIN_S = 2.0
+CLEARED_AGAIN_S = 0.5
+GIVE_UP_S = 3600.0
+"""For so long a snapshot waits for an instance that does not run, or goes on trying what fails."""
+PAUSES_S = (2.0, 10.0, 60.0, 300.0)
+BACKUP_ID_CHARACTERS = 8
+DEADLINE_S = 6 * 3600.0
+
+
+def new_backup_id(randomness: Randomness, now: float) -> str:
+    """Names one more backup; such names sort by time."""
+    stamp = time.strftime("%Y%m%dt%H%M%Sz", time.gmtime(now))
+    return f"{stamp}-{randomness.text(BACKUP_ID_CHARACTERS, HEX)}"
+
+
+def begin_snapshot(
+    tx: Transaction,
+    clock: Clock,
+    instance: DBInstance,
+    identifier: str,
+    backup_id: str,
+    *,
+    snapshot_type: str = MANUAL,
+    tags: Mapping[str, str] | None = None,
+) -> DBSnapshot:
+    """Records a snapshot of the instance, into its repository, as `creating` and starts the workflow."""
+    now = clock.wall()
+    row = DBSnapshot(
+        scope=instance.scope,
+        db_snapshot_identifier=identifier,
+        snapshot_type=snapshot_type,
+        facts=facts_of(instance),
+        repository_id=instance.repository_id,
+        backup_id=backup_id,
+        requested_at=now,
+        tags=dict(tags or {}),
+    )
+    tx.insert(row)
+    record_event(tx, clock, instance, "RDS-EVENT-0001")
+    record_event(tx, clock, row, "RDS-EVENT-0040" if snapshot_type == MANUAL else "RDS-EVENT-0090")
+    _start(tx, now, row)
+    return row
+
+
+def begin_copy(tx: Transaction, clock: Clock, row: DBSnapshot, source: DBSnapshot) -> DBSnapshot:
+    """Records a copy whose data must be copied (`row.repository_id`: a fresh one) and starts the workflow."""
+    now = clock.wall()
+    ref = BackupRef(scope=source.scope, repository_id=source.repository_id, backup_id=source.backup_id)
+    row = msgspec.structs.replace(row, backup_id=source.backup_id, copy_of=ref, status=CREATING)
+    tx.insert(row)
+    record_event(tx, clock, row, "RDS-EVENT-0059", snapshot=source.db_snapshot_identifier, region=source.scope.region)
+    _start(tx, now, row)
+    return row
+
+
+def _start(tx: Transaction, now: float, row: DBSnapshot) -> None:
+    frame = {
+        "db_snapshot_identifier": row.db_snapshot_identifier,
+        "backup_id": row.backup_id,
+        "repository_id": row.repository_id,
+        "job_id": row.job_id,
+    }
+    tx.add_job(new_job(MAKE_SNAPSHOT, row.subject, row.scope, now, frame))
+
+
+def snapshot_of(reader: Reader, work: Work) -> DBSnapshot | None:
+    """The record that the job makes, None when it is not wanted any more."""
+    row = reader.get(DBSnapshot, work.job.scope, work.job.frame["db_snapshot_identifier"])
+    return row if row is not None and row.backup_id == work.job.frame["backup_id"] else None
+
+
+def instance_shown(reader: Reader, row: DBSnapshot) -> DBInstance | None:
+    """The instance that the snapshot shows, None when it is gone."""
+    found = reader.find(DBInstance, row.scope, "dbi-resource-id", row.facts.dbi_resource_id)
+    return found[0] if found else None
+
+
+def being_made(reader: Reader, instance: DBInstance) -> list[DBSnapshot]:
+    """The snapshots of the instance that are being made from it now."""
+    rows = reader.find(DBSnapshot, instance.scope, "dbi-resource-id", instance.dbi_resource_id)
+    return [row for row in rows if row.status == CREATING and row.copy_of is None]
+
+
+async def _order(work: Work) -> Outcome:
+    tools, now = work.tools, work.tools.clock.wall()
+    if now < work.job.frame.get("retry_at", 0.0):
+        return Sleep(work.job.frame["retry_at"] - now)
+    with tools.store.read() as view:
+        row = snapshot_of(view, work)
+        if row is None:
+            return Next("forget_job")
+        if is_clearing(view, row.repository_id):
+            return Sleep(CLEARED_AGAIN_S)
+        source = row.copy_of
+        job = _backup_job(work, view, row) if source is None else _copy_job(work, view, row, source)
+    if job is None:
+        if now > work.job.created_at + GIVE_UP_S:
+            return Next("forget_job", lambda tx: _gave_up(work, tx, "The DB instance does not run."))
+        return Sleep(READY_AGAIN_S)
+    await tools.fleet.start_job(job)
+    return Next("await_outcome")
+
+
+def _backup_job(work: Work, view: Reader, row: DBSnapshot) -> RepositoryJob | None:
+    """The order to back up the node that leads, None while none runs."""
+    instance = instance_shown(view, row)
+    if instance is None:
+        raise Permanent("The DB instance was deleted before the snapshot was complete.")
+    seen = running_leader(work, instance)
+    if seen is None:
+        return None
+    repository = require_repository(view, row.scope, row.repository_id)
+    return RepositoryJob(
+        job_id=row.job_id,
+        kind=JobKind.BACKUP,
+        subject=row.subject,
+        engine=row.facts.engine,
+        repository=open_repository(view, work.tools.vault, repository),
+        node_id=seen.node_id,
+        backup_id=row.backup_id,
+    )
+
+
+def running_leader(work: Work, instance: DBInstance) -> NodeStatus | None:
+    """The node that leads, if it runs. Raises `Transient` if its agent is away."""
+    seen = leading([work.tools.fleet.observe(node_id) for node_id in instance.node_ids])
+    return seen if seen is not None and seen.phase is NodePhase.RUNNING else None
+
+
+def _copy_job(work: Work, view: Reader, row: DBSnapshot, source: BackupRef) -> RepositoryJob:
+    vault = work.tools.vault
+    return RepositoryJob(
+        job_id=row.job_id,
+        kind=JobKind.COPY,
+        subject=row.subject,
+        engine=row.facts.engine,
+        repository=open_repository(view, vault, require_repository(view, source.scope, source.repository_id)),
+        destination=open_repository(view, vault, require_repository(view, row.scope, row.repository_id)),
+        backup_id=source.backup_id,
+    )
+
+
+async def _await_outcome(work: Work) -> Outcome:
+    tools = work.tools
+    with tools.store.read() as view:
+        if snapshot_of(view, work) is None:
+            return Next("forget_job")
+    status = tools.fleet.observe_job(work.job.frame["job_id"])
+    if status is None:
+        return Next("order")
+    if status.phase is JobPhase.RUNNING:
+        return Sleep(OBSERVE_AGAIN_S)
+    if status.phase is JobPhase.DONE and status.backup is not None:
+        facts = status.backup
+        return Next("forget_job", lambda tx: _complete(work, tx, facts))
+    return _after_failure(work, status)
+
+
+def _after_failure(work: Work, status: JobStatus) -> Outcome:
+    """An automated backup is tried again by its timer; a manual one here, for a while."""
+    now, reason = work.tools.clock.wall(), status.failure or "no reason is known"
+    failures = work.job.frame.get("failures", 0) + 1
+    with work.tools.store.read() as view:
+        row = snapshot_of(view, work)
+    automated = row is not None and row.snapshot_type == AUTOMATED
+    if status.fatal or automated or failures > len(PAUSES_S) or now > work.job.created_at + GIVE_UP_S:
+        return Next("forget_job", lambda tx: _gave_up(work, tx, reason))
+    return Next("forget_failed_job", frame={"failures": failures, "retry_at": now + PAUSES_S[failures - 1]})
+
+
+async def _forget_failed_job(work: Work) -> Outcome:
+    await work.tools.fleet.forget_job(work.job.frame["job_id"])
+    return Next("order")
+
+
+async def _forget_job(work: Work) -> Outcome:
+    await work.tools.fleet.forget_job(work.job.frame["job_id"])
+
+    def record(tx: Transaction) -> None:
+        if snapshot_of(tx, work) is None:  # given up: what was stored of it is nobody's
+            request_clearing_in(tx, work.tools.clock.wall(), work.job.scope, work.job.frame["repository_id"])
+        else:
+            bring_forward(tx, f"repository:{work.job.frame['repository_id']}", work.tools.clock.wall())
+
+    return Finish(record)
+
+
+def _complete(work: Work, tx: Transaction, facts: BackupFacts) -> None:
+    clock = work.tools.clock
+    row = snapshot_of(tx, work)
+    if row is None:
+        return
+    now = clock.wall()
+    row = msgspec.structs.replace(
+        row,
+        status=AVAILABLE,
+        percent_progress=100,
+        backup=facts,
+        snapshot_create_time=now,
+        original_snapshot_create_time=row.original_snapshot_create_time or now,
+        snapshot_database_time=facts.consistent_at,
+    )
+    tx.put(row)
+    note_filled(tx, row.scope, row.repository_id)
+    if row.copy_of is not None:
+        source = row.source_db_snapshot_arn.partition(":snapshot:")[2]
+        record_event(tx, clock, row, "RDS-EVENT-0060", snapshot=source, region=row.source_region)
+        request_reclaim_in(tx, now, row.copy_of.scope, row.copy_of.repository_id)
+        return
+    record_event(tx, clock, row, "RDS-EVENT-0042" if row.snapshot_type == MANUAL else "RDS-EVENT-0091")
+    if row.snapshot_type == AUTOMATED:
+        _note_automated(tx, row, facts)
+    _leave(work, tx, row, "RDS-EVENT-0002")
+
+
+def _note_automated(tx: Transaction, row: DBSnapshot, facts: BackupFacts) -> None:
+    """The instance's automated backups have one more."""
+    backup = tx.get(DBInstanceAutomatedBackup, row.scope, row.facts.dbi_resource_id)
+    if backup is not None and backup.repository_id == row.repository_id:
+        latest = max(backup.latest_restorable_at or 0.0, facts.consistent_at)
+        tx.put(
+            msgspec.structs.replace(
+                backup,
+                facts=row.facts,
+                status=ACTIVE,
+                last_backup_at=facts.started_at,
+                latest_restorable_at=latest,
+                timeline=backup.timeline or facts.timeline,
+            )
+        )
+
+
+def _leave(work: Work, tx: Transaction, row: DBSnapshot, event_id: str = "") -> None:
+    """The instance is not backing up any more, and whoever waits for the snapshot looks again."""
+    clock = work.tools.clock
+    instance = instance_shown(tx, row)
+    if instance is not None:
+        if event_id:
+            record_event(tx, clock, instance, event_id)
+        if instance.change == "backing-up" and not being_made(tx, instance):
+            tx.put(msgspec.structs.replace(instance, change=""))
+    for subject in (f"backup:{row.facts.dbi_resource_id}", f"db:{row.facts.dbi_resource_id}"):
+        bring_forward(tx, subject, clock.wall())
+
+
+def _gave_up(work: Work, tx: Transaction, reason: str) -> None:
+    """The record says why; what was stored of it already is cleared away."""
+    clock = work.tools.clock
+    row = snapshot_of(tx, work)
+    if row is None:
+        return
+    row = msgspec.structs.replace(row, status=FAILED, failure=reason)
+    tx.put(row)
+    if row.copy_of is not None:
+        source = row.source_db_snapshot_arn.partition(":snapshot:")[2]
+        record_event(tx, clock, row, "RDS-EVENT-0061", snapshot=source, region=row.source_region)
+        request_reclaim_in(tx, clock.wall(), row.copy_of.scope, row.copy_of.repository_id)
+    else:
+        _leave(work, tx, row)
+    if row.snapshot_type == MANUAL:
+        text = f"The DB snapshot {row.db_snapshot_identifier} could not be made: {reason}"
+        record_event(tx, clock, row, "MAINSTAY-EVENT-0002", reason=text)
+    request_clearing_in(tx, clock.wall(), row.scope, row.repository_id)
+
+
+def _failed(work: Work, error: Permanent) -> Finish:
+    """Nothing was ordered, or it is forgotten by the agent with its node."""
+    return Finish(lambda tx: _gave_up(work, tx, error.message))
+
+
+def _tell_overdue(work: Work, tx: Transaction) -> None:
+    """A person should look."""
+    row: Any = snapshot_of(tx, work)
+    if row is not None:
+        reason = f"The DB snapshot {row.db_snapshot_identifier} is late."
+        record_event(tx, work.tools.clock, row, "MAINSTAY-EVENT-0002", reason=reason)
+
+
+MAKE_SNAPSHOT = Program(
+    name="make_db_snapshot",
+    first="order",
+    steps={
+        "order": Step(_order, successors=("await_outcome", "forget_job")),
+        "await_outcome": Step(_await_outcome, successors=("order", "forget_failed_job", "forget_job")),
+        "forget_failed_job": Step(_forget_failed_job, successors=("order",)),
+        "forget_job": Step(_forget_job),
+    },
+    deadline_s=DEADLINE_S,
+    failed=_failed,
+    overdue=_tell_overdue,
+)

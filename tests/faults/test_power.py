@@ -1,0 +1,175 @@
+"""Power cut below a whole Multi-AZ instance, and a disk that fills up below one of its nodes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+import pytest
+
+from harness.pairs import MultiAZ
+from harness.power import CannotMount, PowerlessService
+from harness.service import Service, eventually
+from harness.writers import Verdict, describe_gaps, gaps, judge
+from mainstay.engines.builds import Builds
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root"),
+]
+
+
+@contextmanager
+def powerless(sabotage: str = "") -> Iterator[tuple[PowerlessService, MultiAZ]]:
+    """A Multi-AZ instance on a host that can lose its power."""
+    service = PowerlessService(sabotage)
+    try:
+        service.__enter__()
+    except CannotMount as error:
+        pytest.skip(f"this machine does not let us mount: {error}")
+    try:
+        pair = MultiAZ(service, service.create_instance("m1", MultiAZ=True))
+        pair.await_in_sync()
+        pair.make_table()
+        yield service, pair
+    finally:
+        service.__exit__()
+
+
+def cut_under_load(service: PowerlessService, pair: MultiAZ, *, without_primary: bool = False) -> Verdict:
+    """Power cut and return under load; `without_primary`: what leads cannot be started any more."""
+    before = pair.await_in_sync()
+    with pair.writers() as writers:
+        eventually(lambda: writers.acknowledged() > 500)
+        service.cut_power()
+        writers.stop()
+    data = pair.volume(before.primary) / "data"
+    if without_primary:
+        data.chmod(0o777)  # the engine refuses to start on data that everybody may write
+    service.cli("up", "--detach")
+    if without_primary:
+        pair.await_epoch(before.epoch + 1)
+        data.chmod(0o700)
+    verdict = judge(writers.operations, writers.read, pair.rows())
+    print(f"F10{' standby alone' if without_primary else ''}: {verdict}")
+    return verdict
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether this is `make faults`."""
+    return bool(request.config.getoption("--faults-full"))
+
+
+def test_power_cut(full: bool) -> None:
+    with powerless() as (service, pair):
+        for number in range(10 if full else 1):
+            verdict = cut_under_load(service, pair, without_primary=number % 2 == 0)
+            assert verdict.clean, str(verdict)
+            pair.await_in_sync()
+            pair.make_table()
+        build = next(one for one in Builds(service.settings).installed() if one.version == service.engine_version)
+        service.cli("down")
+        for node_id in pair.node_ids:
+            data = pair.volume(node_id) / "data"
+            done = subprocess.run(
+                [str(build.bin_directory / "pg_checksums"), "--check", f"--pgdata={data}"],
+                env=build.environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_fsync_a_power_cut_loses_commits(full: bool) -> None:
+    """The positive control: what `test_power_cut` says is worth something."""
+    if not full:
+        pytest.skip("in `make faults` only")
+    with powerless("fsync_off") as (service, pair):
+        before = pair.await_in_sync()
+        with pair.writers() as writers:
+            eventually(lambda: writers.acknowledged() > 500)
+            service.cut_power()
+            writers.stop()
+        service.cli("up", "--detach")
+        try:
+            rows = pair.rows(timeout_s=15)
+        except (AssertionError, psycopg.Error) as error:  # it does not start, or the table is gone
+            print(f"without fsync: {before.primary} is lost: {error}")
+            return
+        verdict = judge(writers.operations, writers.read, rows)
+        print(f"without fsync: {verdict}")
+        assert verdict.lost
+
+
+def test_disk_full_below_one_node(full: bool) -> None:
+    """A primary that can write no WAL any more ends; its standby has room and takes over."""
+    if not full:
+        pytest.skip("in `make faults` only")
+    with Service() as service:
+        pair = MultiAZ(service, service.create_instance("m1", MultiAZ=True))
+        before = pair.await_in_sync()
+        volume = pair.volume(before.primary)
+        pair.make_table()
+        service.cli("down")
+        aside = volume.with_name("aside")
+        volume.rename(aside)
+        volume.mkdir()
+        try:
+            subprocess.run(
+                ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(volume)], check=True, capture_output=True
+            )
+        except subprocess.CalledProcessError as error:
+            volume.rmdir()
+            aside.rename(volume)
+            pytest.skip(f"this machine does not let us mount: {error.stderr}")
+        try:
+            subprocess.run(["cp", "-a", f"{aside}/.", str(volume)], check=True, timeout=60)
+            shutil.rmtree(aside)
+            service.cli("up", "--detach")
+            service.await_status("m1", "available")
+            pair.await_in_sync()
+            _fill_below(service, pair)
+        finally:
+            service.cli("down")
+            subprocess.run(["umount", "-l", str(volume)], check=True, timeout=20)
+
+
+def _fill_below(service: Service, pair: MultiAZ) -> None:
+    before = pair.await_in_sync()
+    ballast = pair.volume(before.primary) / "ballast"
+    with pair.connect() as session:
+        session.execute("CREATE TABLE wide AS SELECT repeat('wide', 350) AS content")
+        session.execute("ALTER TABLE wide ALTER content SET STORAGE plain")
+    with pair.writers(writers=4) as writers:
+        eventually(writers.acknowledged)
+        filled_at = time.monotonic()
+        with ballast.open("wb", buffering=0) as file:
+            while True:
+                try:
+                    file.write(b"\0" * (1 << 16))
+                except OSError:
+                    break
+        with suppress(psycopg.Error), pair.connect(options="-c synchronous_commit=off") as session:
+            for _ in range(60_000):  # every one in the room of the one before: only the WAL grows
+                session.execute("UPDATE wide SET content = reverse(content)")
+        after = pair.await_epoch(before.epoch + 1)
+        assert after.primary == before.standby
+        eventually(lambda: writers.acknowledged_since(time.monotonic() - 0.5))
+        time.sleep(1.0)
+        assert service.describe("m1")["DBInstanceStatus"] == "available"
+        ballast.unlink()
+        pair.await_in_sync()
+        writers.stop()
+        verdict = judge(writers.operations, writers.read, pair.rows())
+        print(f"F11: {verdict}; {describe_gaps(gaps(writers.operations, [filled_at]))}")
+        assert verdict.clean, str(verdict)

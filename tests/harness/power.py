@@ -1,0 +1,120 @@
+"""A service whose host can lose its power: what was not written through to the disk is gone.
+
+The home is an ext4 file system in a file. The moment all writers are frozen, that file holds what a disk would hold:
+what was synchronised, and not what only the page cache knows. A copy of it in the place of the original is the host
+after the power has come back. It is a disk without a volatile cache: a missing flush of one cannot be seen.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from harness.sabotage import SabotagedService
+from harness.service import Service, eventually
+
+SIZE = "1200M"
+OPTIONS = "loop,commit=300,noatime"
+"""No journal commit of the file system's own before ours: it would do the engine's work."""
+
+
+class CannotMount(Exception):
+    """This machine does not let us mount a file."""
+
+
+class PowerlessService(SabotagedService):
+    """A service, also a sabotaged one, in a file system of its own; raises `CannotMount` at the start."""
+
+    def __init__(self, sabotage: str = "") -> None:
+        if sabotage:
+            super().__init__(sabotage)
+        else:
+            Service.__init__(self)
+        self._images = Path(f"{self.home}.images")
+        self._image = self._images / "0"
+
+    def __enter__(self) -> Service:
+        sabotaged = self.home / "sabotaged"
+        self._images.mkdir()
+        try:
+            subprocess.run(["truncate", f"--size={SIZE}", str(self._image)], check=True, timeout=20)
+            _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
+            if sabotaged.exists():
+                sabotaged = sabotaged.rename(self._images / "sabotaged")
+                self.python = str(sabotaged / "bin" / "python")
+            self._mount()
+        except (subprocess.SubprocessError, OSError) as error:
+            shutil.rmtree(self._images)
+            self.home.rmdir()
+            raise CannotMount(str(error)) from error
+        return super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self.cli("down")
+        self._unmount()
+        self.home.mkdir(exist_ok=True)
+        super().__exit__()
+        shutil.rmtree(self._images)
+
+    def cut_power(self) -> None:
+        """Everything stops at once; when this returns the disk is as it was then, and nothing runs."""
+        pids = self._freeze()
+        copy = self._images / str(int(self._image.name) + 1)
+        _run("cp", "--sparse=always", str(self._image), str(copy))
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        eventually(lambda: not any(_runs(pid) for pid in pids))
+        self._unmount()
+        self._image.unlink()
+        self._image = copy
+        self._mount()
+        shutil.rmtree(self.settings.runtime)  # it is in memory
+
+    def _freeze(self) -> list[int]:
+        """SIGSTOP of all that belongs to the service, engines first; their pids."""
+        frozen: list[int] = []
+        while fresh := [pid for pid in self._processes() if pid not in frozen]:
+            for pid in fresh:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            frozen += fresh
+        return frozen
+
+    def _processes(self) -> list[int]:
+        engines, others = [], []
+        nodes = f"{self.home}/agent/nodes/"
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if f"{process.cwd()}/".startswith(nodes):
+                    engines.append(process.pid)
+                    parent = process.parent()
+                    if parent is not None and "shim" in " ".join(parent.cmdline()) and parent.pid not in others:
+                        others.append(parent.pid)
+                elif process.environ().get("MAINSTAY_HOME") == str(self.home):
+                    others.append(process.pid)
+        return engines + others
+
+    def _mount(self) -> None:
+        _run("mount", "-o", OPTIONS, str(self._image), str(self.home))
+        self.home.chmod(0o711)
+
+    def _unmount(self) -> None:
+        eventually(lambda: subprocess.run(["umount", str(self.home)], capture_output=True, timeout=60).returncode == 0)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _run(*argv: str) -> None:
+    subprocess.run(argv, check=True, capture_output=True, timeout=120)

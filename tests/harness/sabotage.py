@@ -1,0 +1,44 @@
+"""A service with one protection taken out, to see that the tests notice.
+
+Nothing in the product knows of this: the service runs in an interpreter of its own, a virtual environment whose only
+content is a `sitecustomize` that changes one thing in the agent process, or in others too, and a path to the packages
+of ours.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+import mainstay
+from harness.service import Service
+
+SABOTAGES = Path(__file__).parent.parent / "faults" / "sabotage"
+LIBRARY = Path(f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")
+CUSTOMIZE = """import runpy, sys
+if {processes!r}.intersection(sys.orig_argv):
+    runpy.run_path({file!r}, run_name="sabotage")
+"""
+PATHS = "import site; site.addsitedir({packages!r}); sys.path.insert(0, {source!r})\n"
+
+
+class SabotagedService(Service):
+    """Its agent (`processes`) runs the file of this name in tests/faults/sabotage before anything else."""
+
+    def __init__(self, sabotage: str, *, processes: Collection[str] = ("agent",), **settings: str) -> None:
+        super().__init__(**settings)
+        file = SABOTAGES / f"{sabotage}.py"
+        assert file.exists(), file
+        environment = self.home / "sabotaged"
+        packages = environment / LIBRARY
+        packages.mkdir(parents=True)
+        (environment / "bin").mkdir()
+        (environment / "pyvenv.cfg").write_text(f"home = {Path(os.path.realpath(sys.executable)).parent}\n")
+        (environment / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+        source = str(Path(mainstay.__file__).parent.parent)
+        (packages / "ours.pth").write_text(PATHS.format(packages=str(Path(sys.prefix) / LIBRARY), source=source))
+        modules = {f"mainstay.{process}" for process in processes}
+        (packages / "sitecustomize.py").write_text(CUSTOMIZE.format(file=str(file), processes=modules))
+        self.python = str(environment / "bin" / "python")

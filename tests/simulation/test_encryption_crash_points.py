@@ -1,0 +1,167 @@
+"""Encrypted instances, with control or agent killed around every effect: a lost key locks, a found one opens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mainstay.agent import actions, volumes
+from mainstay.model.kms import KmsKey
+from simulation.effects import kill_at, undisturbed
+from simulation.loop import Killed
+from simulation.test_crash_points import DAY_S, Prepared, Scenario, create, delete, other, owner_itself, snapshot
+from simulation.volumes import KERNEL, NAME, SimulatedVolumes
+from simulation.world import World
+
+LOST = "inaccessible-encryption-credentials"
+RECOVERABLE = "inaccessible-encryption-credentials-recoverable"
+
+
+@pytest.fixture(autouse=True)
+def simulated_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its volumes, and its SIGKILL to what uses one."""
+    worlds: list[World] = []
+    make = World.__init__
+
+    def noted(world: World, *arguments: Any, **more: Any) -> None:
+        make(world, *arguments, **more)
+        worlds.append(world)
+
+    async def fence(volume: Path) -> int:
+        for world in worlds:
+            for node_id, engine in list(world.host.engines.items()):
+                if engine.volume == volume:
+                    with world.effects.one(world.living("agent"), "host.fence"):
+                        world.host.end(node_id, engine, -9)
+        return 0
+
+    monkeypatch.setitem(volumes.DRIVERS, NAME, SimulatedVolumes())
+    monkeypatch.setattr(World, "__init__", noted)
+    monkeypatch.setattr(actions, "fence", fence)
+
+
+async def new_key(world: World) -> None:
+    await world.call("CreateKey", service="kms")
+    await world.call("CreateAlias", service="kms", AliasName="alias/mine", TargetKeyId=key_id(world))
+
+
+def key_id(world: World) -> str:
+    assert world.control is not None
+    with world.control.store.read() as view:
+        return view.scan(KmsKey)[0].key_id
+
+
+async def encrypted(world: World, **members: Any) -> None:
+    await new_key(world)
+    await create(world, StorageEncrypted=True, KmsKeyId="alias/mine", **members)
+
+
+async def encrypted_and_backed_up(world: World) -> None:
+    await encrypted(world, BackupRetentionPeriod=1)
+
+
+async def disable(world: World) -> None:
+    await world.call("DisableKey", service="kms", KeyId=key_id(world))
+
+
+async def enable(world: World) -> None:
+    await world.call("EnableKey", service="kms", KeyId=key_id(world))
+
+
+async def enable_and_start(world: World) -> None:
+    await enable(world)
+    await world.call("StartDBInstance", DBInstanceIdentifier="db1")
+
+
+async def disable_while_creating(world: World) -> None:
+    await encrypted(world)
+    await world.tick()
+    await disable(world)
+    await world.tick()
+    while True:  # as `World.call`, which waits for everything to settle: without the key nothing does
+        try:
+            world.attempt("EnableKey", "kms", {"KeyId": key_id(world)}, 1)
+            return
+        except Killed:
+            await world.revive()
+            await world.tick()
+
+
+async def a_week(world: World) -> None:
+    world.clock.advance(7 * DAY_S + 60.0)
+    await world.tick()
+    await world.tick()
+
+
+async def copy_encrypted(world: World) -> None:
+    await world.call("CopyDBSnapshot", SourceDBSnapshotIdentifier="one", TargetDBSnapshotIdentifier="two",
+                     KmsKeyId="alias/mine")  # fmt: skip
+
+
+async def restore(world: World) -> None:
+    await world.call("RestoreDBInstanceFromDBSnapshot", DBInstanceIdentifier="db2", DBSnapshotIdentifier="two",
+                     BackupRetentionPeriod=0)  # fmt: skip
+
+
+SCENARIOS: dict[str, tuple[tuple[Scenario, ...], Scenario, list[str]]] = {
+    "create": ((), encrypted, ["available"]),
+    "create_with_backups": ((), encrypted_and_backed_up, ["available"]),
+    "snapshot": ((encrypted,), snapshot, ["available"]),
+    "lose": ((encrypted,), disable, [LOST]),
+    "lose_beside_backups": ((encrypted_and_backed_up,), disable, [RECOVERABLE]),
+    "enable_alone": ((encrypted_and_backed_up, disable), enable, [RECOVERABLE]),
+    "find": ((encrypted_and_backed_up, disable), enable_and_start, ["available"]),
+    "lose_for_good": ((encrypted_and_backed_up, disable), a_week, [LOST]),
+    "delete_lost": ((encrypted_and_backed_up, disable), delete, []),
+    "copy": ((create, snapshot, new_key), copy_encrypted, ["available"]),
+    "restore": ((create, snapshot, new_key, copy_encrypted), restore, ["available", "available"]),
+}
+
+
+def check_keys(world: World) -> None:
+    """The kernel has the key of every volume that is in use and of no other; no spec on the agent's disk has one."""
+    nodes = [path for path in (world.directory / "nodes").iterdir() if (path / "volume.img").exists()]
+    for node in nodes:
+        assert (node / KERNEL).exists() == (node.name in world.host.engines), node
+        key = (node / "volume.img").read_text()
+        assert all(key not in path.read_text() for path in node.rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_kill_at_any_effect_changes_nothing_in_the_end(name: str, tmp_path: Path) -> None:
+    prelude, scenario, status = SCENARIOS[name]
+    prepared = Prepared(tmp_path, prelude)
+    calm, expected = prepared.run(scenario, lambda _world: undisturbed)
+    assert expected["status"] == status and expected["violations"] == []
+    check_keys(calm)
+    count = len(calm.effects.trace)
+    assert count > 0
+    for number in range(count):
+        for moment in ("before", "after"):
+            for victim in (owner_itself, other):
+                world, state = prepared.run(
+                    scenario,
+                    lambda world, n=number, m=moment, v=victim: kill_at(n, m, v(world)),  # type: ignore[misc]
+                )
+                where = f"{victim.__name__} killed {moment} effect {number}: {world.effects.trace[: number + 1]}"
+                assert state == expected, where
+                check_keys(world)
+
+
+def test_one_that_is_being_created_waits_for_its_key_and_one_that_was_ready_before_loses_it(tmp_path: Path) -> None:
+    """A kill delays the creation or the disabling, so both ends are right, but nothing between them."""
+    prepared = Prepared(tmp_path, ())
+    calm, expected = prepared.run(disable_while_creating, lambda _world: undisturbed)
+    assert expected["status"] == ["available"] and "fleet.lock_node" in calm.effects.trace
+    check_keys(calm)
+    for number in range(len(calm.effects.trace)):
+        for victim in (owner_itself, other):
+            world, state = prepared.run(
+                disable_while_creating,
+                lambda world, n=number, v=victim: kill_at(n, "before", v(world)),  # type: ignore[misc]
+            )
+            where = f"{victim.__name__} killed before effect {number}: {world.effects.trace[: number + 1]}"
+            assert state["status"] in (["available"], [LOST]), where
+            check_keys(world)

@@ -1,0 +1,61 @@
+"""A restore is repeated after a kill beside what is left of the attempt before."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from mainstay.agent.restoring import Restoring
+from mainstay.engines.node_files import NodeFiles
+from mainstay.engines.postgresql.driver import PostgresqlDriver
+from mainstay.host.processes import User
+from mainstay.model.node import RestoreSpec, RestoreTarget
+from mainstay.model.repository_job import RepositoryRef
+
+SPEC = RestoreSpec(repository=RepositoryRef(prefix="p", data_key="00"), backup_id="b", target=RestoreTarget())
+
+
+class Worker:
+    """What restores: it writes two files, with a pause between that only `go_on` ends."""
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.destination = Path()
+
+    async def restore(self, _restore: RestoreSpec, destination: Path, _user: User, _note: Any) -> None:
+        self.destination = destination
+        (destination / "first").write_text("1")
+        await self.go_on.wait()
+        (destination / "second").write_text("2")
+
+    def empty(self) -> None:
+        """What a worker does when it is told to stop."""
+        for path in self.destination.glob("*"):
+            path.unlink()
+
+
+def restoring(root: Path, worker: Worker) -> Restoring:
+    files = NodeFiles(root=root, sockets=root / "sockets")
+    files.volume.mkdir(parents=True, exist_ok=True)
+    repositories: Any = worker
+    return Restoring(files, PostgresqlDriver(), repositories, User("me"))
+
+
+async def test_the_worker_of_a_killed_agent_does_no_harm_to_the_next_attempt(tmp_path: Path) -> None:
+    old, new = Worker(), Worker()
+    killed = asyncio.create_task(restoring(tmp_path, old).copy(SPEC))
+    while not old.destination.is_dir() or old.destination == Path():
+        await asyncio.sleep(0.005)
+    again = asyncio.create_task(restoring(tmp_path, new).copy(SPEC))
+    while new.destination == Path():
+        await asyncio.sleep(0.005)
+    old.empty()
+    new.go_on.set()
+    await again
+    old.empty()
+    killed.cancel()
+    await asyncio.gather(killed, return_exceptions=True)
+    data = NodeFiles(root=tmp_path, sockets=tmp_path).data
+    assert (data / "first").exists() and (data / "second").exists() and (data / "recovery.signal").exists()
+    assert [path.name for path in data.parent.iterdir()] == ["data"], "nothing unfinished is left"
