@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(400)]
 PATIENCE_S = 120.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def kept() -> Iterator[Service]:
     with Service() as service:
         made = service.create_instance("source", BackupRetentionPeriod=3)

@@ -81,6 +81,8 @@ class ProxyUnderTest:
         )
 
     def __enter__(self) -> ProxyUnderTest:
+        # A process that served proxies made through the API ends when control has told it of the last one's end.
+        eventually(lambda: holder(lock_path(self.service.settings, "proxy")) is None)
         try:
             self._frozen.enter_context(self.service.stopped("control"))
             self.start()
