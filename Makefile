@@ -35,7 +35,7 @@ check: venv-dev
 test: check
 	$(BIN)/mainstay engines install postgres $(ENGINE_VERSION)
 	$(BIN)/mainstay engines install mariadb $(MARIADB_VERSION)
-	$(BIN)/pytest
+	$(BIN)/python scripts/run_tests.py
 
 faults: venv-dev engine
 	$(BIN)/mainstay engines install mariadb $(MARIADB_VERSION)

@@ -1,7 +1,7 @@
 """What an endpoint costs: pgbench -S straight to the engine, through the relay, the kernel path and haproxy.
 
 `python -m bench endpoint_relay`, or `python -m bench.endpoint_relay --seconds 5 --rounds 5 --clients 1,8,32`.
-Starts a scratch PostgreSQL, the real endpoint process and, where installed, haproxy in TCP mode, all on loopback.
+Starts a scratch PostgreSQL, the real endpoint process and haproxy in TCP mode, all on loopback.
 Every round runs all paths one after the other, each round beginning with another one, and the ratios are taken within
 a round: a machine that gets slower or busier meanwhile harms all alike. Nothing is left behind.
 """
@@ -28,6 +28,7 @@ from typing import Any
 
 import msgspec
 
+from bench.peers import haproxy
 from bench.report import Table, show, spread
 from mainstay.host.layout import down_marker, prepare
 from mainstay.host.rpc import RpcClient
@@ -210,14 +211,15 @@ def run(
         if not asyncio.run(put_routes(settings, routes_to(engine, paths["relay"][1], paths["kernel"][1]))):
             notes.append("The kernel path was skipped: it needs root and nftables.")
             del paths["kernel"]
-        if shutil.which("haproxy") is None:
-            notes.append("haproxy was skipped: it is not installed.")
+        peer = haproxy(settings.builds, say)
+        if peer is None:
+            notes.append("haproxy was skipped: it is not installed, and could not be had from Debian.")
         else:
             paths["haproxy"] = (HAPROXY, free_port(HAPROXY))
             config = directory / "haproxy.cfg"
             place = {"bind": "{}:{}".format(*paths["haproxy"]), "engine": "{}:{}".format(*engine)}
             config.write_text(HAPROXY_CONFIG.format(**place))
-            stack.enter_context(running(["haproxy", "-db", "-f", config]))
+            stack.enter_context(running([peer, "-db", "-f", config]))
             time.sleep(1)
         results = measure(paths, clients, seconds, rounds, say)
         notes.append(f"The endpoint process took {resident_kb(pid) / 1000:.0f} MB (RSS) after all runs.")

@@ -24,19 +24,15 @@ PGBOUNCER_WANTED = (1, 25)
 
 def pgbouncer(builds: Path, say: Callable[[str], None]) -> Path | None:
     """PgBouncer, new enough: installed here, from an earlier run, or from Debian; an old one, or None, if need be."""
-    present = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
-    if present is not None and version(Path(present)) >= PGBOUNCER_WANTED:
-        return Path(present)
-    prefix = builds / ".peers" / "pgbouncer"
-    program = prefix / "usr/sbin/pgbouncer"
-    try:
-        if not program.exists():
-            say(f"installing pgbouncer from Debian {SUITE} below {prefix}")
-            _install("pgbouncer", builds, prefix)
-        return program
-    except (MainstayError, OSError) as error:
-        say(f"no newer pgbouncer: {error}")
-        return None if present is None else Path(present)
+    present = _installed("pgbouncer")
+    if present is not None and version(present) >= PGBOUNCER_WANTED:
+        return present
+    return _from_debian("pgbouncer", builds, say) or present
+
+
+def haproxy(builds: Path, say: Callable[[str], None]) -> Path | None:
+    """HAProxy: installed here, from an earlier run, or from Debian; None if it cannot be had."""
+    return _installed("haproxy") or _from_debian("haproxy", builds, say)
 
 
 def version(program: Path) -> tuple[int, ...]:
@@ -44,6 +40,24 @@ def version(program: Path) -> tuple[int, ...]:
     told = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"(\d+)\.(\d+)", told)
     return tuple(int(part) for part in found.groups()) if found else (0, 0)
+
+
+def _installed(name: str) -> Path | None:
+    found = shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin")
+    return None if found is None else Path(found)
+
+
+def _from_debian(package: str, builds: Path, say: Callable[[str], None]) -> Path | None:
+    prefix = builds / ".peers" / package
+    program = prefix / "usr/sbin" / package
+    try:
+        if not program.exists():
+            say(f"installing {package} from Debian {SUITE} below {prefix}")
+            _install(package, builds, prefix)
+        return program
+    except (MainstayError, OSError) as error:
+        say(f"no {package} from Debian: {error}")
+        return None
 
 
 def _install(package: str, builds: Path, prefix: Path) -> None:
