@@ -21,6 +21,7 @@ BENCHES = (
     "idle",
     "multi_az",
     "read_replicas",
+    "crowd",
     "rds_proxy",
     "endpoint_relay",
     "volumes",

@@ -33,7 +33,7 @@ from bench.report import Table, show, spread
 from mainstay.host.layout import down_marker, prepare
 from mainstay.host.rpc import RpcClient
 from mainstay.model.route import Route
-from mainstay.settings import Settings
+from mainstay.settings import Settings, load_settings
 
 HEADING = "An endpoint: relay and kernel path beside haproxy"
 CLIENTS = (1, 8, 32)
@@ -211,7 +211,7 @@ def run(
         if not asyncio.run(put_routes(settings, routes_to(engine, paths["relay"][1], paths["kernel"][1]))):
             notes.append("The kernel path was skipped: it needs root and nftables.")
             del paths["kernel"]
-        peer = haproxy(settings.builds, say)
+        peer = haproxy(load_settings({}).builds, say)
         if peer is None:
             notes.append("haproxy was skipped: it is not installed, and could not be had from Debian.")
         else:

@@ -20,8 +20,7 @@ from mainstay.store.base import Conflict, Duplicate, Event, Job, StoreFull
 
 R = TypeVar("R", bound=Record)
 
-SCHEMA_VERSION = 1
-SCHEMA = """
+_FIRST_SCHEMA = """
 CREATE TABLE records (
     kind TEXT NOT NULL, scope TEXT NOT NULL, key TEXT NOT NULL, document BLOB NOT NULL,
     PRIMARY KEY (kind, scope, key)
@@ -41,6 +40,9 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_scope ON events (scope, at);
 """
+_FIND_IN_ALL_SCOPES = "CREATE INDEX record_index_by_value ON record_index (kind, name, value, scope, key);"
+SCHEMA_STEPS = (_FIRST_SCHEMA, _FIND_IN_ALL_SCOPES)
+"""A store of schema version N has had the first N of these; a change of the schema is one more."""
 
 _encoder = msgspec.json.Encoder()
 _decoders: dict[type, msgspec.json.Decoder[object]] = {}
@@ -250,10 +252,12 @@ class SqliteStore:
 
     def _open_schema(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version > SCHEMA_VERSION:
+        known = len(SCHEMA_STEPS)
+        if version > known:
             raise Permanent(
-                f"the store has schema version {version}, this Mainstay knows {SCHEMA_VERSION}",
+                f"the store has schema version {version}, this Mainstay knows {known}",
                 hint="Start the newer Mainstay that wrote it.",
             )
+        if version < known:
+            steps = "".join(SCHEMA_STEPS[version:])
+            self._db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {known}; COMMIT;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from mainstay.model.addresses import AddressLease
 from mainstay.model.errors import Permanent
 from mainstay.model.records import Scope
 from mainstay.store import Conflict, Duplicate, Event, Job, SqliteStore, StoreFull
+from mainstay.store.sqlite import SCHEMA_STEPS
 
 SCOPE = Scope("123456789012", "us-east-1")
 OTHER = Scope("123456789012", "eu-west-1")
@@ -161,3 +163,33 @@ def test_a_full_disk_is_told_and_keeps_what_was_there(tmp_path: Path) -> None:
     with opened.read() as view:
         assert [found.address for found in view.scan(AddressLease)] == ["127.64.0.1"]
     opened.close()
+
+
+def test_an_older_store_is_brought_up_to_date_and_keeps_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    before = sqlite3.connect(path)
+    before.executescript(f"{SCHEMA_STEPS[0]} PRAGMA user_version = 1;")
+    before.close()
+    store = SqliteStore(path)
+    with store.transaction() as tx:
+        tx.insert(lease("127.64.0.1"))
+        tx.insert(lease("127.64.0.2", scope=OTHER))
+    store.close()
+    again = SqliteStore(path)
+    assert [one.address for one in again.view().find(AddressLease, None, "holder", "h")] == ["127.64.0.2", "127.64.0.1"]
+    again.close()
+
+
+@pytest.mark.parametrize("scope", [SCOPE, None], ids=["one scope", "all scopes"])
+def test_finding_by_index_reads_what_it_finds_and_nothing_else(
+    store: SqliteStore, tmp_path: Path, scope: Scope | None
+) -> None:
+    """What SQLite says that it does: a scan of an index would cost more with every record."""
+    asked: list[str] = []
+    store._db.set_trace_callback(asked.append)
+    store.view().find(AddressLease, scope, "holder", "h")
+    store._db.set_trace_callback(None)
+    (query,) = asked
+    plan = [row[3] for row in sqlite3.connect(tmp_path / "store.sqlite").execute(f"EXPLAIN QUERY PLAN {query}")]
+    (index,) = (step for step in plan if " i " in step)
+    assert index.startswith("SEARCH") and "name=? AND value=?" in index, plan
