@@ -24,16 +24,21 @@ NEVER = "def test_second():\n    assert False\n"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A project with the script and no tests yet."""
+    """A project with the script, and a test of each sort that passes."""
     for name in ("scripts", "tests/engine", "tests/unit"):
         (tmp_path / name).mkdir(parents=True)
+    for name in ("engine", "unit"):
+        (tmp_path / f"tests/{name}/test_passing.py").write_text(f"def test_{name}():\n    pass\n")
     (tmp_path / "scripts/run_tests.py").write_bytes((ROOT / "scripts/run_tests.py").read_bytes())
     return tmp_path
 
 
 def run(tree: Path) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, str(tree / "scripts/run_tests.py"), "tests", "--import-mode=importlib"]
-    quick = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p pytest_randomly"}
+    arguments = [sys.executable, str(tree / "scripts/run_tests.py")]
+    quick = os.environ | {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTEST_ADDOPTS": "-p pytest_randomly --import-mode=importlib",
+    }
     return subprocess.run(arguments, cwd=tree, env=quick, capture_output=True, text=True, timeout=100, check=False)
 
 
@@ -63,10 +68,10 @@ def test_many_are_not(tree: Path) -> None:
         (tree / f"tests/engine/test_it{number}.py").write_text(ONCE)
     done = run(tree)
     assert done.returncode == 1 and "UNSTABLE" not in done.stdout
-    assert len(json.loads((tree / ".pytest_cache/v/cache/lastfailed").read_text())) == 4
+    assert len(json.loads((tree / ".pytest_cache/engines/v/cache/lastfailed").read_text())) == 4
 
 
-def test_a_run_without_failures_is_just_that(tree: Path) -> None:
-    (tree / "tests/unit/test_it.py").write_text("def test_it():\n    pass\n")
+def test_a_run_without_failures_tells_of_both_sorts(tree: Path) -> None:
     done = run(tree)
     assert done.returncode == 0 and "UNSTABLE" not in done.stdout
+    assert done.stdout.count("1 passed") == 2
