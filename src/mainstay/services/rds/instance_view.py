@@ -57,6 +57,9 @@ class InstanceView:
         seen = self._seen(instance)
         node = self._reader.get(Node, instance.scope, instance.node_id)
         apply_status = parameter_apply_status(instance, node, seen)
+        backup = backup_record(self._reader, instance)
+        copies = [] if backup is None else copies_of(self._reader, instance.dbi_resource_id)
+        window = None if backup is None else window_of(self._reader, backup, seen)
         shown = _asked_for(instance) | _network(instance, node) | _UNBUILT
         shown |= show_replication(self._reader, instance, seen) | show_master_secret(self._reader, instance)
         shown |= {
@@ -69,11 +72,10 @@ class InstanceView:
             "PendingModifiedValues": _pending(instance),
             "AutomaticRestartTime": instance.automatic_restart_at,
             "PercentProgress": _percent(seen),
-            "DBInstanceAutomatedBackupsReplications": [
-                {"DBInstanceAutomatedBackupsArn": one.arn} for one in copies_of(self._reader, instance.dbi_resource_id)
-            ]
+            "DBInstanceAutomatedBackupsReplications": [{"DBInstanceAutomatedBackupsArn": one.arn} for one in copies]
             or None,
-            "LatestRestorableTime": self._latest_restorable_at(instance, seen),
+            # None before there is a backup to begin from.
+            "LatestRestorableTime": None if window is None else window.latest_at,
         }
         if instance.instance_create_time is not None and node is not None:
             shown["Endpoint"] = {
@@ -82,12 +84,6 @@ class InstanceView:
                 "HostedZoneId": self._hosted_zone_id,
             }
         return {name: value for name, value in shown.items() if value is not None}
-
-    def _latest_restorable_at(self, instance: DBInstance, seen: NodeStatus | None) -> float | None:
-        """None before there is a backup to begin from."""
-        backup = backup_record(self._reader, instance)
-        window = None if backup is None else window_of(self._reader, backup, seen)
-        return None if window is None else window.latest_at
 
     def _subnet_group(self, instance: DBInstance) -> dict[str, Any] | None:
         name = instance.db_subnet_group_name
