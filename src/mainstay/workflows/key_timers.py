@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
-from mainstay.model.errors import Permanent
 from mainstay.model.kms import AUTOMATIC, KeyState, KmsKey
 from mainstay.services.kms.ciphertexts import new_material
 from mainstay.services.kms.deletion import delete_key_now
 from mainstay.store import Reader, Transaction
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work, new_job
+from mainstay.workflows.timers import keep_timer, never_late, stays_as_it_is
 
 DAY_S = 24 * 3600.0
 
@@ -30,16 +30,8 @@ def stop_deletion_timer(tx: Transaction, key: KmsKey) -> None:
 
 def keep_rotation_timer(tx: Transaction, key: KmsKey, now: float) -> None:
     """Makes the rotation timer agree with the key: there if it is to be rotated by itself, gone otherwise."""
-    waiting = [job for job in tx.jobs(key.subject) if job.program == AWAIT_KEY_ROTATION.name]
     due_at = key.next_rotation_at if _rotates(key) else None
-    for job in waiting:
-        if due_at is None:
-            tx.finish_job(job)
-        else:
-            tx.put_job(msgspec.structs.replace(job, due_at=due_at))
-    if due_at is not None and not waiting:
-        job = new_job(AWAIT_KEY_ROTATION, key.subject, key.scope, now)
-        tx.add_job(msgspec.structs.replace(job, due_at=due_at))
+    keep_timer(tx, AWAIT_KEY_ROTATION, key.subject, key.scope, due_at, now)
 
 
 def _rotates(key: KmsKey) -> bool:
@@ -87,28 +79,19 @@ async def _delete(work: Work) -> Outcome:
     return Finish(lambda tx: delete_key_now(tx, key))
 
 
-def _failed(_work: Work, _error: Permanent) -> Finish:
-    """The worker has logged why; the key stays as it is."""
-    return Finish()
-
-
-def _never_late(_work: Work, _tx: Transaction) -> None:
-    """A timer waits as long as it is told to."""
-
-
 DELETE_KEY = Program(
     name="delete_kms_key",
     first="delete",
     steps={"delete": Step(_delete)},
     deadline_s=DAY_S,
-    failed=_failed,
-    overdue=_never_late,
+    failed=stays_as_it_is,
+    overdue=never_late,
 )
 AWAIT_KEY_ROTATION = Program(
     name="await_kms_key_rotation",
     first="await_rotation",
     steps={"await_rotation": Step(_await_rotation, successors=("await_rotation",))},
     deadline_s=30 * DAY_S,
-    failed=_failed,
-    overdue=_never_late,
+    failed=stays_as_it_is,
+    overdue=never_late,
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from mainstay.decide.secret_schedules import next_rotation
-from mainstay.model.errors import Permanent
 from mainstay.model.secrets_manager import StoredSecret
 from mainstay.services.secretsmanager.lookup import find_secret
 from mainstay.services.secretsmanager.values import delete_secret_now
 from mainstay.store import Reader, Transaction
-from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work, new_job
+from mainstay.workflows import timers
+from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work
 from mainstay.workflows.secret_rotation import RotationMeans, is_ready, new_version_id, start_rotation
 
 LOOK_AGAIN_S = 60.0
@@ -24,15 +24,8 @@ def secret_of(reader: Reader, work: Work) -> StoredSecret | None:
 
 def keep_timer(tx: Transaction, secret: StoredSecret, now: float) -> None:
     """Makes the rotation timer agree with the secret: there if it is to be rotated by itself, gone otherwise."""
-    waiting = [job for job in tx.jobs(secret.subject) if job.program == AWAIT_ROTATION.name]
     due_at = secret.next_rotation_at if secret.rotation_enabled and secret.deleted_at is None else None
-    for job in waiting:
-        if due_at is None:
-            tx.finish_job(job)
-        else:
-            tx.put_job(msgspec.structs.replace(job, due_at=due_at))
-    if due_at is not None and not waiting:
-        tx.add_job(msgspec.structs.replace(new_job(AWAIT_ROTATION, secret.subject, secret.scope, now), due_at=due_at))
+    timers.keep_timer(tx, AWAIT_ROTATION, secret.subject, secret.scope, due_at, now)
 
 
 async def _await_rotation(work: Work) -> Outcome:
@@ -71,28 +64,19 @@ async def _purge(work: Work) -> Outcome:
     return Finish(lambda tx: delete_secret_now(tx, secret))
 
 
-def _failed(_work: Work, _error: Permanent) -> Finish:
-    """The worker has logged why; the secret stays as it is."""
-    return Finish()
-
-
-def _never_late(_work: Work, _tx: Transaction) -> None:
-    """A timer waits as long as it is told to."""
-
-
 PURGE = Program(
     name="purge_secret",
     first="purge",
     steps={"purge": Step(_purge)},
     deadline_s=DAY_S,
-    failed=_failed,
-    overdue=_never_late,
+    failed=timers.stays_as_it_is,
+    overdue=timers.never_late,
 )
 AWAIT_ROTATION = Program(
     name="await_secret_rotation",
     first="await_rotation",
     steps={"await_rotation": Step(_await_rotation, successors=("await_rotation",))},
     deadline_s=30 * DAY_S,
-    failed=_failed,
-    overdue=_never_late,
+    failed=timers.stays_as_it_is,
+    overdue=timers.never_late,
 )

@@ -16,6 +16,7 @@ from mainstay.services.rds.demands import on_arn_if_given
 from mainstay.services.rds.filters import select
 from mainstay.services.rds.paging import page
 from mainstay.services.rds.promises import window_of
+from mainstay.services.rds.snapshot_view import show_facts
 from mainstay.services.rds.table import handles
 from mainstay.store import Reader
 from mainstay.workflows.automated_backups import end_automated_backups
@@ -90,10 +91,8 @@ def show_automated_backup(call: Call, one: DBInstanceAutomatedBackup) -> dict[st
     found = call.tx.find(DBInstance, one.scope, "dbi-resource-id", facts.dbi_resource_id)
     fleet = call.use(Fleet)  # type: ignore[type-abstract]  # the Protocol is the key of the collaborator
     window = window_of(call.tx, one, last_seen_leader(fleet, found[0]) if found else None)
-    shown = {
+    shown = show_facts(facts) | {
         "DBInstanceArn": one.instance_arn,
-        "DbiResourceId": facts.dbi_resource_id,
-        "DBInstanceIdentifier": facts.db_instance_identifier,
         "DBInstanceAutomatedBackupsArn": one.arn,
         "Region": (one.copy_of or one.scope).region,
         "Status": one.status,
@@ -101,27 +100,8 @@ def show_automated_backup(call: Call, one: DBInstanceAutomatedBackup) -> dict[st
         if window is None
         else {"EarliestTime": window.earliest_at, "LatestTime": window.latest_at},
         "BackupRetentionPeriod": one.backup_retention_period_days,
-        "PreferredBackupWindow": facts.preferred_backup_window or None,
         "BackupTarget": "region",
-        "Engine": facts.engine,
-        "EngineVersion": facts.engine_version,
-        "AllocatedStorage": facts.allocated_storage_gib,
-        "StorageType": facts.storage_type,
-        "Iops": facts.iops,
-        "StorageThroughput": facts.storage_throughput,
-        "Port": facts.port,
-        "AvailabilityZone": facts.availability_zone,
-        "VpcId": facts.vpc_id,
-        "InstanceCreateTime": facts.instance_create_time,
-        "MasterUsername": facts.master_username,
-        "LicenseModel": facts.license_model,
-        "OptionGroupName": facts.option_group_name,
-        "IAMDatabaseAuthenticationEnabled": facts.iam_database_authentication_enabled,
-        "Encrypted": facts.storage_encrypted,
-        "KmsKeyId": facts.kms_key_id or None,
         "DBInstanceAutomatedBackupsReplications": show_replications(call.tx, one),
-        "DedicatedLogVolume": False,
-        "MultiTenant": False,
         "TagList": tag_list(one.tags),
     }
     return {name: value for name, value in shown.items() if value is not None}

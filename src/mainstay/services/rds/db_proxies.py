@@ -31,10 +31,11 @@ from mainstay.services.rds.db_proxy_lookup import (
     proxy_named,
     require_present,
 )
-from mainstay.services.rds.db_proxy_network import groups, new_endpoint, place
+from mainstay.services.rds.db_proxy_network import PROXY, new_endpoint, place
 from mainstay.services.rds.db_proxy_view import show_proxy
 from mainstay.services.rds.filters import NO_FILTERS, select
 from mainstay.services.rds.paging import page
+from mainstay.services.rds.placement import security_groups
 from mainstay.services.rds.quotas import DB_PROXIES, require_room
 from mainstay.workflows.proxy_specs import endpoints_of
 
@@ -148,7 +149,7 @@ def _changes(call: Call, proxy: DBProxy, request: Request) -> dict[str, Any]:
     if "RoleArn" in request:
         changes["role_arn"] = check_role(call.scope, request["RoleArn"])
     if request.get("SecurityGroups"):
-        changes["vpc_security_group_ids"] = groups(call, proxy.vpc_id, request["SecurityGroups"])
+        changes["vpc_security_group_ids"] = security_groups(call, proxy.vpc_id, request["SecurityGroups"], of=PROXY)
     return changes
 
 

@@ -27,10 +27,11 @@ from mainstay.services.rds.db_proxy_lookup import (
     proxy_arn,
     require_present,
 )
-from mainstay.services.rds.db_proxy_network import check_not_reserved, check_target_role, groups, new_endpoint, place
+from mainstay.services.rds.db_proxy_network import PROXY, check_not_reserved, check_target_role, new_endpoint, place
 from mainstay.services.rds.db_proxy_view import show_endpoint
 from mainstay.services.rds.filters import NO_FILTERS, select
 from mainstay.services.rds.paging import page
+from mainstay.services.rds.placement import security_groups
 from mainstay.services.rds.quotas import DB_PROXY_ENDPOINTS_PER_PROXY, require_room
 from mainstay.services.rds.resources import BY_KIND
 from mainstay.workflows.proxy_specs import endpoints_of
@@ -79,7 +80,7 @@ def modify_db_proxy_endpoint(call: Call, request: Request) -> Result:
     if new_name and new_name.lower() != endpoint.db_proxy_endpoint_name:
         changes["db_proxy_endpoint_name"] = _free_name(call, new_name, "NewDBProxyEndpointName")
     if request.get("VpcSecurityGroupIds"):
-        wanted = groups(call, endpoint.vpc_id, request["VpcSecurityGroupIds"])
+        wanted = security_groups(call, endpoint.vpc_id, request["VpcSecurityGroupIds"], of=PROXY)
         changes["vpc_security_group_ids"] = wanted
         for interface_id in endpoint.interface_ids:
             set_interface_groups(call.tx, call.scope, interface_id, wanted)

@@ -8,18 +8,19 @@ from typing import Any
 import msgspec
 
 from mainstay.model.db_proxy import DEFAULT_ENDPOINT, READ_ONLY, READ_WRITE, DBProxyEndpoint
-from mainstay.model.ec2 import SecurityGroup, Subnet, Vpc
+from mainstay.model.ec2 import Subnet, Vpc
 from mainstay.model.errors import ApiError, invalid_combination, invalid_value
-from mainstay.services.ec2.assembly import default_group
 from mainstay.services.ec2.changes import notify
 from mainstay.services.ec2.interfaces import create_service_interface
 from mainstay.services.operations import Call, Request
+from mainstay.services.rds.placement import security_groups
 from mainstay.services.rds.quotas import SUBNETS_PER_DB_SUBNET_GROUP
 from mainstay.workflows import addresses
 
 LEAST_ZONES = 2
 DEFAULT_ENDPOINT_ZONES = 2
-GROUPS_MAX = 5
+PROXY = "DB proxy"
+"""What refusals call it."""
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,25 +48,11 @@ def place(call: Call, request: Request) -> Place:
     vpc = call.tx.get(Vpc, call.scope, vpc_id)
     if vpc is not None and vpc.instance_tenancy == "dedicated":
         raise invalid_value(f"A DB proxy can't be in a VPC with dedicated tenancy: {vpc_id}.")
-    return Place(vpc_id=vpc_id, subnets=subnets, group_ids=groups(call, vpc_id, request.get("VpcSecurityGroupIds")))
-
-
-def groups(call: Call, vpc_id: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The security groups asked for, or the VPC's default one; each must exist in the VPC."""
-    if not wanted:
-        return (default_group(call.tx, call.scope, vpc_id).group_id,)
-    if len(set(wanted)) > GROUPS_MAX:
-        raise invalid_value(f"A DB proxy takes at most {GROUPS_MAX} VPC security groups.")
-    for group_id in wanted:
-        group = call.tx.get(SecurityGroup, call.scope, group_id)
-        if group is None:
-            raise invalid_value(f"Invalid security group , groupId= {group_id}, groupName=.")
-        if group.vpc_id != vpc_id:
-            raise invalid_combination(
-                f"The DB proxy and EC2 security group are in different VPCs. The DB proxy is in {vpc_id} and the EC2"
-                f" security group is in {group.vpc_id}"
-            )
-    return tuple(dict.fromkeys(wanted))
+    return Place(
+        vpc_id=vpc_id,
+        subnets=subnets,
+        group_ids=security_groups(call, vpc_id, request.get("VpcSecurityGroupIds"), of=PROXY),
+    )
 
 
 def new_endpoint(call: Call, proxy_id: str, endpoint_id: str, where: Place, **fields: Any) -> DBProxyEndpoint:

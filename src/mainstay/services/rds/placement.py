@@ -18,7 +18,7 @@ from mainstay.services.operations import Call
 from mainstay.services.rds.subnet_groups import default_subnet_group, require_subnet_group
 
 GIB = 1 << 30
-GROUPS_PER_INSTANCE_MAX = 5
+GROUPS_MAX = 5
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,20 +79,22 @@ def standby_zone(call: Call, group: DBSubnetGroup, primary: str) -> tuple[str, s
     return chosen.availability_zone, chosen.subnet_id
 
 
-def security_groups(call: Call, vpc_id: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The groups asked for, or the VPC's default one; each must exist in the VPC."""
+def security_groups(
+    call: Call, vpc_id: str, wanted: Sequence[str] | None, *, of: str = "DB instance"
+) -> tuple[str, ...]:
+    """The groups asked for, or the VPC's default one; each must exist in the VPC. `of` names what they are for."""
     if not wanted:
         return (default_group(call.tx, call.scope, vpc_id).group_id,)
-    if len(set(wanted)) > GROUPS_PER_INSTANCE_MAX:
-        raise invalid_value(f"An instance takes at most {GROUPS_PER_INSTANCE_MAX} VPC security groups.")
+    if len(set(wanted)) > GROUPS_MAX:
+        raise invalid_value(f"A {of} takes at most {GROUPS_MAX} VPC security groups.")
     for group_id in wanted:
         group = call.tx.get(SecurityGroup, call.scope, group_id)
         if group is None:
             raise invalid_value(f"Invalid security group , groupId= {group_id}, groupName=.")
         if group.vpc_id != vpc_id:
             raise invalid_combination(
-                "The DB instance and EC2 security group are in different VPCs. The DB instance is in"
-                f" {vpc_id} and the EC2 security group is in {group.vpc_id}"
+                f"The {of} and EC2 security group are in different VPCs. The {of} is in {vpc_id} and the EC2 security"
+                f" group is in {group.vpc_id}"
             )
     return tuple(dict.fromkeys(wanted))
 

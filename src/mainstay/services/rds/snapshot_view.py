@@ -6,7 +6,7 @@ from typing import Any
 
 from mainstay.decide.identifiers import parse_arn
 from mainstay.decide.rds_tags import tag_list
-from mainstay.model.db_snapshot import ALL_ACCOUNTS, AUTOMATED, CREATING, DBSnapshot
+from mainstay.model.db_snapshot import ALL_ACCOUNTS, AUTOMATED, CREATING, DBSnapshot, InstanceFacts
 from mainstay.model.errors import ApiError, Transient
 from mainstay.model.records import Scope
 from mainstay.services.operations import Call
@@ -46,24 +46,11 @@ def may_use(row: DBSnapshot, account_id: str) -> bool:
     return row.scope.account_id == account_id or bool({account_id, ALL_ACCOUNTS} & set(row.restore_accounts))
 
 
-def show_snapshot(call: Call, row: DBSnapshot) -> dict[str, Any]:
-    """The `DBSnapshot` structure of the API; another account's tags are not shown."""
-    facts = row.facts
-    shared = row.scope.account_id != call.scope.account_id
-    snapshot_type = row.snapshot_type
-    if shared:
-        snapshot_type = "public" if ALL_ACCOUNTS in row.restore_accounts else "shared"
-    shown = {
-        "DBSnapshotIdentifier": row.arn if shared else row.db_snapshot_identifier,
-        "DBSnapshotArn": row.arn,
+def show_facts(facts: InstanceFacts) -> dict[str, Any]:
+    """What snapshots and automated backups both show of the instance that they are of; None where it has no value."""
+    return {
         "DBInstanceIdentifier": facts.db_instance_identifier,
         "DbiResourceId": facts.dbi_resource_id,
-        "SnapshotType": snapshot_type,
-        "Status": row.status,
-        "PercentProgress": _percent(call, row),
-        "SnapshotCreateTime": row.snapshot_create_time,
-        "OriginalSnapshotCreateTime": row.original_snapshot_create_time,
-        "SnapshotDatabaseTime": row.snapshot_database_time,
         "Engine": facts.engine,
         "EngineVersion": facts.engine_version,
         "AllocatedStorage": facts.allocated_storage_gib,
@@ -78,16 +65,35 @@ def show_snapshot(call: Call, row: DBSnapshot) -> dict[str, Any]:
         "LicenseModel": facts.license_model,
         "OptionGroupName": facts.option_group_name,
         "IAMDatabaseAuthenticationEnabled": facts.iam_database_authentication_enabled,
-        "BackupRetentionPeriod": facts.backup_retention_period_days,
         "PreferredBackupWindow": facts.preferred_backup_window or None,
         "Encrypted": facts.storage_encrypted,
         "KmsKeyId": facts.kms_key_id or None,
+        "DedicatedLogVolume": False,
+        "MultiTenant": False,
+    }
+
+
+def show_snapshot(call: Call, row: DBSnapshot) -> dict[str, Any]:
+    """The `DBSnapshot` structure of the API; another account's tags are not shown."""
+    facts = row.facts
+    shared = row.scope.account_id != call.scope.account_id
+    snapshot_type = row.snapshot_type
+    if shared:
+        snapshot_type = "public" if ALL_ACCOUNTS in row.restore_accounts else "shared"
+    shown = show_facts(facts) | {
+        "DBSnapshotIdentifier": row.arn if shared else row.db_snapshot_identifier,
+        "DBSnapshotArn": row.arn,
+        "SnapshotType": snapshot_type,
+        "Status": row.status,
+        "PercentProgress": _percent(call, row),
+        "SnapshotCreateTime": row.snapshot_create_time,
+        "OriginalSnapshotCreateTime": row.original_snapshot_create_time,
+        "SnapshotDatabaseTime": row.snapshot_database_time,
+        "BackupRetentionPeriod": facts.backup_retention_period_days,
         "SourceRegion": row.source_region or None,
         "SourceDBSnapshotIdentifier": row.source_db_snapshot_arn or None,
         "SnapshotTarget": "region",
         "ProcessorFeatures": [],
-        "DedicatedLogVolume": False,
-        "MultiTenant": False,
         "TagList": [] if shared else tag_list(row.tags),
     }
     return {name: value for name, value in shown.items() if value is not None}
