@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from mainstay.engines.mysql_family.hashes import native_password
 from mainstay.model.errors import Permanent, Transient
 from mainstay.model.login_place import LoginPlace
 from mainstay.model.secret import Secret
+from mainstay.shim.__main__ import LANDLOCK_LEAST, landlock_version
 
 pytestmark = pytest.mark.engine
 
@@ -201,3 +205,30 @@ def test_slow_and_general_logs_are_files_when_asked_for(service: Service, engine
     finally:
         service.delete_instance(name)
         rds.delete_db_parameter_group(DBParameterGroupName="logs")
+
+
+@pytest.mark.skipif(landlock_version(ctypes.CDLL(None)) < LANDLOCK_LEAST, reason="the kernel has no Landlock")
+def test_who_makes_himself_super_writes_nothing_outside_the_instance(
+    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+) -> None:
+    """docs/mariadb.md, "Who administers the engine": that he can is known; the kernel keeps his engine in."""
+    foreign = service.home / "foreign"
+    foreign.mkdir()
+    foreign.chmod(0o777)
+    access = {"access": 2**64 - 1, "plugin": "mysql_native_password", "authentication_string": ""}
+    master.rows(f"INSERT INTO mysql.global_priv VALUES ('%', 'evil', '{json.dumps(access)}')")
+    master.rows("FLUSH PRIVILEGES")
+    master.rows("SET PASSWORD FOR evil@'%' = PASSWORD('evil-pass-1')")
+    with engine.connect(service, instance, user="evil", password="evil-pass-1") as evil:
+        with pytest.raises(ClientError):
+            evil.rows("SELECT 1 INTO OUTFILE '" + str(foreign / "rows") + "'")
+        with suppress(ClientError):
+            evil.rows(f"SET GLOBAL general_log_file = '{foreign}/evil.log'")
+            evil.rows("SET GLOBAL log_output = 'FILE'")
+            evil.rows("SET GLOBAL general_log = ON")
+            evil.rows("SELECT 'written'")
+        evil.rows("SET GLOBAL general_log = OFF")
+        evil.rows("DROP USER evil@'%'")
+    assert list(foreign.iterdir()) == []
+    service.client("rds").reboot_db_instance(DBInstanceIdentifier=instance["DBInstanceIdentifier"])
+    service.await_status(instance["DBInstanceIdentifier"], "available")

@@ -186,10 +186,13 @@ def test_link_cut(pair: MultiAZ, link: Link, silently: bool, full: bool) -> None
 
 def event_ids(pair: MultiAZ) -> list[str]:
     """Messages of the instance's failover events."""
-    events = pair.service.client("rds").describe_events(
-        SourceIdentifier=pair.identifier, SourceType="db-instance", Duration=60
-    )["Events"]
-    return [event["Message"] for event in events if "failover" in event["Message"].lower()]
+    pages = (
+        pair.service.client("rds")
+        .get_paginator("describe_events")
+        .paginate(SourceIdentifier=pair.identifier, SourceType="db-instance", Duration=24 * 60)
+    )
+    messages = [event["Message"] for page in pages for event in page["Events"]]
+    return [message for message in messages if "failover" in message.lower()]
 
 
 def test_control_is_not_needed(pair: MultiAZ) -> None:

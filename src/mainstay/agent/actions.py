@@ -405,6 +405,7 @@ class NodeActions:
                     user_id=self._tools.user.user_id,
                     group_id=self._tools.user.group_id,
                     cgroups=self._tools.cgroups.prepare(spec.node_id, spec.limits),
+                    writable=(*self.files.writable, *command.writable),
                     tag=tag,
                 ),
             )

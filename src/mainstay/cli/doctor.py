@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import shutil
@@ -20,6 +21,7 @@ from mainstay.host.cgroups import ControlGroups
 from mainstay.host.volumes import examine_drivers
 from mainstay.model.errors import MainstayError, Transient
 from mainstay.settings import Settings
+from mainstay.shim.__main__ import LANDLOCK_LEAST, landlock_version
 
 GIB = 1 << 30
 FREE_DISK_BYTES_MIN = 2 * GIB
@@ -57,6 +59,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield from _builds(settings)
     yield _kernel_path(settings)
     yield _cgroups()
+    yield _confinement()
     yield from _volumes(settings)
     yield _object_storage(settings)
 
@@ -154,6 +157,17 @@ def _cgroups() -> Finding:
     if version:
         return Finding("ok", f"control groups v{version}: the kernel enforces memory and CPU of a class")
     return Finding("note", "control groups cannot be written: memory and CPU of a class are not enforced by the kernel")
+
+
+def _confinement() -> Finding:
+    version = landlock_version(ctypes.CDLL(None, use_errno=True))
+    if version >= LANDLOCK_LEAST:
+        return Finding(
+            "ok", f"Landlock {version}: an engine writes in its own directories only, whatever its users become"
+        )
+    return Finding(
+        "note", "the kernel has no Landlock (Linux 5.19): engines are kept apart by their own permissions alone"
+    )
 
 
 def _volumes(settings: Settings) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ the host where the data is.
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -20,10 +21,11 @@ from mainstay.model.node import NodeSpec, ReplicationStatus
 
 
 class StartCommand(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start the engine in the foreground."""
+    """How to start the engine in the foreground. `writable`: what it writes besides the node's own files."""
 
     argv: tuple[str, ...]
     env: dict[str, str] = {}
+    writable: tuple[Path, ...] = (Path("/dev/null"),)
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,3 +46,8 @@ class NodeFiles(msgspec.Struct, frozen=True):
     def output(self) -> Path:
         """Standard output and error of the engine process: what it says before its own log is open."""
         return self.root / "startup.log"
+
+    @property
+    def writable(self) -> tuple[Path, ...]:
+        """What the engine writes of it; that it can write nothing else is what keeps instances apart."""
+        return (self.volume, self.logs, self.sockets)

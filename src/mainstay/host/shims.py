@@ -27,7 +27,11 @@ log = structlog.get_logger()
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """How to start an engine process. `tag` is kept by the shim and given back: what the process was started for."""
+    """How to start an engine process. `tag` is kept by the shim and given back: what the process was started for.
+
+    `writable`: directories and files; it may write there and, where the kernel can confine it, nowhere else. Without
+    any it is not confined.
+    """
 
     argv: tuple[str, ...]
     cwd: Path
@@ -36,6 +40,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     user_id: int | None = None
     group_id: int | None = None
     cgroups: tuple[str, ...] = ()
+    writable: tuple[Path, ...] = ()
     tag: dict[str, Any] = {}
 
 
@@ -107,6 +112,7 @@ class SystemShims:
             "user": launch.user_id,
             "group": launch.group_id,
             "cgroups": launch.cgroups,
+            "writable": [str(path) for path in launch.writable],
             "tag": launch.tag,
         }
         process = _spawn(json.dumps(message).encode())

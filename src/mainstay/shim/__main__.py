@@ -6,11 +6,13 @@ Guarantees:
   process that lost its parent could still acknowledge commits;
 - if we die, the kernel sends the engine SIGQUIT (PR_SET_PDEATHSIG), PostgreSQL's "immediate shutdown";
 - everybody connected to our socket is told of the exit, and only after the last descendant has been reaped, so a
-  successor may be started the moment the notice arrives.
+  successor may be started the moment the notice arrives;
+- the engine, and whatever it starts, writes nothing but what `writable` names and lies below it, whoever makes himself
+  superuser in it (Landlock, from Linux 5.19 on; an older kernel does not confine it, which `mainstay doctor` tells).
 
 Started as `python -I -S <path>/__main__.py` with one JSON object on standard input:
     {"argv": [...], "env": {...}, "cwd": "...", "socket": "...", "output": "...", "user": uid|null, "group": gid|null,
-     "cgroups": ["<path>/cgroup.procs", ...], "tag": {...}}
+     "cgroups": ["<path>/cgroup.procs", ...], "writable": ["<directory or file>", ...], "tag": {...}}
 Socket protocol, JSON lines. We send on connect and on change: {"state": "running"|"exited", "pid", "started_at",
 "exit_code", "tag"}. We take: {"signal": number}. `exit_code` is negative for a signal, as in `subprocess`.
 """
@@ -23,6 +25,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +35,17 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 LINE_BYTES_MAX = 4096
 EXEC_FAILED = 127
+
+PR_SET_NO_NEW_PRIVS = 38
+LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
+LANDLOCK_RULE_PATH_BENEATH = 1
+LANDLOCK_ASK_VERSION = 1
+LANDLOCK_LEAST = 2
+"""The first version under which a file may be renamed into another directory (landlock(7)), as engines do."""
+
+WRITE_FILE, TRUNCATE_FILE = 1 << 1, 1 << 14
+CHANGE_DIRECTORY = sum(1 << bit for bit in range(4, 14))
+"""Removing, making and renaming of every kind: LANDLOCK_ACCESS_FS_REMOVE_DIR to _REFER."""
 INHERITED_SIGNALS = (
     signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE, signal.SIGTERM, signal.SIGCHLD,
 )  # fmt: skip
@@ -64,6 +78,11 @@ def main() -> int:
     state = {"state": "running", "pid": pid, "started_at": time.time(), "exit_code": None, "tag": launch.get("tag", {})}
     _serve(server, wakeup_read, pid, state, lambda: _withdraw(launch["socket"], inode))
     return 0
+
+
+def landlock_version(libc: ctypes.CDLL) -> int:
+    """What this kernel has of Landlock, 0 if it confines nobody."""
+    return max(0, int(libc.syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), LANDLOCK_ASK_VERSION)))
 
 
 def _redirect_output(path: str) -> None:
@@ -130,12 +149,39 @@ def _start_engine(launch: dict[str, Any], libc: ctypes.CDLL) -> int:
         os.setsid()
         os.umask(0o077)
         os.chdir(launch["cwd"])
+        _confine(libc, launch.get("writable", []))
         os.execve(launch["argv"][0], launch["argv"], launch["env"])  # noqa: S606 - a list from the agent, no shell
     except OSError as error:
         os.write(2, f"cannot start {launch['argv'][0]}: {error}\n".encode())
     finally:
         os.write(failed, b"!")
         os._exit(EXEC_FAILED)
+
+
+def _confine(libc: ctypes.CDLL, writable: list[str]) -> None:
+    """From here on this process and its descendants write nothing outside; does nothing where the kernel cannot."""
+    version = landlock_version(libc)
+    if not writable or version < LANDLOCK_LEAST:
+        return
+    in_files = WRITE_FILE | (TRUNCATE_FILE if version >= 3 else 0)
+    everything = in_files | CHANGE_DIRECTORY
+    handled = ctypes.c_uint64(everything)
+    rules = _checked(libc.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(8), 0))
+    for path in writable:
+        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        allowed = everything if os.path.isdir(path) else in_files
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", allowed, place))
+        _checked(libc.syscall(LANDLOCK_ADD_RULE, rules, LANDLOCK_RULE_PATH_BENEATH, rule, 0))
+        os.close(place)
+    _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    _checked(libc.syscall(LANDLOCK_RESTRICT_SELF, rules, 0))
+    os.close(rules)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), f"cannot confine it: {os.strerror(ctypes.get_errno())}")
+    return result
 
 
 def _serve(

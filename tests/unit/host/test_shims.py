@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
@@ -11,10 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mainstay.host.shims import Launch, SystemShims
 from mainstay.model.errors import Transient
+from mainstay.shim.__main__ import LANDLOCK_LEAST, landlock_version
 
 
 class Exits:
@@ -150,3 +153,45 @@ async def test_a_shim_that_ends_leaves_the_socket_of_its_successor(tmp_path: Pat
         os.kill(process.pid, signal.SIGKILL)
         await exits.wait()
         assert path.exists()
+
+
+@pytest.mark.skipif(landlock_version(ctypes.CDLL(None)) < LANDLOCK_LEAST, reason="the kernel has no Landlock")
+async def test_an_engine_writes_in_its_own_places_only(tmp_path: Path) -> None:
+    own, foreign = tmp_path / "own", tmp_path / "foreign"
+    for directory in (own, own / "deep", foreign):
+        directory.mkdir()
+    (own / "file").write_text("before")
+    (foreign / "file").write_text("before")
+    attempts = (
+        "echo x > own/made; echo x >> own/file; mv own/made own/deep/moved; ln -s file own/link; rm own/link",
+        "echo x > foreign/made",
+        "echo x >> foreign/file",
+        ": > foreign/file",
+        "mkdir foreign/made",
+        "rm foreign/file",
+        "mv foreign/file own/stolen",
+        "mv own/file foreign/given",
+        "ln foreign/file own/linked",
+        "(echo x > foreign/made)",
+        "cat foreign/file > own/read",
+        "echo x > /dev/null",
+    )
+    script = "; ".join(f"( {attempt} ) && echo {number} >> own/done" for number, attempt in enumerate(attempts))
+    exits = Exits()
+    wanted = msgspec.structs.replace(
+        launch(tmp_path, "/bin/sh", "-c", f"sleep 0.2; {script}"), writable=(own, Path("/dev/null"))
+    )
+    await SystemShims(tmp_path, exits).launch("n1", wanted)
+    await exits.wait()
+    assert (own / "done").read_text().split() == ["0", "10", "11"], (tmp_path / "output").read_text()
+    assert [one.name for one in foreign.iterdir()] == ["file"] and (foreign / "file").read_text() == "before"
+    assert (own / "deep/moved").exists() and (own / "read").read_text() == "before"
+
+
+async def test_a_place_that_is_not_there_is_named(tmp_path: Path) -> None:
+    wanted = msgspec.structs.replace(launch(tmp_path, "/bin/true"), writable=(tmp_path / "missing",))
+    if landlock_version(ctypes.CDLL(None)) < LANDLOCK_LEAST:
+        pytest.skip("the kernel has no Landlock")
+    with pytest.raises(Transient, match="ended at once"):
+        await SystemShims(tmp_path, Exits()).launch("n1", wanted)
+    assert f"{tmp_path}/missing" in (tmp_path / "output").read_text()

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import psycopg
 
@@ -91,6 +92,7 @@ class PostgresqlDriver:
                 *recovery,
             ),
             env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment, **iam_logins.environment(files)},
+            writable=(Path("/dev/null"), Path("/dev/shm")),  # shared memory of parallel queries  # noqa: S108
         )
 
     def follows(self, files: NodeFiles) -> bool:
