@@ -132,7 +132,23 @@ MARIADB = Dialect(
         "INSTALL SONAME '../outside'",
     ),
 )
-DIALECTS = {one.engine: one for one in (POSTGRES, MARIADB)}
+MYSQL = msgspec.structs.replace(
+    MARIADB,
+    engine="mysql",
+    family="mysql",
+    tls="SELECT VARIABLE_VALUE FROM performance_schema.session_status WHERE VARIABLE_NAME = 'Ssl_version'",
+    superuser_only=(
+        *MARIADB.superuser_only[:-1],
+        "INSTALL PLUGIN outside SONAME 'outside.so'",
+        "INSTALL COMPONENT 'file://outside'",
+        "SET PERSIST max_connections = 5",
+        "CLONE LOCAL DATA DIRECTORY = '/tmp/outside'",
+        "RESET BINARY LOGS AND GTIDS",
+        "DROP USER rdsadmin@localhost",
+        "UPDATE mysql.user SET Super_priv = 'Y'",
+    ),
+)
+DIALECTS = {one.engine: one for one in (POSTGRES, MARIADB, MYSQL)}
 
 
 class EngineUnderTest(msgspec.Struct, frozen=True):
@@ -159,3 +175,8 @@ def installed_engines() -> list[EngineUnderTest]:
         if build.origin == ORIGIN_INSTALLED and build.engine in DIALECTS:
             newest[build.engine, build.major] = build.version
     return [EngineUnderTest(DIALECTS[engine], version) for (engine, _major), version in sorted(newest.items())]
+
+
+def newest_of(dialect: Dialect) -> list[EngineUnderTest]:
+    """The newest version of one engine, none where it is not installed: parameters of a test."""
+    return [one for one in installed_engines() if one.dialect is dialect][-1:]

@@ -50,7 +50,7 @@ def list_engines(home: Home = None) -> None:
 
 @app.command("install")
 def install_engine(
-    engine: Annotated[str, typer.Argument(help="postgres or mariadb")],
+    engine: Annotated[str, typer.Argument(help="postgres, mariadb or mysql")],
     version: Annotated[str | None, typer.Argument(help="A major version such as 17.")] = None,
     home: Home = None,
     again: Annotated[

@@ -118,7 +118,7 @@ def explain(
 @app.command()
 def tour(
     home: Home = None,
-    engine: Annotated[str, typer.Option(help="postgres or mariadb.")] = "postgres",
+    engine: Annotated[str, typer.Option(help="postgres, mariadb or mysql.")] = "postgres",
     keep: Annotated[bool, typer.Option("--keep/--delete", help="Keep the tour's instance at the end.")] = True,
 ) -> None:
     """Do the main job once, with real AWS API calls on a real engine, and show it."""

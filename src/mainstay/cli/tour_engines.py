@@ -139,6 +139,8 @@ class _Mariadb:
         " FROM information_schema.SESSION_STATUS WHERE VARIABLE_NAME IN ('SSL_VERSION', 'SSL_CIPHER')"
     )
     max_connections_query = "SELECT @@GLOBAL.max_connections"
+    login_options: tuple[str, dict[str, str]] = ("mariadb", {"ssl-verify-server-cert": "1"})
+    """The client program, and how it is told to verify the server's name."""
 
     def connect(self, login: Login) -> TourSession:
         return TourSession(
@@ -155,17 +157,30 @@ class _Mariadb:
         )
 
     def login_file(self, login: Login) -> tuple[str, str]:
+        client, verify = self.login_options
         options = {
             "host": login.host, "port": login.port, "user": login.user, "password": login.password,
-            "database": login.database, "ssl-ca": login.authorities, "ssl-verify-server-cert": 1,
+            "database": login.database, "ssl-ca": login.authorities, **verify,
         }  # fmt: skip
-        return "tour.my.cnf", "[client-mariadb]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
+        return f"tour.{client}.cnf", f"[{client}]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
 
     def login_command(self, login: Login, file: Path) -> str:
-        return f"mariadb --defaults-file={file}"
+        return f"{self.login_options[0]} --defaults-file={file}"
 
 
-ENGINES: dict[str, TourEngine] = {engine.name: engine for engine in (_Postgres(), _Mariadb())}
+class _Mysql(_Mariadb):
+    name = "mysql"
+    title = "MySQL"
+    orders = (
+        "INSERT INTO orders (amount) WITH RECURSIVE numbers (n) AS"
+        " (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < %s) SELECT RAND() * 100 FROM numbers"
+    )
+    version_query = "SELECT CONCAT('MySQL ', SUBSTRING_INDEX(VERSION(), '-', 1))"
+    tls_query = _Mariadb.tls_query.replace("information_schema.SESSION_STATUS", "performance_schema.session_status")
+    login_options = ("mysql", {"ssl-mode": "VERIFY_IDENTITY"})
+
+
+ENGINES: dict[str, TourEngine] = {engine.name: engine for engine in (_Postgres(), _Mariadb(), _Mysql())}
 
 
 def tour_engine(name: str) -> TourEngine:

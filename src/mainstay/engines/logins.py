@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from mainstay.engines.mariadb.logins import MariadbLogins
+from mainstay.engines.mysql.logins import MysqlLogins
 from mainstay.engines.postgresql.logins import PostgresqlLogins
 from mainstay.model.login_place import LoginPlace
 from mainstay.model.secret import Secret
@@ -19,14 +20,20 @@ class EngineLogins(Protocol):
     async def may_log_in(self, place: LoginPlace, user: str, password: Secret) -> bool:
         """Whether the engine lets the user in with this password. Raises `Transient` if it does not answer."""
 
-    async def set_password(self, place: LoginPlace, user: str, password: Secret, *, target: str, verifier: str) -> None:
-        """As `user`, gives `target` the password of this verifier.
+    async def set_password(
+        self, place: LoginPlace, user: str, password: Secret, *, target: str, new: Secret, verifier: str
+    ) -> None:
+        """As `user`, gives `target` the password `new`, of which the engine is told the verifier where it takes one.
 
         Raises `Permanent` if the engine refuses the login or the change, `Transient` if it does not answer.
         """
 
 
-_LOGINS: dict[str, EngineLogins] = {"mariadb": MariadbLogins(), "postgres": PostgresqlLogins()}
+_LOGINS: dict[str, EngineLogins] = {
+    "mariadb": MariadbLogins(),
+    "mysql": MysqlLogins(),
+    "postgres": PostgresqlLogins(),
+}
 
 
 def logins(engine: str) -> EngineLogins:

@@ -7,6 +7,9 @@ from mainstay.engines.builds import Builds
 from mainstay.engines.mariadb.catalogue import Catalogue as MariadbCatalogue
 from mainstay.engines.mariadb.driver import MariadbDriver
 from mainstay.engines.mariadb.rules import MariadbRules
+from mainstay.engines.mysql.catalogue import Catalogue as MysqlCatalogue
+from mainstay.engines.mysql.driver import MysqlDriver
+from mainstay.engines.mysql.rules import MysqlRules
 from mainstay.engines.postgresql.catalogue import Catalogue as PostgresqlCatalogue
 from mainstay.engines.postgresql.driver import PostgresqlDriver
 from mainstay.engines.postgresql.rules import PostgresqlRules
@@ -38,6 +41,7 @@ def engines(builds: Builds) -> Engines:
         builds,
         {
             "mariadb": MariadbRules(MariadbCatalogue(builds).definitions),
+            "mysql": MysqlRules(MysqlCatalogue(builds).definitions),
             "postgres": PostgresqlRules(PostgresqlCatalogue(builds).definitions),
         },
     )
@@ -45,4 +49,4 @@ def engines(builds: Builds) -> Engines:
 
 def drivers() -> dict[str, EngineDriver]:
     """Every engine's driver."""
-    return {"mariadb": MariadbDriver(), "postgres": PostgresqlDriver()}
+    return {"mariadb": MariadbDriver(), "mysql": MysqlDriver(), "postgres": PostgresqlDriver()}

@@ -84,7 +84,8 @@ class PackagedEngine(msgspec.Struct, frozen=True, kw_only=True):
 
     Paths are relative to the prefix and may contain `{major}`. `unneeded_packages` and `unneeded_paths` are shell
     patterns of what the engine runs without. `host_paths` maps a path that its binaries expect on the host itself to
-    a hint how to get it. `version_command` prints a version that `version_pattern`'s first group matches.
+    a hint how to get it. `host_majors` are major versions that are used where the host has them, and not installed.
+    `version_command` prints a version that `version_pattern`'s first group matches.
     """
 
     engine: str
@@ -101,6 +102,7 @@ class PackagedEngine(msgspec.Struct, frozen=True, kw_only=True):
     host_paths: dict[str, str] = {}
     extension_directory: str = ""
     trusted_extensions: tuple[TrustedExtension, ...] = ()
+    host_majors: tuple[str, ...] = ()
     system_pattern: str = ""
     """Glob of the binary of `version_command` where the host's own packages put it, absolute."""
 
@@ -113,5 +115,6 @@ class PackagedEngine(msgspec.Struct, frozen=True, kw_only=True):
 
         The longest known major wins, so that "10.11.9" is "10.11" where that is a major version.
         """
-        fits = [major for major in self.releases if version == major or version.startswith(major + ".")]
+        majors = (*self.releases, *self.host_majors)
+        fits = [major for major in majors if version == major or version.startswith(major + ".")]
         return max(fits, key=len, default="")

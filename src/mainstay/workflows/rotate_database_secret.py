@@ -116,7 +116,14 @@ async def _set_secret(work: Work) -> Outcome:
         return Next("test_secret")
     for one in [master] if master is not None else known:
         if await engine.may_log_in(place, one.username, one.password):
-            await engine.set_password(place, one.username, one.password, target=pending.username, verifier=verifier)
+            await engine.set_password(
+                place,
+                one.username,
+                one.password,
+                target=pending.username,
+                new=pending.password,
+                verifier=verifier,
+            )
             return Next("test_secret")
     raise Permanent(
         f"DB instance {instance.db_instance_identifier} takes none of the passwords that the secret has for"

@@ -30,6 +30,7 @@ from mainstay.engines.builds.tree import (
     unpack,
 )
 from mainstay.engines.mariadb.packages import MARIADB
+from mainstay.engines.mysql.packages import MYSQL
 from mainstay.engines.postgresql.packages import POSTGRESQL
 from mainstay.host.files import fsync_directory, write_atomically
 from mainstay.host.processes import SAFE_ENVIRONMENT
@@ -37,7 +38,7 @@ from mainstay.model.engine import ORIGIN_INSTALLED, ORIGIN_SYSTEM, EngineBuild, 
 from mainstay.model.errors import Permanent, Transient
 from mainstay.settings import Settings
 
-PACKAGED: dict[str, PackagedEngine] = {engine.engine: engine for engine in (POSTGRESQL, MARIADB)}
+PACKAGED: dict[str, PackagedEngine] = {engine.engine: engine for engine in (POSTGRESQL, MARIADB, MYSQL)}
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 BEFORE = f"-before{PARTIAL}"
@@ -123,7 +124,7 @@ class Builds:
         if packaged is None:
             raise Permanent(f"there is no engine {engine!r}", hint=f"Engines: {', '.join(PACKAGED)}.")
         major = packaged.major_of(version) if version else packaged.default_major
-        if not major:
+        if major not in packaged.releases:
             raise Permanent(
                 f"{engine} {version} cannot be installed", hint=f"Major versions: {', '.join(packaged.releases)}."
             )

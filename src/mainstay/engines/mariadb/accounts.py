@@ -6,10 +6,10 @@ Source: RDS user guide, "Master user account privileges", "MariaDB on Amazon RDS
 
 from __future__ import annotations
 
+from mainstay.engines.mysql_family.accounts import EVERY_HOST
 from mainstay.engines.mysql_family.quoting import account, identifier, literal
 from mainstay.model.node import NodeSpec
 
-EVERY_HOST = "%"
 GRANTS = """SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES,
  CREATE TEMPORARY TABLES, LOCK TABLES, EXECUTE, REPLICATION SLAVE, REPLICATION CLIENT, CREATE VIEW, SHOW VIEW,
  CREATE ROUTINE, ALTER ROUTINE, CREATE USER, EVENT, TRIGGER, DELETE HISTORY, SLAVE MONITOR""".replace("\n", "")

@@ -5,16 +5,15 @@ mariadb-install-db is a shell script around `mariadbd --bootstrap`; what it feed
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mainstay.engines.mariadb.packages import SERVER
+from mainstay.engines.mysql_family.accounts import ADMIN, OWN_HOST
+from mainstay.engines.mysql_family.heartbeat import HEARTBEAT_TABLE
+from mainstay.engines.mysql_family.layout import arguments, messages_directory, place_options
 from mainstay.engines.mysql_family.quoting import account
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent
 
-ADMIN = "rdsadmin"
-OWN_HOST = "localhost"
-"""Names sessions over the Unix socket only, because names are not resolved (skip_name_resolve)."""
+SHARE = ("mariadb", "mysql")
 
 SCRIPTS = (
     "*_system_tables.sql",
@@ -28,11 +27,6 @@ HOST_ACCOUNTS = "@current_hostname"
 """In lines that make accounts for the name of this host; mariadb-install-db leaves them out as well."""
 
 
-HEARTBEAT_TABLE = (
-    "CREATE TABLE IF NOT EXISTS mysql.rds_heartbeat2 (id int NOT NULL PRIMARY KEY, value bigint) ENGINE=InnoDB;"
-)
-"""Row 1 is the node's own, row 2 is replicated (monitor.py)."""
-
 APPLY_CONFIGURATION = """DELIMITER //
 BEGIN NOT ATOMIC
   DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN END;
@@ -43,40 +37,18 @@ DELIMITER ;
 """What users have set by mysql.rds_set_configuration, which a new node does not know yet."""
 
 
-def messages_directory(build: EngineBuild) -> Path:
-    """Where the build has its messages, character sets and SQL files."""
-    for name in ("mariadb", "mysql"):
-        found = build.share_directory / name
-        if (found / "charsets").is_dir():
-            return found
-    raise Permanent(f"{build.name} has no message files", hint="Remove its directory and install it again.")
-
-
 def server(build: EngineBuild) -> str:
     """Path of the server program."""
     return str((build.bin_directory / SERVER).resolve())
 
 
-def place_options(build: EngineBuild) -> dict[str, str]:
-    """Where the engine finds its own files: the paths compiled into it are those of the host's packages."""
-    share = messages_directory(build)
-    return {
-        "basedir": str(build.prefix / "usr"),
-        "lc_messages_dir": str(share),
-        "character_sets_dir": str(share / "charsets"),
-        "plugin_dir": str(build.library_directory),
-    }
-
-
-def bootstrap_command(build: EngineBuild, data: Path) -> list[str]:
-    """The server that takes `bootstrap_script` on its standard input and ends."""
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in place_options(build).items()]
+def bootstrap_command(build: EngineBuild) -> list[str]:
+    """The server that takes `bootstrap_script` on its standard input and ends; the place of the data is to be added."""
     return [
         server(build),
         "--no-defaults",
         "--bootstrap",
-        f"--datadir={data}",
-        *options,
+        *arguments(place_options(build, *SHARE)),
         "--skip-networking",
         "--innodb-buffer-pool-size=16M",
         "--innodb-log-file-size=16M",
@@ -87,7 +59,7 @@ def bootstrap_command(build: EngineBuild, data: Path) -> list[str]:
 
 def bootstrap_script(build: EngineBuild) -> bytes:
     """The system schemas, and no account at all: ours are made at every start, by `startup_script`."""
-    share = messages_directory(build)
+    share = messages_directory(build, *SHARE)
     lines = ["CREATE DATABASE mysql;", "USE mysql;", "SET @auth_root_socket=NULL;"]
     for pattern in SCRIPTS:
         found = sorted(share.glob(pattern))
@@ -120,5 +92,5 @@ def startup_script(operators: tuple[str, ...]) -> str:
             f"ALTER USER {own} IDENTIFIED VIA unix_socket ACCOUNT UNLOCK;",
             f"GRANT ALL ON *.* TO {own} WITH GRANT OPTION;",
         ]
-    lines.append(HEARTBEAT_TABLE)
+    lines.append(f"{HEARTBEAT_TABLE};")
     return "".join(f"{line}\n" for line in lines) + APPLY_CONFIGURATION

@@ -6,26 +6,17 @@ read from it. AWS's rules are laid over it: what RDS forbids, and its own defaul
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import tempfile
-import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import pymysql
 
 from mainstay.engines.builds import Builds
 from mainstay.engines.kept_catalogue import kept_rows
-from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, place_options, server
-from mainstay.engines.mysql_family.sessions import message_of
-from mainstay.host.processes import SAFE_ENVIRONMENT, User, engine_user
+from mainstay.engines.mariadb.bootstrap import SHARE, bootstrap_command, bootstrap_script, server
+from mainstay.engines.mysql_family.layout import arguments, place_options
+from mainstay.engines.mysql_family.scratch import Scratch, ask
 from mainstay.model.engine import DYNAMIC, SOURCE_SYSTEM, STATIC, EngineBuild, ParameterDefinition
-from mainstay.model.errors import Permanent, Transient
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 20.0
 QUERY = (
     "SELECT VARIABLE_NAME, VARIABLE_TYPE, VARIABLE_SCOPE, READ_ONLY, DEFAULT_VALUE, NUMERIC_MIN_VALUE,"
     " NUMERIC_MAX_VALUE, ENUM_VALUE_LIST, VARIABLE_COMMENT, COMMAND_LINE_ARGUMENT"
@@ -132,66 +123,15 @@ class Catalogue:
 
 
 def ask_engine(build: EngineBuild, user_name: str) -> list[Row]:
-    """Runs a scratch server of the build for a moment. Raises `Permanent` with its words if it does not start."""
-    user = engine_user(user_name)
-    scratch = Path(tempfile.mkdtemp(prefix="mainstay-catalogue-"))
-    data, output, socket_path = scratch / "data", scratch / "output", scratch / "socket"
-    try:
-        data.mkdir(mode=0o700)
-        for path in (scratch, data):
-            user.give(path)
-        done = subprocess.run(
-            bootstrap_command(build, data), input=bootstrap_script(build), capture_output=True, check=False,
-            timeout=START_TIMEOUT_S, **_as_user(user, build, scratch),
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise Permanent(f"{build.name} did not bootstrap: {done.stderr.decode(errors='replace').strip()[-500:]}")
-        options = [f"--{name.replace('_', '-')}={value}" for name, value in place_options(build).items()]
-        with output.open("wb") as log:
-            running = subprocess.Popen(
-                [server(build), "--no-defaults", f"--datadir={data}", *options, "--skip-networking",
-                 "--skip-grant-tables", f"--socket={socket_path}", "--innodb-buffer-pool-size=16M",
-                 "--innodb-log-file-size=16M"],
-                stdout=log, stderr=log, **_as_user(user, build, scratch),
-            )  # fmt: skip
-        try:
-            return _read_variables(running, socket_path, output)
-        finally:
-            _stop(running)
-    except subprocess.TimeoutExpired as error:
-        raise Transient(f"the bootstrap of {build.name} took longer than {START_TIMEOUT_S:.0f} s") from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _as_user(user: User, build: EngineBuild, directory: Path) -> dict[str, Any]:
-    credentials: dict[str, Any] = {"env": {**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment}, "cwd": directory}
-    if user.user_id is not None:
-        credentials |= {"user": user.user_id, "group": user.group_id, "extra_groups": []}
-    return credentials
-
-
-def _stop(running: subprocess.Popen[bytes]) -> None:
-    running.terminate()
-    try:
-        running.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        running.kill()
-        running.wait()
-
-
-def _read_variables(running: subprocess.Popen[bytes], socket_path: Path, output: Path) -> list[Row]:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            with pymysql.connect(unix_socket=str(socket_path), user="root", ssl_disabled=True) as connection:
-                with connection.cursor() as cursor:
-                    return _rows_of(cursor)
-        except pymysql.err.MySQLError as error:
-            if running.poll() is not None or time.monotonic() > deadline:
-                said = output.read_text(errors="replace").strip()[-500:]
-                raise Permanent(f"the engine did not start: {message_of(error)}: {said}") from error
-            time.sleep(0.02)
+    """Runs a scratch server of the build for a moment. Raises what `ask` raises."""
+    sizes = ["--innodb-buffer-pool-size=16M", "--innodb-log-file-size=16M"]
+    places = arguments(place_options(build, *SHARE))
+    scratch = Scratch(
+        make=bootstrap_command(build),
+        script=bootstrap_script(build),
+        serve=[server(build), "--no-defaults", *places, "--skip-networking", "--skip-grant-tables", *sizes],
+    )
+    return ask(build, user_name, scratch, _rows_of)
 
 
 def _rows_of(cursor: Any) -> list[Row]:

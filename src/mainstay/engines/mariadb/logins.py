@@ -1,72 +1,17 @@
-"""Sessions of ordinary users of a MariaDB instance. See `EngineLogins` for what each method guarantees."""
+"""Changing passwords of MariaDB users, by what mysql_native_password stores."""
 
 from __future__ import annotations
 
-from pymysql.constants import ER
-
-from mainstay.engines.mysql_family.quoting import account, literal
-from mainstay.engines.mysql_family.sessions import (
-    Error,
-    Session,
-    message_of,
-    number_of,
-    open_over_tls,
-    silent,
-    transient,
-)
-from mainstay.model.errors import Permanent
-from mainstay.model.login_place import LoginPlace
+from mainstay.engines.mysql_family.logins import FamilyLogins
+from mainstay.engines.mysql_family.quoting import literal
 from mainstay.model.secret import Secret
 
-REFUSED = frozenset({ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, 1698, 1862, 4151})
-"""Access denied (1698: without a word about the password), expired passwords, locked accounts (MariaDB error codes)."""
 
-ACCOUNTS = "SELECT Host FROM mysql.user WHERE User = %s"
-
-
-class MariadbLogins:
+class MariadbLogins(FamilyLogins):
     """`EngineLogins` for MariaDB."""
 
-    async def may_log_in(self, place: LoginPlace, user: str, password: Secret) -> bool:
-        session = await _session(place, user, password)
-        if session is None:
-            return False
-        await session.close()
-        return True
+    def own_change(self, password: Secret, verifier: str) -> str:
+        return f"SET PASSWORD = {literal(verifier)}"
 
-    async def set_password(self, place: LoginPlace, user: str, password: Secret, *, target: str, verifier: str) -> None:
-        session = await _session(place, user, password)
-        if session is None:
-            raise Permanent(f"the engine does not let {user} in")
-        try:
-            if target == user:
-                await session.execute(f"SET PASSWORD = {literal(verifier)}")
-                return
-            hosts = [row[0] for row in await session.execute(ACCOUNTS, (target,))]
-            if not hosts:
-                raise Permanent(f"the engine has no user {target}")
-            for host in hosts:
-                await session.execute(f"SET PASSWORD FOR {account(target, host)} = {literal(verifier)}")
-        except Error as error:
-            if silent(error):
-                raise transient(error) from error
-            raise Permanent(f"the engine refuses the new password of {target}: {message_of(error)}") from None
-        finally:
-            await session.close()
-
-
-async def _session(place: LoginPlace, user: str, password: Secret) -> Session | None:
-    """None if the engine does not let the user in. Raises `Transient`."""
-    try:
-        return await open_over_tls(
-            address=place.address,
-            server_name=place.host,
-            port=place.port,
-            authorities=place.authorities,
-            user=user,
-            password=password.reveal(),
-        )
-    except Error as error:
-        if number_of(error) in REFUSED:
-            return None
-        raise transient(error) from error
+    def change(self, quoted_account: str, verifier: str) -> str:
+        return f"SET PASSWORD FOR {quoted_account} = {literal(verifier)}"

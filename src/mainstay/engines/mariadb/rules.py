@@ -1,87 +1,19 @@
-"""What the RDS API wants to know about MariaDB.
-
-Sources: RDS user guide, "Settings for DB instances", "MariaDB on Amazon RDS"; MariaDB's "Global Transaction ID".
-"""
+"""What the RDS API wants to know about MariaDB and of no other engine."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-
-from mainstay.engines.base import Feature, ReadReplicaLimits
-from mainstay.engines.mysql_family import names
+from mainstay.engines.base import Feature
 from mainstay.engines.mysql_family.hashes import native_password
-from mainstay.model.engine import EngineBuild, ParameterDefinition
-from mainstay.model.errors import invalid_value
-
-LOG_RETENTION_MINUTES = 3 * 24 * 60
-"""RDS keeps MariaDB's log files for three days at most, and has no parameter for it."""
-
-BINLOG_POSITION = re.compile(r"(?P<file>[0-9]{1,9}):(?P<offset>[0-9]{1,15})")
-TRUE = frozenset({"1", "on", "true", "yes"})
+from mainstay.engines.mysql_family.rules import FamilyRules
 
 
-class MariadbRules:
-    """`EngineRules` for MariaDB. `definitions` is given the build's catalogue reader at start-up."""
+class MariadbRules(FamilyRules):
+    """`EngineRules` for MariaDB."""
 
     name = "mariadb"
-    default_port = 3306
-    license_model = "general-public-license"
     description = "MariaDB"
-    log_types = ("audit", "error", "general", "slowquery")
     features = frozenset({Feature.MULTI_AZ, Feature.READ_REPLICAS})
-
-    def __init__(self, definitions: Callable[[EngineBuild], dict[str, ParameterDefinition]]) -> None:
-        self._definitions = definitions
-
-    def family(self, major: str) -> str:
-        return f"mariadb{major}"
-
-    def default_parameter_group(self, family: str) -> str:
-        return f"default.{family}"
-
-    def default_option_group(self, major: str) -> str:
-        return f"default:mariadb-{major.replace('.', '-')}"
-
-    def check_master_username(self, name: str) -> None:
-        names.check_username(name)
-
-    def check_master_password(self, password: str) -> None:
-        names.check_password(password)
-
-    def check_database_name(self, name: str) -> None:
-        names.check_database(name)
-
-    def default_database(self) -> str | None:
-        return None
 
     def password_verifier(self, username: str, password: str, salt: bytes) -> str:
         """What mysql_native_password stores."""
         return native_password(password)
-
-    def require_tls(self, parameters: dict[str, str]) -> bool:
-        return parameters.get("require_secure_transport", "0").lower() in TRUE
-
-    def refuses_old_passwords(self, parameters: dict[str, str]) -> bool:
-        return False
-
-    def log_retention_minutes(self, parameters: dict[str, str]) -> int:
-        return LOG_RETENTION_MINUTES
-
-    def log_position(self, text: str) -> int:
-        """ "17:4711": 4711 bytes into the binary log 17."""
-        found = BINLOG_POSITION.fullmatch(text)
-        if found is None:
-            raise invalid_value(f"Invalid binary log position {text[:40]}: write it like 17:4711.")
-        return int(found["file"]) << 50 | int(found["offset"])
-
-    def read_replica_limits(self, version: str) -> ReadReplicaLimits:
-        """RDS user guide, "Working with MariaDB read replicas"."""
-        return ReadReplicaLimits(per_source=15, per_replica=15, levels=3)
-
-    def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
-        return self._definitions(build)
-
-    def engine_settings(self, parameters: dict[str, str]) -> dict[str, str]:
-        """Every parameter is the engine's own."""
-        return dict(parameters)

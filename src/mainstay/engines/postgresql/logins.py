@@ -38,7 +38,9 @@ class PostgresqlLogins:
         except _Refused:
             return False
 
-    async def set_password(self, place: LoginPlace, user: str, password: Secret, *, target: str, verifier: str) -> None:
+    async def set_password(
+        self, place: LoginPlace, user: str, password: Secret, *, target: str, new: Secret, verifier: str
+    ) -> None:
         try:
             async with _session(place, user, password) as connection:
                 # A commit that every standby has: a failover must not bring the old password back.

@@ -1,4 +1,4 @@
-"""Watching a MariaDB primary and the standby that follows it, through sessions kept open.
+"""Watching a primary and the standby that follows it, through sessions kept open.
 
 Looks write nothing that is replicated, so that they never wait for the standby. What does wait for it is a pulse: a
 small transaction in a session of its own. That it was acknowledged is the only word of itself that a standby sends; as
@@ -14,11 +14,11 @@ from pathlib import Path
 from pymysql.constants import ER
 
 from mainstay.engines.base import Vitals
-from mainstay.engines.mariadb.replication import user_of
-from mainstay.engines.mariadb.sessions import connect, session
+from mainstay.engines.mysql_family.heartbeat import PULSE, WRITE
+from mainstay.engines.mysql_family.local_sessions import connect, session
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
+from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
-from mainstay.model.node import NodeSpec
 
 LOOK_TIMEOUT_S = 1.5
 LOOKS_PER_SESSION = 20
@@ -37,20 +37,19 @@ STORAGE_FAULTS = frozenset(
 
 NOT_YET = ("No such file", "Connection refused")
 LOOK = """SELECT COALESCE(MAX(p.STATE), ''), COUNT(p.ID),
- (SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'RPL_SEMI_SYNC_MASTER_STATUS'),
- (SELECT VARIABLE_VALUE FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'RPL_SEMI_SYNC_MASTER_GET_ACK'),
- @@GLOBAL.rpl_semi_sync_master_enabled
+ (SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = '{semi_sync}status'),
+ (SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = '{acknowledged}'),
+ @@GLOBAL.{semi_sync}enabled
  FROM information_schema.PROCESSLIST AS p WHERE p.USER = %s AND p.COMMAND LIKE 'Binlog Dump%%'"""
-WRITE = "REPLACE INTO mysql.rds_heartbeat2 VALUES (1, UNIX_TIMESTAMP())"
-PULSE = "REPLACE INTO mysql.rds_heartbeat2 VALUES (2, UNIX_TIMESTAMP())"
-CAUGHT_UP = "Master has sent all binlog to slave"
 
 
-class MariadbMonitor:
-    """`Monitor` for MariaDB."""
+class FamilyMonitor:
+    """`Monitor` for the engines of this family."""
 
-    def __init__(self, spec: NodeSpec, files: NodeFiles) -> None:
+    def __init__(self, files: NodeFiles, words: Words) -> None:
         self._sockets: Path = files.sockets
+        self._words = words
+        self._query = LOOK.format(status=words.status_table, semi_sync=words.semi_sync, acknowledged=words.acknowledged)
         self._session: Session | None = None
         self._looks = 0
         self._all_looks = 0
@@ -101,11 +100,13 @@ class MariadbMonitor:
         self._all_looks += 1
         if write:
             await self._session.execute(WRITE)
-        [(state, dumps, status, acknowledgements, enabled)] = await self._session.execute(LOOK, (user_of(follower),))
+        [(state, dumps, status, acknowledgements, enabled)] = await self._session.execute(
+            self._query, (f"{self._words.follower_user}{follower}",)
+        )
         streaming = bool(dumps)
         if streaming and self._all_looks % LOOKS_PER_PULSE == 0:
             self._send_pulse(None if enabled else self._sockets.with_name(follower))
-        self._behind_looks = 0 if state.startswith(CAUGHT_UP) else self._behind_looks + 1
+        self._behind_looks = 0 if state.startswith(self._words.sent_all) else self._behind_looks + 1
         return Vitals(
             answered=True,
             streaming=streaming,

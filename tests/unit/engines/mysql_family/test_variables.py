@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mainstay.engines.mariadb.variables import Variable, pending_restart, statements
+from mainstay.engines.mysql_family.variables import Variable, pending_restart, statements
 
 
 def variable(

@@ -1,6 +1,6 @@
-"""Settings of a running MariaDB: which of them differ from what is wanted, and which of those can be changed now.
+"""Settings of a running engine: which of them differ from what is wanted, and which of those can be changed now.
 
-Pure. Values are compared as the engine shows them in information_schema.SYSTEM_VARIABLES.
+Pure. Values are compared as the engine shows them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,6 @@ import msgspec
 
 from mainstay.engines.mysql_family.quoting import identifier, literal
 
-QUERY = (
-    "SELECT LOWER(VARIABLE_NAME), VARIABLE_TYPE, READ_ONLY, GLOBAL_VALUE, GLOBAL_VALUE_ORIGIN, NUMERIC_MIN_VALUE,"
-    " NUMERIC_MAX_VALUE, NUMERIC_BLOCK_SIZE FROM information_schema.SYSTEM_VARIABLES"
-    " WHERE GLOBAL_VALUE IS NOT NULL"
-)
 SWITCHES = {"on": "1", "true": "1", "yes": "1", "off": "0", "false": "0", "no": "0"}
 NUMBERS = frozenset({"INT", "INT UNSIGNED", "BIGINT", "BIGINT UNSIGNED"})
 GIVEN = frozenset({"CONFIG", "SQL"})
@@ -23,7 +18,7 @@ GIVEN = frozenset({"CONFIG", "SQL"})
 
 
 class Variable(msgspec.Struct, frozen=True):
-    """One row of QUERY."""
+    """One setting, in the words of MariaDB's information_schema.SYSTEM_VARIABLES."""
 
     name: str
     kind: str

@@ -1,14 +1,13 @@
-"""Our own sessions in a MariaDB engine: over the node's own Unix socket, as the system user that we run as."""
+"""Our own sessions in an engine of this family: over the node's own Unix socket, as the system user that we run as."""
 
 from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mainstay.engines.mariadb.configuration import SOCKET
 from mainstay.engines.mysql_family.sessions import (
     STATEMENT_TIMEOUT_S,
     Error,
@@ -18,19 +17,12 @@ from mainstay.engines.mysql_family.sessions import (
     transient,
 )
 
-UNSEEN = (
-    "SET SESSION sql_log_off = 1",
-    "SET SESSION slow_query_log = 0",
-    "UPDATE performance_schema.threads SET INSTRUMENTED = 'NO', HISTORY = 'NO' WHERE PROCESSLIST_ID = CONNECTION_ID()",
-)
+SOCKET = "mysqld.sock"
 
 
-async def unseen(connection: Session) -> None:
-    """What the session does from now on is in no log of statements, and in no table that a user may read.
-
-    Whatever the parameter group says: verifiers of passwords are in what follows.
-    """
-    for statement in UNSEEN:
+async def run_all(connection: Session, statements: Sequence[str]) -> None:
+    """One after the other. Raises `Error`."""
+    for statement in statements:
         await connection.execute(statement)
 
 

@@ -1,4 +1,4 @@
-"""Multi-AZ MariaDB instances under the same writers, the same kills and the same verdict as PostgreSQL's."""
+"""Multi-AZ MariaDB and MySQL instances under the same writers, the same kills and the same verdict as PostgreSQL's."""
 
 from __future__ import annotations
 
@@ -80,12 +80,13 @@ class Connection:
         self.close()
 
 
-class MariadbMultiAZ(MultiAZ):
-    """One Multi-AZ MariaDB instance of a service."""
+class MysqlFamilyMultiAZ(MultiAZ):
+    """One Multi-AZ MariaDB or MySQL instance of a service."""
 
     def __init__(self, service: Service, engine: EngineUnderTest, instance: dict[str, Any]) -> None:
         super().__init__(service, instance)
         self._engine = engine
+        self.name = engine.dialect.engine
 
     def connect(self, **options: Any) -> Any:
         wanted = {"database": "shop", "read_timeout": 60, **options}

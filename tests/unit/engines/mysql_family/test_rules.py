@@ -1,11 +1,15 @@
-"""What the API asks about MariaDB."""
+"""What the API asks about MariaDB and MySQL."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 
 from mainstay.engines.mariadb.packages import MARIADB
 from mainstay.engines.mariadb.rules import MariadbRules
+from mainstay.engines.mysql.packages import MYSQL
+from mainstay.engines.mysql.rules import MysqlRules
 from mainstay.model.errors import ApiError
 
 RULES = MariadbRules(lambda _build: {})
@@ -20,6 +24,28 @@ def test_names_of_families_and_groups() -> None:
         and MARIADB.major_of("11.8.9") == "11.8"
         and not MARIADB.major_of("12.1")
     )
+
+
+def test_versions_and_groups_of_mysql() -> None:
+    rules = MysqlRules(lambda _build: {})
+    assert rules.family("9.7") == "mysql9.7" == MYSQL.family("9.7")
+    assert rules.default_option_group("9.7") == "default:mysql-9-7"
+    found = [MYSQL.major_of(version) for version in ("9.7.4", "8.4.6", "8.0.36", "5.7.44", "9.70.1")]
+    assert found == ["9.7", "8.4", "8.0", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [
+        ("mysqld  Ver 9.7.4-1 for debian-linux-gnu on x86_64 (Debian)", "9.7.4"),
+        ("/usr/sbin/mysqld  Ver 8.0.36-0ubuntu0.22.04.1 for Linux on x86_64 ((Ubuntu))", "8.0.36"),
+        ("/usr/sbin/mysqld  Ver 8.4.6 for Linux on x86_64 (MySQL Community Server - GPL)", "8.4.6"),
+        ("mysqld  Ver 10.11.6-MariaDB-0+deb12u1 for debian-linux-gnu on x86_64 (Debian 12)", ""),
+    ],
+)
+def test_a_mysqld_that_is_mariadb_is_not_taken_for_mysql(said: str, version: str) -> None:
+    found = re.search(MYSQL.version_pattern, said)
+    assert (found[1] if found else "") == version
 
 
 def test_no_database_is_made_unless_one_is_named() -> None:

@@ -1,4 +1,4 @@
-"""Multi-AZ MariaDB under kills: no acknowledged commit is lost, none is seen that was not, and writes go on soon.
+"""Multi-AZ MariaDB and MySQL under kills: no acknowledged commit is lost, none seen that was not, writes go on soon.
 
 The controls take a protection out and must see a loss or a stall; else these tests would prove nothing.
 """
@@ -14,25 +14,26 @@ from collections.abc import Iterator
 import pymysql
 import pytest
 
-from harness.dialects import MARIADB, EngineUnderTest, installed_engines
-from harness.mariadb_pairs import MariadbMultiAZ
+from harness.dialects import MARIADB, MYSQL, EngineUnderTest, newest_of
+from harness.mysql_family_pairs import MysqlFamilyMultiAZ
 from harness.service import Service, eventually
 from harness.writers import describe_gaps, gaps, judge, loss_bound
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-NEWEST = [one for one in installed_engines() if one.dialect is MARIADB][-1:]
+WORDS = {"mariadb": ("master", "SLAVE"), "mysql": ("source", "REPLICA")}
+"""What each calls the two nodes."""
 
 
-@pytest.fixture(scope="module", params=NEWEST, ids=lambda one: one.version)
-def pair(request: pytest.FixtureRequest) -> Iterator[MariadbMultiAZ]:
+@pytest.fixture(scope="module", params=[*newest_of(MARIADB), *newest_of(MYSQL)], ids=lambda one: one.dialect.engine)
+def pair(request: pytest.FixtureRequest) -> Iterator[MysqlFamilyMultiAZ]:
     engine: EngineUnderTest = request.param
     with Service() as service:
-        yield MariadbMultiAZ(service, engine, engine.create(service, "m1", MultiAZ=True, DBName="shop"))
+        yield MysqlFamilyMultiAZ(service, engine, engine.create(service, "m1", MultiAZ=True, DBName="shop"))
 
 
 @pytest.fixture(autouse=True)
-def whole(pair: MariadbMultiAZ) -> None:
+def whole(pair: MysqlFamilyMultiAZ) -> None:
     """Every test begins with a pair that is in sync, and an empty table."""
     pair.await_in_sync()
     pair.make_table()
@@ -44,19 +45,19 @@ def full(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--faults-full"))
 
 
-def test_primary_killed(pair: MariadbMultiAZ, full: bool) -> None:
+def test_primary_killed(pair: MysqlFamilyMultiAZ, full: bool) -> None:
     with pair.writers() as writers:
         kills = pair.kill_rounds_here(writers, 100 if full else 4, ("everything", "shim"))
         pair.await_in_sync()
         writers.stop()
     verdict = judge(writers.operations, writers.read, pair.rows())
-    print(f"F1, MariaDB: {verdict}")
-    print(f"F1, MariaDB: {describe_gaps(gaps(writers.operations, kills))}; {loss_bound(len(kills))}")
+    print(f"F1, {pair.name}: {verdict}")
+    print(f"F1, {pair.name}: {describe_gaps(gaps(writers.operations, kills))}; {loss_bound(len(kills))}")
     assert verdict.clean, str(verdict)
     assert verdict.acknowledged > 0 and writers.read
 
 
-def test_standby_killed_stops_no_write_for_long_and_loses_nothing(pair: MariadbMultiAZ) -> None:
+def test_standby_killed_stops_no_write_for_long_and_loses_nothing(pair: MysqlFamilyMultiAZ) -> None:
     with pair.writers() as writers:
         eventually(lambda: writers.acknowledged() > 30)
         before = pair.await_in_sync()
@@ -73,7 +74,7 @@ def test_standby_killed_stops_no_write_for_long_and_loses_nothing(pair: MariadbM
     assert verdict.clean, str(verdict)
 
 
-def test_both_killed_at_once_nothing_is_lost(pair: MariadbMultiAZ) -> None:
+def test_both_killed_at_once_nothing_is_lost(pair: MysqlFamilyMultiAZ) -> None:
     """What the standby had received and not applied is gone with its process: it must not lead then."""
     with pair.writers() as writers:
         eventually(lambda: writers.acknowledged() > 100)
@@ -86,11 +87,11 @@ def test_both_killed_at_once_nothing_is_lost(pair: MariadbMultiAZ) -> None:
         pair.await_in_sync()
         writers.stop()
     verdict = judge(writers.operations, writers.read, pair.rows())
-    print(f"both killed, MariaDB: {verdict}")
+    print(f"both killed, {pair.name}: {verdict}")
     assert verdict.clean, str(verdict)
 
 
-def test_new_primary_killed_while_it_takes_over(pair: MariadbMultiAZ, full: bool) -> None:
+def test_new_primary_killed_while_it_takes_over(pair: MysqlFamilyMultiAZ, full: bool) -> None:
     """What it had received and not applied is gone with it; the former primary, killed before, has everything."""
     taken_back = 0
     with pair.writers() as writers:
@@ -106,11 +107,11 @@ def test_new_primary_killed_while_it_takes_over(pair: MariadbMultiAZ, full: bool
             taken_back += record.failovers[-1].row == "taken-back"
         writers.stop()
     verdict = judge(writers.operations, writers.read, pair.rows())
-    print(f"new primary killed, MariaDB: {verdict}; {taken_back} times the former one led again")
+    print(f"new primary killed, {pair.name}: {verdict}; {taken_back} times the former one led again")
     assert verdict.clean, str(verdict)
 
 
-def test_frozen_standby_lets_writes_go_on_after_it_was_recorded(pair: MariadbMultiAZ) -> None:
+def test_frozen_standby_lets_writes_go_on_after_it_was_recorded(pair: MysqlFamilyMultiAZ) -> None:
     with pair.writers() as writers:
         eventually(lambda: writers.acknowledged() > 30)
         before = pair.await_in_sync()
@@ -126,7 +127,7 @@ def test_frozen_standby_lets_writes_go_on_after_it_was_recorded(pair: MariadbMul
     assert verdict.clean, str(verdict)
 
 
-def test_hung_primary_is_fenced(pair: MariadbMultiAZ) -> None:
+def test_hung_primary_is_fenced(pair: MysqlFamilyMultiAZ) -> None:
     with pair.writers() as writers:
         eventually(lambda: writers.acknowledged() > 30)
         before = pair.await_in_sync()
@@ -142,13 +143,13 @@ def test_hung_primary_is_fenced(pair: MariadbMultiAZ) -> None:
     assert verdict.clean, str(verdict)
 
 
-def test_control_a_primary_that_does_not_wait_loses_commits(pair: MariadbMultiAZ) -> None:
+def test_control_a_primary_that_does_not_wait_loses_commits(pair: MysqlFamilyMultiAZ) -> None:
     """Semi-synchronous replication off, behind the pair's back, and a standby that does not receive: rows are lost."""
     before = pair.await_in_sync()
     sockets = pair.service.settings.runtime / "nodes"
-    _sql(sockets / before.primary / "mysqld.sock", "SET GLOBAL rpl_semi_sync_master_enabled = 0")
+    _sql(sockets / before.primary / "mysqld.sock", f"SET GLOBAL rpl_semi_sync_{WORDS[pair.name][0]}_enabled = 0")
     with pair.writers() as writers:
-        _sql(sockets / before.standby / "mysqld.sock", "STOP SLAVE IO_THREAD")
+        _sql(sockets / before.standby / "mysqld.sock", f"STOP {WORDS[pair.name][1]} IO_THREAD")
         count = writers.acknowledged()
         eventually(lambda: writers.acknowledged() > count + 50, interval_s=0.005)
         pair.kill(before.primary)

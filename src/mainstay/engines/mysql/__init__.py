@@ -1,0 +1,1 @@
+"""MySQL: everything that knows its binaries, its variables and its SQL."""

@@ -1,0 +1,54 @@
+"""Making a MySQL data directory from nothing, and the accounts that are ours in it."""
+
+from __future__ import annotations
+
+from mainstay.engines.mysql.packages import SERVER
+from mainstay.engines.mysql_family.accounts import ADMIN, OWN_HOST
+from mainstay.engines.mysql_family.heartbeat import HEARTBEAT_TABLE
+from mainstay.engines.mysql_family.layout import arguments, place_options
+from mainstay.engines.mysql_family.quoting import account
+from mainstay.model.engine import EngineBuild
+
+SHARE = ("mysql",)
+ROOT = "root"
+"""What --initialize-insecure makes, without a password. No client is let in before it is gone."""
+
+APPLY_CONFIGURATION = (
+    "SET @apply = (SELECT IF(COUNT(*), 'CALL mysql.rds_apply_configuration()', 'DO 0') FROM information_schema.ROUTINES"
+    " WHERE ROUTINE_SCHEMA = 'mysql' AND ROUTINE_NAME = 'rds_apply_configuration')",
+    "PREPARE apply FROM @apply",
+    "EXECUTE apply",
+)
+"""What users have set by mysql.rds_set_configuration, which a new node does not know yet."""
+
+
+def server(build: EngineBuild) -> str:
+    """Path of the server program."""
+    return str((build.bin_directory / SERVER).resolve())
+
+
+def bootstrap_command(build: EngineBuild) -> list[str]:
+    """The server that makes a data directory and ends; the place of the data is to be added."""
+    places = arguments(place_options(build, *SHARE))
+    return [server(build), "--no-defaults", "--initialize-insecure", *places, "--secure-file-priv=NULL"]
+
+
+def startup_script(operators: tuple[str, ...]) -> str:
+    """SQL that the engine runs at every start, before it takes a connection (init_file), with all privileges.
+
+    Makes the accounts that we need, whatever a user has done to them: one for each system user that may operate the
+    node over its socket, named as that user is, because auth_socket compares the two names; and rdsadmin, to which
+    nobody logs in, the definer of what runs with its privileges. With SYSTEM_USER, which is among ALL, they are out
+    of the reach of users who have not got it. Never replicated: every node has its own.
+    """
+    lines = ["SET sql_log_bin=0"]
+    if ROOT not in operators:
+        lines.append(f"DROP USER IF EXISTS {account(ROOT, OWN_HOST)}")
+    for name, locked in ((ADMIN, "LOCK"), *((operator, "UNLOCK") for operator in operators)):
+        own = account(name, OWN_HOST)
+        lines += [
+            f"CREATE USER IF NOT EXISTS {own} IDENTIFIED WITH auth_socket ACCOUNT {locked}",
+            f"ALTER USER {own} IDENTIFIED WITH auth_socket ACCOUNT {locked}",
+            f"GRANT ALL ON *.* TO {own} WITH GRANT OPTION",
+        ]
+    return "".join(f"{line};\n" for line in (*lines, HEARTBEAT_TABLE, *APPLY_CONFIGURATION))

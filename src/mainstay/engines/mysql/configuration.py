@@ -1,0 +1,77 @@
+"""The files that a MySQL node reads, as pure functions of its spec.
+
+Settings that belong to Mainstay come last in my.cnf, so that no user parameter can override them.
+"""
+
+from __future__ import annotations
+
+from mainstay.engines.mysql.asking import OPTION_NAMES
+from mainstay.engines.mysql.bootstrap import SHARE, startup_script
+from mainstay.engines.mysql.words import MYSQL_WORDS
+from mainstay.engines.mysql_family import layout
+from mainstay.engines.mysql_family.option_file import render as render_options
+from mainstay.engines.node_files import NodeFiles
+from mainstay.model.assignment import Assignment
+from mainstay.model.engine import EngineBuild
+from mainstay.model.node import NodeSpec
+
+OURS = frozenset(
+    """binlog_expire_logs_seconds enforce_gtid_consistency general_log_file init_file log_error log_replica_updates
+    offline_mode partial_revokes persisted_globals_load read_only secure_file_priv server_id slow_query_log_file
+    super_read_only""".split()
+)
+"""Variables that `own_options` sets, or `startup_script`: a change of the parameters leaves them alone."""
+
+PLUGINS = {
+    "auth_socket": "auth_socket.so",
+    "rpl_semi_sync_source": "semisync_source.so",
+    "rpl_semi_sync_replica": "semisync_replica.so",
+    "clone": "mysql_clone.so",
+}
+
+
+def render(
+    spec: NodeSpec,
+    assignment: Assignment,
+    files: NodeFiles,
+    build: EngineBuild,
+    operators: tuple[str, ...],
+    follow: str,
+) -> dict[str, str]:
+    """File name -> content. `operators` are the system users that may act as administrators over the node's socket.
+
+    `follow` is what makes a follower follow its source, "" for a node that follows nobody.
+    """
+    own = own_options(spec, files, build) | replication_options(spec, assignment)
+    options = render_options("mysqld", user_options(spec), own)
+    return layout.files_of(spec, options, startup_script(operators), follow)
+
+
+def user_options(spec: NodeSpec) -> dict[str, str]:
+    """What the DB parameter group says, under the names that options have."""
+    return {OPTION_NAMES.get(name, name): value for name, value in sorted(spec.parameters.items())}
+
+
+def own_options(spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> dict[str, str]:
+    """What no DB parameter group decides."""
+    return {
+        **layout.place_options(build, *SHARE),
+        **layout.common_options(spec, files),
+        "plugin_load": ";".join(f"{name}={library}" for name, library in PLUGINS.items()),
+        "mysqlx": "0",
+        "partial_revokes": "1",
+        "persisted_globals_load": "0",
+        "auto_generate_certs": "0",
+        "gtid_mode": "ON",
+        "enforce_gtid_consistency": "ON",
+        "log_replica_updates": "1",
+    }
+
+
+def replication_options(spec: NodeSpec, assignment: Assignment) -> dict[str, str]:
+    """What depends on the node's role now."""
+    return layout.replication_options(spec, assignment, MYSQL_WORDS) | {
+        "replica_parallel_workers": str(layout.APPLIER_THREADS),
+        "replica_preserve_commit_order": "1",
+        "rpl_semi_sync_source_wait_for_replica_count": "1",
+    }

@@ -1,0 +1,19 @@
+"""What the RDS API wants to know about MySQL and of no other engine."""
+
+from __future__ import annotations
+
+from mainstay.engines.base import Feature
+from mainstay.engines.mysql_family.hashes import caching_sha2_password
+from mainstay.engines.mysql_family.rules import FamilyRules
+
+
+class MysqlRules(FamilyRules):
+    """`EngineRules` for MySQL."""
+
+    name = "mysql"
+    description = "MySQL Community Edition"
+    features: frozenset[Feature] = frozenset()
+
+    def password_verifier(self, username: str, password: str, salt: bytes) -> str:
+        """What caching_sha2_password stores."""
+        return caching_sha2_password(password, salt)

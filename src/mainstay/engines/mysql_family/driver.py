@@ -1,0 +1,221 @@
+"""Operating a node of this family on this host. See `EngineDriver` for what each method guarantees."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+from pymysql.constants import ER
+
+from mainstay.engines.backups import EngineBackups
+from mainstay.engines.base import Health, Monitor, StartCommand
+from mainstay.engines.mysql_family import layout
+from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
+from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
+from mainstay.engines.mysql_family.monitor import FamilyMonitor
+from mainstay.engines.mysql_family.option_file import parse
+from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
+from mainstay.engines.mysql_family.trees import fsync_tree
+from mainstay.engines.mysql_family.variables import Variable, pending_restart, statements
+from mainstay.engines.mysql_family.words import Words
+from mainstay.engines.node_files import NodeFiles
+from mainstay.host.files import fsync_directory
+from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
+from mainstay.model.assignment import Assignment, Upstream
+from mainstay.model.engine import EngineBuild
+from mainstay.model.errors import Permanent
+from mainstay.model.node import NodeSpec, ReplicationStatus
+
+BOOTSTRAP_TIMEOUT_S = 120.0
+PROBE_TIMEOUT_S = 1.0
+NOT_YET = ("No such file or directory", "Connection refused")
+
+
+class FamilyDriver(ABC):
+    """`EngineDriver` but for what MariaDB and MySQL each do in their own way.
+
+    `ours` are variables that a change of the parameters leaves alone, `option_names` the options that are not called
+    as their variables are, `renew_certificate` the statement that has the certificate read again.
+    """
+
+    name: str
+    # A shutdown in which InnoDB writes what it must; killed, it recovers from its redo log at the next start.
+    stop_signals = ((signal.SIGTERM, 90.0), (signal.SIGKILL, 5.0))
+    reload_signal = None
+    # A relay log is begun anew with its process: what it had and had not applied is asked of the source again.
+    keeps_received = False
+    backups: EngineBackups
+    words: Words
+    followers: Followers
+    ours: frozenset[str]
+    option_names: Mapping[str, str]
+    renew_certificate: str
+
+    @abstractmethod
+    def server(self, build: EngineBuild) -> str:
+        """Path of the server program."""
+
+    @abstractmethod
+    def bootstrap(self, build: EngineBuild) -> tuple[list[str], bytes]:
+        """The command that makes a data directory, which is to be added to it, and its standard input."""
+
+    @abstractmethod
+    def initialised(self, files: NodeFiles) -> bool:
+        """See `EngineDriver`."""
+
+    @abstractmethod
+    def render(
+        self,
+        spec: NodeSpec,
+        assignment: Assignment,
+        files: NodeFiles,
+        build: EngineBuild,
+        operators: tuple[str, ...],
+        follow: str,
+    ) -> dict[str, str]:
+        """File name -> content; see each engine's configuration.py."""
+
+    @abstractmethod
+    async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
+        """See `EngineDriver`."""
+
+    @abstractmethod
+    async def variables(self, connection: Session, version: str, wanted: Mapping[str, str]) -> dict[str, Variable]:
+        """The settings of the running engine of this version, by name. What differs from `wanted` is told exactly."""
+
+    @abstractmethod
+    async def account_statements(self, connection: Session, spec: NodeSpec) -> list[str]:
+        """SQL that makes users, the first database and procedures as the spec wants them, each on its own."""
+
+    async def configuration(
+        self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild
+    ) -> dict[str, str]:
+        owner = files.volume.stat().st_uid
+        follow = ""
+        if not assignment.writable and assignment.upstream is not None and self.initialised(files):
+            follow = await self.followers.follow_statements(spec, files, assignment.upstream)
+        return self.render(spec, assignment, files, build, operators((os.geteuid(), owner)), follow)
+
+    async def initialise(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User) -> None:
+        """The bootstrap server into a directory beside, renamed when it is complete and on disk."""
+        unfinished = files.volume / "data.initialising"
+        await empty_directory(unfinished, user)
+        command, script = self.bootstrap(build)
+        await run(
+            [*command, f"--datadir={unfinished}"],
+            user=user,
+            timeout_s=BOOTSTRAP_TIMEOUT_S,
+            env={"TZ": "UTC", **build.environment},
+            stdin=script,
+        )
+        await asyncio.to_thread(fsync_tree, unfinished)
+        unfinished.rename(files.data)
+        fsync_directory(files.volume)
+
+    def start_command(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> StartCommand:
+        """A shell that makes the engine's directories as the engine's own user, and becomes the engine."""
+        logs = [files.logs / name for name in layout.LOG_DIRECTORIES]
+        directories = [*logs, layout.temporary(files), layout.exchange(files)]
+        making = shlex.join(["mkdir", "-p", "-m", "700", "--", *map(str, directories)])
+        return StartCommand(
+            argv=(
+                "/bin/sh",
+                "-c",
+                f'{making} && exec "$@"',
+                self.name,
+                self.server(build),
+                f"--defaults-file={files.configuration / layout.OPTION_FILE}",
+                *self._role_options(files),
+            ),
+            env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment},
+        )
+
+    @staticmethod
+    def _role_options(files: NodeFiles) -> tuple[str, ...]:
+        """By what the data is, not by what the node is wanted to be: a follower takes writes when it was promoted."""
+        if not follows(files):
+            return ("--read-only=0",)
+        return ("--read-only=1", f"--init-file={files.configuration / layout.FOLLOWER_STARTUP_FILE}")
+
+    def follows(self, files: NodeFiles) -> bool:
+        return follows(files)
+
+    async def rejoin(
+        self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream
+    ) -> None:
+        """Always a copy: its binary log may hold transactions that were never acknowledged, and nobody else has."""
+        await self.clone(spec, files, build, user, upstream)
+
+    async def promote(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User) -> None:
+        await self.followers.promote(files)
+
+    async def confirm_synchronous(self, spec: NodeSpec, files: NodeFiles, follower: str) -> bool:
+        return await self.followers.confirm_synchronous(files, follower)
+
+    async def settle_writes(self, spec: NodeSpec, files: NodeFiles) -> None:
+        """Nothing: a primary that is slow to shut down is killed, and copied anew in any case."""
+        return
+
+    async def replication(self, spec: NodeSpec, files: NodeFiles) -> ReplicationStatus | None:
+        return await self.followers.replication_status(files)
+
+    def loss(self, log_text: str) -> str:
+        return self.followers.loss(log_text)
+
+    def monitor(self, spec: NodeSpec, files: NodeFiles) -> Monitor:
+        return FamilyMonitor(files, self.words)
+
+    async def probe(self, spec: NodeSpec, files: NodeFiles) -> Health:
+        try:
+            async with session(files.sockets, timeout_s=PROBE_TIMEOUT_S) as connection:
+                if self.follows(files):
+                    # What cannot be applied must not be acknowledged either.
+                    message = await self.followers.hold_back(connection)
+                    return Health(ready=True, message=message)
+                return await self._health(connection, spec)
+        except Error as error:
+            message = message_of(error)
+            if number_of(error) == ER.CON_COUNT_ERROR:  # all connections are in use, which it says itself
+                return Health(ready=True, message=message)
+            return Health(ready=False, starting=any(words in message for words in NOT_YET), message=message)
+
+    async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
+        async with answering(files.sockets) as connection:
+            wanted = self._wanted(files)
+            known = await self.variables(connection, spec.engine_version, wanted)
+            for statement in statements(known, wanted, self.ours):
+                try:
+                    await connection.execute(statement)
+                except Error as error:
+                    if silent(error):
+                        raise
+                    raise Permanent(f"the engine refuses parameters: {statement}: {message_of(error)}") from error
+            await self._follow(connection, files)
+            await connection.execute(self.renew_certificate)
+            return await self._health(connection, spec)
+
+    async def apply_accounts(self, spec: NodeSpec, files: NodeFiles) -> None:
+        async with answering(files.sockets, replicated=True) as connection:
+            await run_all(connection, self.words.unseen)
+            await run_all(connection, await self.account_statements(connection, spec))
+
+    async def _follow(self, connection: Session, files: NodeFiles) -> None:
+        """The source may be another one now."""
+        statements_file = files.configuration / layout.FOLLOW_STATEMENTS_FILE
+        if self.follows(files) and statements_file.exists():
+            await run_all(connection, self.words.unseen)
+            await self.followers.follow(connection, statements_file.read_text())
+
+    async def _health(self, connection: Session, spec: NodeSpec) -> Health:
+        known = await self.variables(connection, spec.engine_version, spec.parameters)
+        return Health(ready=True, pending_restart=pending_restart(known, spec.parameters))
+
+    def _wanted(self, files: NodeFiles) -> dict[str, str]:
+        """What the option file says, by the names of the variables."""
+        options = parse((files.configuration / layout.OPTION_FILE).read_text())
+        variable_names = {option: name for name, option in self.option_names.items()}
+        return {variable_names.get(name, name).removeprefix("loose_"): value for name, value in options.items()}

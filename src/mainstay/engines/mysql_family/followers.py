@@ -1,0 +1,311 @@
+"""Letting followers in, promoting and observing them. See `EngineDriver` for what each guarantees.
+
+A follower is told from a primary by a file in its data directory. It reaches its source over TCP, as a user of its own,
+whose password nobody keeps but the follower: it is derived from the follower's private key, and the source learns its
+verifier, in a transaction that is not replicated, whenever the follower is about to be configured.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import shutil
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from mainstay.engines.mysql_family.accounts import EVERY_HOST
+from mainstay.engines.mysql_family.heartbeat import PULSE
+from mainstay.engines.mysql_family.layout import FOLLOW_STATEMENTS_FILE
+from mainstay.engines.mysql_family.local_sessions import answering, run_all, session
+from mainstay.engines.mysql_family.quoting import account, literal
+from mainstay.engines.mysql_family.sessions import Error, Session
+from mainstay.engines.mysql_family.trees import fsync_tree
+from mainstay.engines.mysql_family.words import Words
+from mainstay.engines.node_files import NodeFiles
+from mainstay.host.files import fsync_directory
+from mainstay.host.processes import User
+from mainstay.model.assignment import Upstream
+from mainstay.model.errors import MainstayError, Permanent, Transient
+from mainstay.model.node import NodeSpec, ReplicationStatus
+
+STATUS_TIMEOUT_S = 5.0
+DRAIN_LOOK_S = 0.2
+CONFIRM_TIMEOUT_S = 10.0
+FOLLOWER_FILE = "mainstay.follower"
+
+
+class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a follower says of itself. `receiving` is "Yes", "No" or "Connecting"; `received` are GTIDs."""
+
+    source_host: str
+    source_port: int
+    receiving: str
+    applying: bool
+    receive_errno: int
+    receive_error: str
+    apply_errno: int
+    apply_error: str
+    received: str
+    behind_s: float | None
+
+
+def follows(files: NodeFiles) -> bool:
+    """Whether the engine, once started, is a follower."""
+    return (files.data / FOLLOWER_FILE).exists()
+
+
+def password_of(spec: NodeSpec) -> str:
+    """The follower's password: the same one as long as its certificate is."""
+    return hmac.digest(spec.certificate.private_key_pem.encode(), b"mainstay replication", hashlib.sha256).hex()
+
+
+async def empty_directory(path: Path, user: User) -> None:
+    """Makes a directory of the engine's user, in the place of whatever was there."""
+    await remove(path)
+    await asyncio.to_thread(_make, path, user)
+
+
+def _make(path: Path, user: User) -> None:
+    path.mkdir(mode=0o700)
+    user.give(path)
+
+
+async def remove(path: Path) -> None:
+    """The tree is gone when this returns."""
+    with suppress(FileNotFoundError):
+        await asyncio.to_thread(shutil.rmtree, path)
+
+
+async def copied(copy: Callable[[], Awaitable[None]]) -> None:
+    """Every failure is `Transient`: what stood in the way (no room, a source that stopped) may be gone next time."""
+    try:
+        await copy()
+    except Permanent as error:
+        raise Transient(f"copying failed: {error.message}", retry_after_s=2.0) from error
+
+
+async def put_in_place(unfinished: Path, files: NodeFiles, user: User) -> None:
+    """The complete copy becomes the node's data, that of a follower, once it is on the disk."""
+    discarded = files.volume / "data.discarded"
+    await remove(discarded)
+    await asyncio.to_thread(_put_in_place, unfinished, files, user, discarded)
+    await remove(discarded)
+
+
+def _put_in_place(unfinished: Path, files: NodeFiles, user: User, discarded: Path) -> None:
+    mark = unfinished / FOLLOWER_FILE
+    mark.touch(mode=0o600)
+    user.give(mark)
+    fsync_tree(unfinished)
+    if files.data.exists():
+        files.data.rename(discarded)
+    unfinished.rename(files.data)
+    fsync_directory(files.volume)
+
+
+def judge(status: FollowerStatus | None, everything_applied: bool) -> ReplicationStatus:
+    """What a follower's status means to those who look at it."""
+    if status is None:
+        return ReplicationStatus(streaming=False, message="the replica does not follow anybody yet")
+    error = status.apply_error or status.receive_error
+    if status.receiving == "Connecting" and not error:
+        return ReplicationStatus(streaming=False, connecting=True, message="the source has not answered yet")
+    streaming = status.receiving == "Yes" and not status.apply_errno
+    if streaming and status.applying and everything_applied:
+        return ReplicationStatus(streaming=True, lag_s=0.0, lag_bytes=0)
+    return ReplicationStatus(
+        streaming=streaming,
+        paused=streaming and not status.applying,
+        lag_s=status.behind_s,
+        message="" if streaming else error or "the source is not sending",
+    )
+
+
+class Followers:
+    """The followers of one engine, in its words. `verifier` makes of a password what the engine stores, as SQL."""
+
+    def __init__(self, words: Words, verifier: Callable[[str], str]) -> None:
+        self._words = words
+        self._verifier = verifier
+
+    def user_of(self, node_id: str) -> str:
+        """The account under which a node follows another."""
+        return f"{self._words.follower_user}{node_id}"
+
+    async def follow_statements(self, spec: NodeSpec, files: NodeFiles, upstream: Upstream) -> str:
+        """What makes the engine follow `upstream`, one statement a line; lets it in there.
+
+        While the upstream does not answer: what was valid before. Raises `Transient` if there is nothing of that kind.
+        """
+        words, password = self._words, password_of(spec)
+        follower = account(self.user_of(spec.node_id), EVERY_HOST)
+        try:
+            async with answering(Path(upstream.host), timeout_s=STATUS_TIMEOUT_S) as source:
+                await run_all(source, words.unseen)
+                identified = f"{follower} IDENTIFIED {words.identified} {self._verifier(password)}"
+                await source.execute(f"CREATE USER IF NOT EXISTS {identified}")
+                await source.execute(f"ALTER USER {identified}")
+                await source.execute(f"GRANT REPLICATION SLAVE ON *.* TO {follower}")
+                [(address, port)] = await source.execute("SELECT @@bind_address, @@port")
+        except Error as error:
+            raise Transient(f"the source does not let a follower in: {error}") from error
+        except Transient:
+            kept = files.configuration / FOLLOW_STATEMENTS_FILE
+            if kept.exists():
+                return kept.read_text()
+            raise
+        source_is, follower_is = words.source.upper(), words.follower.upper()
+        return (
+            f"STOP {follower_is};\n"
+            f"{words.change} {source_is}_HOST={literal(str(address))}, {source_is}_PORT={int(port)},"
+            f" {source_is}_USER={literal(self.user_of(spec.node_id))}, {source_is}_PASSWORD={literal(password)},"
+            f" {source_is}_SSL=1, {source_is}_SSL_VERIFY_SERVER_CERT=0, {source_is}_CONNECT_RETRY=1,"
+            f" {source_is}_HEARTBEAT_PERIOD=1, {words.position};\n"
+            f"START {follower_is};\n"
+        )
+
+    async def status(self, connection: Session) -> FollowerStatus | None:
+        """None if the engine follows nobody."""
+        source, follower = self._words.source.title(), self._words.follower.title()
+        rows = await connection.records(f"SHOW {follower.upper()} STATUS")
+        if not rows:
+            return None
+        row, behind = rows[0], rows[0][f"Seconds_Behind_{source}"]
+        return FollowerStatus(
+            source_host=str(row[f"{source}_Host"]),
+            source_port=int(row[f"{source}_Port"]),
+            receiving=str(row[f"{follower}_IO_Running"]),
+            applying=row[f"{follower}_SQL_Running"] == "Yes",
+            receive_errno=int(row["Last_IO_Errno"]),
+            receive_error=str(row["Last_IO_Error"] or ""),
+            apply_errno=int(row["Last_SQL_Errno"]),
+            apply_error=str(row["Last_SQL_Error"] or ""),
+            received=str(row[self._words.received] or "").replace("\n", ""),
+            behind_s=None if behind is None else float(str(behind)),
+        )
+
+    async def promote(self, files: NodeFiles) -> None:
+        """Applies what was received, to the last transaction, and takes writes.
+
+        Raises `Transient` while there is something to be applied: it is to be called again.
+        """
+        follower = self._words.follower.upper()
+        async with answering(files.sockets) as connection:
+            if await self.status(connection) is not None:
+                await self._drain(connection)
+                await connection.execute(f"STOP {follower}")
+            await connection.execute(f"SET GLOBAL rpl_semi_sync_{self._words.follower}_enabled = 0")
+            for name in ("sync_binlog", "innodb_flush_log_at_trx_commit"):
+                await connection.execute(f"SET GLOBAL {name} = 1")
+            # What was applied until now was not forced to the disk one by one, and its relay log goes next.
+            await connection.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS, BINARY LOGS")
+            await connection.execute(f"RESET {follower} ALL")
+            (files.data / FOLLOWER_FILE).unlink(missing_ok=True)
+            fsync_directory(files.data)
+            await connection.execute("SET GLOBAL read_only = 0")
+
+    async def _drain(self, connection: Session) -> None:
+        follower = self._words.follower.upper()
+        await connection.execute(f"STOP {follower} IO_THREAD")
+        status = await self.status(connection)
+        if status is None:
+            return
+        if not status.applying:
+            await connection.execute(f"START {follower} SQL_THREAD")
+        wait = (status.received, DRAIN_LOOK_S)
+        if status.received and await connection.value(self._words.wait_applied, wait) != 1:
+            status = await self.status(connection)
+            if status is not None and status.apply_errno:
+                raise Transient(f"the follower cannot apply what it received: {status.apply_error}")
+            raise Transient("the follower applies what it received", retry_after_s=0.01)
+
+    async def confirm_synchronous(self, files: NodeFiles, follower: str) -> bool:
+        """Makes certain, not likely, that commits wait for the follower.
+
+        The settings are read; the follower is the only one that acknowledges; and a transaction of ours, begun after
+        the settings are in force, was acknowledged while they were. Whatever was committed without waiting before that
+        is earlier in the binary log, and the follower acknowledges positions of the log: it has that too. What comes
+        into the log later looks at the settings later, and waits.
+        """
+        async with answering(files.sockets, timeout_s=CONFIRM_TIMEOUT_S, replicated=True) as connection:
+            before = await self._synchronous_state(connection, follower)
+            if before is None:
+                return False
+            await connection.execute(PULSE)
+            return await self._synchronous_state(connection, follower) == before
+
+    async def _synchronous_state(self, connection: Session, follower: str) -> tuple[str, ...] | None:
+        """Commits that did not wait so far, and the follower's connection; None if commits need not wait."""
+        must_be = self._words.source_settings
+        names = ", ".join(literal(name) for name in must_be)
+        settings = await connection.execute(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({names})")
+        if {str(name): str(value) for name, value in settings} != must_be:
+            return None
+        counters = await connection.execute(f"SHOW GLOBAL STATUS LIKE 'Rpl_semi_sync_{self._words.source}_%'")
+        status = {str(name).rpartition(f"{self._words.source}_")[2]: str(value) for name, value in counters}
+        if (status["status"], status["clients"]) != ("ON", "1"):
+            return None
+        dump = await connection.value(
+            "SELECT ID FROM information_schema.PROCESSLIST WHERE USER = %s AND COMMAND LIKE 'Binlog Dump%%'",
+            (self.user_of(follower),),
+        )
+        return None if dump is None else (status["no_tx"], status["no_times"], str(dump))
+
+    async def replication_status(self, files: NodeFiles) -> ReplicationStatus | None:
+        """Lag as the follower sees it: zero when it has applied all that its source has sent."""
+        try:
+            async with session(files.sockets, timeout_s=STATUS_TIMEOUT_S) as connection:
+                status = await self.status(connection)
+                return judge(status, status is not None and await self._applied(connection, status))
+        except (Error, MainstayError):
+            return None
+
+    async def _applied(self, connection: Session, status: FollowerStatus) -> bool:
+        return bool(await connection.value(self._words.is_applied, (status.received,)))
+
+    async def hold_back(self, connection: Session) -> str:
+        """Why this follower cannot apply what it receives, "" if it can.
+
+        As long as it cannot, it receives and acknowledges no more, and tries again to apply: the reason is then in the
+        log over and over (`loss`). Both threads are never started together: that discards what was received.
+        """
+        follower = self._words.follower.upper()
+        status = await self.status(connection)
+        if status is None:
+            return ""
+        if status.apply_errno:
+            if status.receiving != "No":
+                await connection.execute(f"STOP {follower} IO_THREAD")
+            if not status.applying:
+                await connection.execute(f"START {follower} SQL_THREAD")
+            return status.apply_error
+        held = status.receiving == "No" and status.applying and not status.receive_errno
+        if held and await self._applied(connection, status):
+            # It goes on from what is applied: what is not would come twice.
+            await connection.execute(f"START {follower} IO_THREAD")
+        return ""
+
+    async def follow(self, connection: Session, statements: str) -> None:
+        """Runs `follow_statements` unless the engine follows that source already.
+
+        Starting to follow anew discards what was received and not applied: of a standby that has acknowledged it, that
+        must not happen for a mere change of its password.
+        """
+        status, source = await self.status(connection), self._words.source.upper()
+        if status is not None:
+            here = f"{source}_HOST={literal(status.source_host)}, {source}_PORT={status.source_port},"
+            if here in statements:
+                return
+        await run_all(connection, [line.rstrip(";") for line in statements.splitlines()])
+
+    def loss(self, log_text: str) -> str:
+        """What a follower's log says when its source cannot, or can no longer, continue what the follower has."""
+        for line in reversed(log_text.splitlines()):
+            for words, reason in self._words.lost:
+                if words in line:
+                    return reason
+        return ""

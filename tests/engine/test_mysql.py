@@ -1,0 +1,157 @@
+"""What only MySQL has: a master user from whom our accounts and schema mysql are safe, and its clients."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.dialects import MARIADB, MYSQL, Client, ClientError, EngineUnderTest, newest_of
+from harness.service import PASSWORD, Service
+from mainstay.engines.builds import Builds
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module", params=newest_of(MYSQL), ids=lambda one: one.version)
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    found: EngineUnderTest = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def instance(service: Service, engine: EngineUnderTest) -> Iterator[dict[str, Any]]:
+    made = engine.create(service, DBName="shop")
+    yield made
+    service.delete_instance(made["DBInstanceIdentifier"])
+
+
+@pytest.fixture
+def master(service: Service, engine: EngineUnderTest, instance: dict[str, Any]) -> Iterator[Client]:
+    with engine.connect(service, instance, database="shop") as client:
+        yield client
+
+
+def refused(client: Client, statement: str) -> bool:
+    try:
+        client.rows(statement)
+    except ClientError:
+        return True
+    return False
+
+
+def test_the_master_user_has_the_role_that_rds_gives(master: Client) -> None:
+    assert master.value("SELECT CURRENT_ROLE()") == "`rds_superuser_role`@`%`"
+    assert not [row for row in master.rows("SHOW GRANTS") if "SYSTEM_USER" in row[0] or "SUPER," in row[0]]
+    assert master.value("SELECT plugin FROM mysql.user WHERE user = 'app'") == "caching_sha2_password"
+
+
+@pytest.mark.parametrize("ours", ["rdsadmin", "the operator"])
+def test_our_accounts_are_out_of_the_master_users_reach(master: Client, ours: str) -> None:
+    admins = [row[0] for row in master.rows("SELECT user FROM mysql.user WHERE plugin = 'auth_socket'")]
+    assert "rdsadmin" in admins and len(admins) >= 2
+    name = "rdsadmin" if ours == "rdsadmin" else next(admin for admin in admins if admin != "rdsadmin")
+    account = f"'{name}'@'localhost'"
+    for statement in (
+        f"ALTER USER {account} IDENTIFIED BY 'mine-now-1' ACCOUNT UNLOCK",
+        f"DROP USER {account}",
+        f"RENAME USER {account} TO x@'%'",
+        f"GRANT {account} TO app@'%'",
+        f"REVOKE SELECT ON *.* FROM {account}",
+        f"GRANT SELECT ON shop.* TO {account}",
+        f"CREATE DEFINER = {account} PROCEDURE shop.mine() SELECT 1",
+        f"CREATE DEFINER = {account} SQL SECURITY DEFINER VIEW shop.mine AS SELECT 1",
+        f"CREATE DEFINER = {account} EVENT shop.mine ON SCHEDULE AT NOW() DO SELECT 1",
+    ):
+        assert refused(master, statement), statement
+    assert name in [row[0] for row in master.rows("SELECT user FROM mysql.user WHERE plugin = 'auth_socket'")]
+
+
+def test_nobody_whom_the_master_user_makes_can_write_schema_mysql(
+    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+) -> None:
+    for statement in (
+        "GRANT INSERT, UPDATE, DELETE ON mysql.* TO app@'%'",
+        "REVOKE rds_superuser_role FROM rdsadmin@localhost",
+        "DELETE FROM mysql.db",
+        "INSERT INTO mysql.plugin VALUES ('a', 'b')",
+        "CREATE TABLE mysql.mine (a int)",
+        "CREATE PROCEDURE mysql.mine() SELECT 1",
+        "ALTER PROCEDURE mysql.rds_kill COMMENT 'mine'",
+        "DROP PROCEDURE mysql.rds_kill",
+        "CREATE TRIGGER mysql.mine BEFORE UPDATE ON mysql.rds_configuration FOR EACH ROW SET @a = 1",
+        "LOCK TABLES mysql.user WRITE",
+        "SET GLOBAL partial_revokes = 0",
+        "SET SESSION sql_log_bin = 0",
+    ):
+        assert refused(master, statement), statement
+    master.rows("CREATE USER made@'%' IDENTIFIED BY 'made-password-1'")
+    try:
+        master.rows("GRANT SELECT, INSERT, UPDATE, DELETE, DROP, CREATE ON *.* TO made@'%'")
+        with engine.connect(service, instance, user="made", password="made-password-1") as made:
+            made.rows("CREATE TABLE shop.of_made (a int)")
+            made.rows("DROP TABLE shop.of_made")
+            for statement in (
+                "UPDATE mysql.user SET Super_priv = 'Y' WHERE User = 'made'",
+                "INSERT INTO mysql.func VALUES ('a', 0, 'b', 'function')",
+                "DROP TABLE mysql.rds_configuration",
+            ):
+                assert refused(made, statement), statement
+        master.rows("GRANT rds_superuser_role TO made@'%'")
+        with engine.connect(service, instance, user="made", password="made-password-1") as made:
+            made.rows("SET ROLE ALL")
+            assert refused(made, "UPDATE mysql.user SET Super_priv = 'Y' WHERE User = 'made'")
+    finally:
+        master.rows("DROP USER made@'%'")
+
+
+def test_what_programs_do_who_dump_a_database(master: Client) -> None:
+    master.rows("CREATE TABLE dumped (a int PRIMARY KEY)")
+    for statement in (
+        "FLUSH TABLES",
+        "FLUSH TABLES WITH READ LOCK",
+        "UNLOCK TABLES",
+        "FLUSH PRIVILEGES",
+        "SHOW BINARY LOG STATUS",
+        "LOCK TABLES dumped READ",
+        "UNLOCK TABLES",
+        "DROP TABLE dumped",
+    ):
+        master.rows(statement)
+
+
+@pytest.mark.parametrize("client", ["mysql", "mariadb"])
+def test_command_line_clients_verify_the_servers_name(
+    service: Service, engine: EngineUnderTest, instance: dict[str, Any], client: str, tmp_path: Path
+) -> None:
+    of = {"mysql": MYSQL, "mariadb": MARIADB}[client]
+    versions = newest_of(of)
+    if not versions:
+        pytest.skip(f"{client} is not installed")
+    build = Builds(service.settings).resolve(of.engine, versions[0].version)
+    verify = {"mysql": "ssl-mode=VERIFY_IDENTITY", "mariadb": "ssl-verify-server-cert=1"}[client]
+    file = tmp_path / "login.cnf"
+    file.write_text(
+        f"[client]\nuser=app\npassword={PASSWORD}\nport={instance['Endpoint']['Port']}\n{verify}\n"
+        f"ssl-ca={service.variables['MAINSTAY_CA_BUNDLE']}\n"
+    )
+
+    def run(host: str) -> subprocess.CompletedProcess[str]:
+        plugins = ["--plugin-dir", str(build.library_directory)]
+        command = [str(build.bin_directory / client), f"--defaults-file={file}", *plugins, f"--host={host}"]
+        query = "SELECT CURRENT_USER(), VARIABLE_VALUE FROM performance_schema.session_status"
+        query += " WHERE VARIABLE_NAME = 'Ssl_version'"
+        return subprocess.run(
+            [*command, "--batch", "-N", "-e", query],
+            capture_output=True, text=True, check=False, timeout=60, env=os.environ | build.environment,
+        )  # fmt: skip
+
+    name = instance["Endpoint"]["Address"]
+    done = run(name)
+    assert done.stdout.split() == ["app@%", "TLSv1.3"], done.stderr
+    elsewhere = run(service.node(instance["DBInstanceIdentifier"])["address"])
+    assert elsewhere.returncode != 0 and elsewhere.stdout == ""

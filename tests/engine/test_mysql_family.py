@@ -1,0 +1,194 @@
+"""What MariaDB and MySQL have and PostgreSQL has not: their procedures, their users, their logs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from harness.dialects import MARIADB, MYSQL, Client, ClientError, EngineUnderTest, newest_of
+from harness.service import PASSWORD, Service, eventually
+from mainstay.engines.builds import Builds
+from mainstay.engines.logins import logins as logins_of
+from mainstay.engines.registry import engines
+from mainstay.model.errors import Permanent, Transient
+from mainstay.model.login_place import LoginPlace
+from mainstay.model.secret import Secret
+
+pytestmark = pytest.mark.engine
+
+NEWEST = [*newest_of(MARIADB), *newest_of(MYSQL)]
+
+
+@pytest.fixture(scope="module", params=NEWEST, ids=lambda one: one.dialect.engine)
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    found: EngineUnderTest = request.param
+    return found
+
+
+@pytest.fixture(scope="module")
+def instance(service: Service, engine: EngineUnderTest) -> Iterator[dict[str, Any]]:
+    made = engine.create(service, DBName="shop")
+    yield made
+    service.delete_instance(made["DBInstanceIdentifier"])
+
+
+@pytest.fixture
+def master(service: Service, engine: EngineUnderTest, instance: dict[str, Any]) -> Iterator[Client]:
+    with engine.connect(service, instance, database="shop") as client:
+        yield client
+
+
+def test_a_user_ends_sessions_and_statements_of_others_but_not_ours(
+    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+) -> None:
+    with engine.connect(service, instance) as other:
+        master.rows(f"CALL mysql.rds_kill_query({other.value('SELECT CONNECTION_ID()')})")
+        number = other.value("SELECT CONNECTION_ID()")
+        master.rows(f"CALL mysql.rds_kill({number})")
+        with pytest.raises(ClientError):
+            other.rows("SELECT 1")
+    there = "SELECT ID FROM information_schema.PROCESSLIST"
+    eventually(lambda: number not in [row[0] for row in master.rows(there)])  # its thread has an end of its own
+    for theirs in (1, 999_999_999):
+        with pytest.raises(ClientError, match="no such thread"):
+            master.rows(f"CALL mysql.rds_kill({theirs})")
+
+
+def test_retention_of_binary_logs_is_set_shown_and_kept_over_a_restart(
+    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+) -> None:
+    seconds = "SELECT @@GLOBAL.binlog_expire_logs_seconds"
+    assert master.value(seconds) == 24 * 3600
+    assert master.rows("CALL mysql.rds_show_configuration()")[0][:2] == ("binlog retention hours", None)
+    master.rows("CALL mysql.rds_set_configuration('binlog retention hours', 48)")
+    assert master.rows("CALL mysql.rds_show_configuration()")[0][:2] == ("binlog retention hours", "48")
+    for wrong in ("'binlog retention hours', 169", "'binlog retention hours', 0", "'source delay', 1"):
+        with pytest.raises(ClientError, match="binlog retention hours"):
+            master.rows(f"CALL mysql.rds_set_configuration({wrong})")
+    service.client("rds").reboot_db_instance(DBInstanceIdentifier=instance["DBInstanceIdentifier"])
+    service.await_status(instance["DBInstanceIdentifier"], "available")
+    with engine.connect(service, instance) as client:
+        assert client.value(seconds) == 48 * 3600
+
+
+def test_log_tables_are_rotated(master: Client) -> None:
+    for log in ("slow", "general"):
+        for _time in range(2):
+            master.rows(f"CALL mysql.rds_rotate_{log}_log()")
+        assert master.value(f"SELECT COUNT(*) FROM mysql.{log}_log_backup") == 0
+
+
+def test_only_a_replica_skips_an_error(master: Client) -> None:
+    with pytest.raises(ClientError, match="not a read replica"):
+        master.rows("CALL mysql.rds_skip_repl_error()")
+
+
+def test_the_master_user_makes_users_who_log_in(
+    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+) -> None:
+    master.rows("CREATE USER clerk@'%' IDENTIFIED BY 'clerk-password-1' REQUIRE SSL")
+    master.rows("GRANT SELECT ON shop.* TO clerk@'%'")
+    with engine.connect(service, instance, user="clerk", password="clerk-password-1", database="shop") as clerk:
+        assert clerk.value("SELECT CURRENT_USER()") == "clerk@%"
+        with pytest.raises(ClientError, match="denied"):
+            clerk.rows("CREATE TABLE not_mine (a int)")
+    with pytest.raises(ClientError, match="denied"):
+        engine.connect(service, instance, tls=False, user="clerk", password="clerk-password-1")
+    with pytest.raises(ClientError, match="denied"):
+        master.rows("GRANT SUPER ON *.* TO clerk@'%'")
+    master.rows("DROP USER clerk@'%'")
+
+
+async def test_logins_of_users_are_checked_and_changed_over_verified_tls(
+    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+) -> None:
+    master.rows("CREATE USER rotated@'%' IDENTIFIED BY 'first-password'")
+    logins, node = logins_of(engine.dialect.engine), service.node(instance["DBInstanceIdentifier"])
+    rules = engines(Builds(service.settings)).rules(engine.dialect.engine)
+    place = LoginPlace(
+        address=node["address"],
+        host=instance["Endpoint"]["Address"],
+        port=node["port"],
+        database="shop",
+        authorities=Path(service.variables["MAINSTAY_CA_BUNDLE"]),
+    )
+    first, second, third = Secret("first-password"), Secret("second-password"), Secret("third-password")
+    assert await logins.may_log_in(place, "rotated", first)
+    assert not await logins.may_log_in(place, "rotated", second)
+    assert not await logins.may_log_in(place, "nobody", first)
+    verifier = rules.password_verifier("rotated", second.reveal(), b"0123456789abcdef")
+    await logins.set_password(place, "rotated", first, target="rotated", new=second, verifier=verifier)
+    assert await logins.may_log_in(place, "rotated", second) and not await logins.may_log_in(place, "rotated", first)
+    verifier = rules.password_verifier("rotated", third.reveal(), b"0123456789abcdef")
+    await logins.set_password(place, "app", Secret(PASSWORD), target="rotated", new=third, verifier=verifier)
+    assert await logins.may_log_in(place, "rotated", third)
+    with pytest.raises(Permanent, match="refuses"):
+        await logins.set_password(place, "rotated", third, target="app", new=third, verifier=verifier)
+    with pytest.raises(Permanent, match="no user"):
+        await logins.set_password(place, "app", Secret(PASSWORD), target="nobody", new=third, verifier=verifier)
+    elsewhere = msgspec.structs.replace(place, host="another.name")
+    with pytest.raises(Transient):
+        await logins.may_log_in(elsewhere, "rotated", third)
+    master.rows("DROP USER rotated@'%'")
+
+
+def test_a_full_engine_is_not_taken_for_a_dead_one(
+    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+) -> None:
+    name = instance["DBInstanceIdentifier"]
+    pid = service.node(name)["pid"]
+    clients = [master]
+    try:
+        with pytest.raises(ClientError, match="Too many connections"):
+            while True:
+                clients.append(engine.connect(service, instance))
+        # Longer than a settled engine is left unasked.
+        deadline = time.monotonic() + 12
+        while time.monotonic() < deadline:
+            assert service.describe(name)["DBInstanceStatus"] == "available"
+            time.sleep(0.5)
+        assert clients[-1].value("SELECT 1") == 1
+    finally:
+        for client in clients[1:]:
+            client.close()
+    assert service.node(name)["pid"] == pid
+
+
+def test_slow_and_general_logs_are_files_when_asked_for(service: Service, engine: EngineUnderTest) -> None:
+    rds = service.client("rds")
+    versions = rds.describe_db_engine_versions(Engine=engine.dialect.engine, EngineVersion=engine.version)[
+        "DBEngineVersions"
+    ]
+    rds.create_db_parameter_group(
+        DBParameterGroupName="logs", DBParameterGroupFamily=versions[0]["DBParameterGroupFamily"], Description="d"
+    )
+    wanted = {"log_output": "FILE", "general_log": "1", "slow_query_log": "1", "long_query_time": "0"}
+    rds.modify_db_parameter_group(
+        DBParameterGroupName="logs",
+        Parameters=[
+            {"ParameterName": name, "ParameterValue": value, "ApplyMethod": "immediate"}
+            for name, value in wanted.items()
+        ],
+    )
+    instance = engine.create(service, DBParameterGroupName="logs")
+    name = instance["DBInstanceIdentifier"]
+    try:
+        with engine.connect(service, instance) as client:
+            client.rows("SELECT 'a statement of the general log'")
+
+        def text(log: str) -> str:
+            portion = rds.download_db_log_file_portion(DBInstanceIdentifier=name, LogFileName=log, Marker="0")
+            return str(portion.get("LogFileData", ""))
+
+        for log in ("general/mysql-general.log", "slowquery/mysql-slowquery.log"):
+            eventually(lambda log=log: "a statement of the general log" in text(log))
+            # Nothing that could be a password, or stands for one, is in a log.
+            assert "IDENTIFIED" not in text(log)
+    finally:
+        service.delete_instance(name)
+        rds.delete_db_parameter_group(DBParameterGroupName="logs")

@@ -1,0 +1,118 @@
+"""What a node's role means for its settings: who waits for whom, and what must be on the disk when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import pytest
+
+from mainstay.engines.mariadb import configuration as mariadb
+from mainstay.engines.mysql import configuration as mysql
+from mainstay.engines.mysql_family.layout import OPTION_FILE
+from mainstay.engines.mysql_family.option_file import parse
+from mainstay.engines.node_files import NodeFiles
+from mainstay.model.assignment import Assignment
+from mainstay.model.engine import EngineBuild
+from mainstay.model.node import (
+    MasterUser,
+    NodeEndpoint,
+    NodeLimits,
+    NodeRole,
+    NodeSpec,
+    NodeTarget,
+    Peer,
+    ServerCertificate,
+)
+from mainstay.model.records import Scope
+
+SPEC = NodeSpec(
+    node_id="node-1",
+    scope=Scope("123456789012", "us-west-2"),
+    dbi_resource_id="db-ONE",
+    db_instance_identifier="one",
+    availability_zone="us-west-2a",
+    target=NodeTarget.RUNNING,
+    engine="mariadb",
+    engine_version="11.8.9",
+    listen_address="127.96.0.1",
+    port=3306,
+    endpoint=NodeEndpoint(endpoint_id="db-ONE", address="127.64.0.1", port=3306, name="one", admits=()),
+    parameters={"sync_binlog": "0", "innodb_flush_log_at_trx_commit": "0", "port": "1", "time_zone": "+01:00"},
+    require_tls=False,
+    master=MasterUser("app", "*0"),
+    database="",
+    certificate=ServerCertificate("certificate", "key", "ca"),
+    limits=NodeLimits(memory_bytes=1 << 30, vcpus=2),
+)
+IN_PAIR = msgspec.structs.replace(SPEC, peer=Peer("node-2", "us-west-2b"))
+LEADS = Assignment(synchronous_standby="node-2")
+
+
+class Engine(NamedTuple):
+    """What the tests need of an engine, and what it calls the two nodes."""
+
+    name: str
+    render: Callable[..., dict[str, str]]
+    replication_options: Callable[[NodeSpec, Assignment], dict[str, str]]
+    source: str
+    follower: str
+
+    def options(self, tmp_path: Path, spec: NodeSpec, assignment: Assignment) -> dict[str, str]:
+        (tmp_path / "share" / self.name / "charsets").mkdir(parents=True)
+        build = EngineBuild(
+            engine=self.name, version="1.2.3", major="1.2", family="x", prefix=tmp_path,
+            bin_directory=tmp_path, library_directory=tmp_path, share_directory=tmp_path / "share", origin="installed",
+        )  # fmt: skip
+        return parse(self.render(spec, assignment, NodeFiles(tmp_path, tmp_path), build, ("root",), "")[OPTION_FILE])
+
+
+ENGINES = (
+    Engine("mariadb", mariadb.render, mariadb.replication_options, "master", "slave"),
+    Engine("mysql", mysql.render, mysql.replication_options, "source", "replica"),
+)
+
+
+@pytest.fixture(params=ENGINES, ids=lambda one: one.name)
+def engine(request: pytest.FixtureRequest) -> Engine:
+    found: Engine = request.param
+    return found
+
+
+def test_no_parameter_overrides_what_is_ours(tmp_path: Path, engine: Engine) -> None:
+    found = engine.options(tmp_path, SPEC, Assignment())
+    assert found["port"] == "3306" and found["default_time_zone"] == "+01:00"
+
+
+def test_an_instance_with_one_node_is_as_durable_as_its_group_says(tmp_path: Path, engine: Engine) -> None:
+    assert engine.options(tmp_path, SPEC, Assignment())["sync_binlog"] == "0"
+
+
+def test_a_primary_of_a_pair_is_durable_whatever_its_group_says(tmp_path: Path, engine: Engine) -> None:
+    found, source = engine.options(tmp_path, IN_PAIR, LEADS), f"rpl_semi_sync_{engine.source}"
+    assert (found["sync_binlog"], found["innodb_flush_log_at_trx_commit"]) == ("1", "1")
+    assert found[f"{source}_enabled"] == "1" and found[f"{source}_wait_point"] == "AFTER_SYNC"
+    assert found[f"{source}_wait_no_{engine.follower}"] == "1"
+    assert int(found[f"{source}_timeout"]) > 7 * 24 * 3600 * 1000
+
+
+@pytest.mark.parametrize(("role", "acknowledges"), [("primary", "0"), ("standby", "1"), ("replica", "0")])
+def test_only_the_standby_acknowledges(engine: Engine, role: str, acknowledges: str) -> None:
+    found = engine.replication_options(IN_PAIR, Assignment(role=NodeRole(role)))
+    assert found[f"rpl_semi_sync_{engine.follower}_enabled"] == acknowledges
+
+
+def test_what_a_standby_acknowledges_is_on_its_disk(engine: Engine) -> None:
+    assert engine.replication_options(IN_PAIR, Assignment(role=NodeRole.STANDBY))["sync_relay_log"] == "1"
+
+
+def test_nobody_waits_who_was_not_told_to(engine: Engine) -> None:
+    found = engine.replication_options(IN_PAIR, Assignment())
+    assert found[f"rpl_semi_sync_{engine.source}_enabled"] == "0"
+
+
+def test_no_user_of_mysql_can_do_what_a_partial_revoke_forbids(tmp_path: Path) -> None:
+    found = ENGINES[1].options(tmp_path, SPEC, Assignment())
+    assert (found["partial_revokes"], found["persisted_globals_load"]) == ("1", "0")

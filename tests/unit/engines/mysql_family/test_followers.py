@@ -1,0 +1,130 @@
+"""What is read from a follower, and what is done with one, in the words of both engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from mainstay.engines.mariadb.words import FOLLOWERS as MARIADB
+from mainstay.engines.mysql.words import FOLLOWERS as MYSQL
+from mainstay.engines.mysql_family.followers import Followers, FollowerStatus, judge
+
+FOLLOWING = FollowerStatus(
+    source_host="127.96.0.1", source_port=3306, receiving="Yes", applying=True, receive_errno=0, receive_error="",
+    apply_errno=0, apply_error="", received="0-1-7", behind_s=3.0,
+)  # fmt: skip
+
+
+def changed(**changes: Any) -> FollowerStatus:
+    return msgspec.structs.replace(FOLLOWING, **changes)
+
+
+def test_a_follower_that_has_applied_everything_has_no_lag() -> None:
+    seen = judge(FOLLOWING, True)
+    assert (seen.streaming, seen.lag_s, seen.lag_bytes) == (True, 0.0, 0)
+
+
+def test_one_that_has_not_is_as_late_as_its_engine_says() -> None:
+    seen = judge(FOLLOWING, False)
+    assert (seen.streaming, seen.lag_s, seen.lag_bytes) == (True, 3.0, None)
+
+
+def test_one_that_is_not_connected_is_not_called_up_to_date() -> None:
+    assert judge(changed(receiving="Connecting", behind_s=None), True).connecting
+    refused = judge(changed(receiving="Connecting", behind_s=None, receive_error="access denied"), True)
+    assert not refused.streaming and not refused.connecting and refused.lag_s is None
+    assert refused.message == "access denied"
+    assert not judge(None, False).streaming
+
+
+def test_one_that_cannot_apply_is_not_streaming_whatever_it_receives() -> None:
+    assert not judge(changed(applying=False, apply_errno=1062, apply_error="Duplicate entry"), True).streaming
+    assert judge(changed(applying=False), True).paused
+
+
+class Engine:
+    """Answers the question for the follower's status, and remembers the rest."""
+
+    def __init__(self, source: str, follower: str, **status: Any) -> None:
+        self._status = [] if not status else [
+            {
+                f"{source}_Host": "127.96.0.1", f"{source}_Port": 3306, f"{follower}_IO_Running": "Yes",
+                f"{follower}_SQL_Running": "Yes", "Last_IO_Errno": 0, "Last_IO_Error": "", "Last_SQL_Errno": 0,
+                "Last_SQL_Error": "", "Gtid_IO_Pos": "0-1-7", "Retrieved_Gtid_Set": "a:1-3,\nb:1",
+                f"Seconds_Behind_{source}": None, **status,
+            }
+        ]  # fmt: skip
+        self._shows = f"SHOW {follower.upper()} STATUS"
+        self.ran: list[str] = []
+
+    async def records(self, statement: str) -> list[dict[str, Any]]:
+        assert statement == self._shows
+        return self._status
+
+    async def execute(self, statement: str) -> list[Any]:
+        self.ran.append(statement)
+        return []
+
+    async def value(self, _statement: str, _arguments: tuple[Any, ...]) -> int:
+        return 1
+
+
+BOTH = pytest.mark.parametrize(
+    ("followers", "source", "follower"), [(MARIADB, "Master", "Slave"), (MYSQL, "Source", "Replica")]
+)
+
+
+def statements(source: str, follower: str) -> str:
+    host, port = f"{source.upper()}_HOST='127.96.0.1'", f"{source.upper()}_PORT=3306"
+    return f"STOP {follower.upper()};\nCHANGE TO {host}, {port}, USER='x';\nSTART {follower.upper()};\n"
+
+
+@BOTH
+async def test_a_follower_of_the_right_source_is_not_made_to_forget_what_it_received(
+    followers: Followers, source: str, follower: str
+) -> None:
+    right: Any = Engine(source, follower, Auto_Position=1)
+    await followers.follow(right, statements(source, follower))
+    assert right.ran == []
+
+
+@BOTH
+@pytest.mark.parametrize("other", [{}, {"Host": "127.96.0.11"}, {"Port": 330}])
+async def test_a_follower_of_another_one_changes_over(
+    followers: Followers, source: str, follower: str, other: dict[str, Any]
+) -> None:
+    wrong: Any = Engine(source, follower, **{f"{source}_{name}": value for name, value in other.items()})
+    await followers.follow(wrong, statements(source, follower))
+    assert [one.split()[0] for one in wrong.ran] == ["STOP", "CHANGE", "START"]
+    assert not any(one.endswith(";") for one in wrong.ran)
+
+
+@BOTH
+async def test_what_cannot_be_applied_is_not_received_either(followers: Followers, source: str, follower: str) -> None:
+    failing: Any = Engine(source, follower, Last_SQL_Errno=1062, Last_SQL_Error="Duplicate entry")
+    assert await followers.hold_back(failing) == "Duplicate entry"
+    assert failing.ran == [f"STOP {follower.upper()} IO_THREAD"]
+    mended: Any = Engine(source, follower, **{f"{follower}_IO_Running": "No"})
+    assert await followers.hold_back(mended) == ""
+    assert mended.ran == [f"START {follower.upper()} IO_THREAD"]
+
+
+@pytest.mark.parametrize(
+    ("followers", "line"),
+    [
+        (MARIADB, "[ERROR] Slave SQL: An attempt was made to binlog GTID 0-1-19 with an out-of-order sequence number"),
+        (MARIADB, "[ERROR] Slave I/O: Got fatal error 1236 from master when reading data from binary log"),
+        (MARIADB, "[ERROR] Slave SQL: Error 'Duplicate entry '1' for key 'PRIMARY'' on query"),
+        (MYSQL, "[ERROR] [MY-013114] [Repl] Replica I/O for channel '': Got fatal error 1236 from source when reading"),
+        (MYSQL, "[ERROR] [MY-010584] [Repl] Replica SQL for channel '': Worker 1 failed executing transaction 'a:7'"),
+    ],
+)  # fmt: skip
+def test_loss_is_told_by_the_log(followers: Followers, line: str) -> None:
+    assert followers.loss(f"[Note] before\n{line}\n[Note] after")
+    assert followers.loss("[Note] Slave I/O thread: connected\n[Warning] Aborted connection") == ""
+
+
+def test_names_of_mysql_accounts_are_short_enough() -> None:
+    assert len(MYSQL.user_of("node-0123456789abcdef0")) <= 32
