@@ -83,11 +83,6 @@ def test_log_tables_are_rotated(master: Client) -> None:
         assert master.value(f"SELECT COUNT(*) FROM mysql.{log}_log_backup") == 0
 
 
-def test_only_a_replica_skips_an_error(master: Client) -> None:
-    with pytest.raises(ClientError, match="not a read replica"):
-        master.rows("CALL mysql.rds_skip_repl_error()")
-
-
 def test_the_master_user_makes_users_who_log_in(
     service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
 ) -> None:
