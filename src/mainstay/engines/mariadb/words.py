@@ -35,5 +35,6 @@ MARIADB_WORDS = Words(
         " WHERE PROCESSLIST_ID = CONNECTION_ID()",
     ),
     follower_user="rdsrepladmin-",
+    password_characters=64,
 )
 FOLLOWERS = Followers(MARIADB_WORDS, lambda password: literal(native_password(password)))

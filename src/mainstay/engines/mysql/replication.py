@@ -19,7 +19,6 @@ from mainstay.model.assignment import Upstream
 from mainstay.model.errors import Transient
 
 COPY_TIMEOUT_S = 24 * 3600.0
-LEFT_BY_CLONE = ("#clone",)
 
 
 async def clone(files: NodeFiles, user: User, upstream: Upstream) -> None:

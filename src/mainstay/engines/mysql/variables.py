@@ -22,6 +22,9 @@ QUERY = (
 ORIGINS = {"EXPLICIT": "CONFIG", "COMMAND_LINE": "CONFIG", "DYNAMIC": "SQL"}
 """Sources of a value that somebody has set (MySQL manual 29.12.14.2), in the family's words."""
 
+FORMER_NAMES = re.compile("slave|master")
+"""Variables that are there under a newer name as well, and by that name in the option file."""
+
 READ_ONLY = 1238
 WHOLE = re.compile(r"-?\d+")
 DECIMAL = re.compile(r"-?\d+\.\d+")
@@ -39,6 +42,8 @@ class Variables:
         """Every variable by name. Of one that differs from `wanted` it is known whether it is static."""
         known = {}
         for name, value, source, smallest, largest in await connection.execute(QUERY):
+            if FORMER_NAMES.search(str(name)):
+                continue
             variable = variable_of(str(name).lower(), str(value), str(source), str(smallest), str(largest))
             key = (version, variable.name)
             if key not in self._static and self._matters(variable, wanted):

@@ -38,6 +38,7 @@ MYSQL_WORDS = Words(
         " WHERE PROCESSLIST_ID = CONNECTION_ID()",
     ),
     follower_user="rdsrepl-",
+    password_characters=32,
     must_be={"rpl_semi_sync_source_wait_for_replica_count": "1"},
 )
 FOLLOWERS = Followers(

@@ -58,9 +58,10 @@ def follows(files: NodeFiles) -> bool:
     return (files.data / FOLLOWER_FILE).exists()
 
 
-def password_of(spec: NodeSpec) -> str:
-    """The follower's password: the same one as long as its certificate is."""
-    return hmac.digest(spec.certificate.private_key_pem.encode(), b"mainstay replication", hashlib.sha256).hex()
+def password_of(spec: NodeSpec, characters: int) -> str:
+    """The follower's password: the same one as long as its certificate is, 4 bits a character."""
+    key = spec.certificate.private_key_pem.encode()
+    return hmac.digest(key, b"mainstay replication", hashlib.sha256).hex()[:characters]
 
 
 async def empty_directory(path: Path, user: User) -> None:
@@ -141,7 +142,7 @@ class Followers:
 
         While the upstream does not answer: what was valid before. Raises `Transient` if there is nothing of that kind.
         """
-        words, password = self._words, password_of(spec)
+        words, password = self._words, password_of(spec, self._words.password_characters)
         follower = account(self.user_of(spec.node_id), EVERY_HOST)
         try:
             async with answering(Path(upstream.host), timeout_s=STATUS_TIMEOUT_S) as source:

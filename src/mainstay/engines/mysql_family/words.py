@@ -18,7 +18,8 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     before a verifier in CREATE USER. `status_table` has the status variables, `acknowledged` is the one that counts
     what standbys have acknowledged. A source whose state begins with `sent_all` has nothing to send. `lost` are words
     in a follower's log, with what they mean. `unseen` keeps a session's statements out of every log and table.
-    `follower_user` is what names of the accounts begin with under which nodes follow (MySQL: 32 characters in all).
+    `follower_user` is what names of the accounts begin with under which nodes follow (MySQL: 32 characters in all),
+    `password_characters` how long their passwords may be.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     lost: tuple[tuple[str, str], ...]
     unseen: tuple[str, ...]
     follower_user: str
+    password_characters: int
     must_be: dict[str, str] = {}
 
     @property
