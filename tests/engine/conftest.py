@@ -1,4 +1,4 @@
-"""Fixtures of tests that need an instance behind an RDS Proxy."""
+"""Fixtures of tests that need an instance behind an RDS Proxy, or one of the module's `engine`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.dialects import Client, EngineUnderTest
 from harness.proxy import PROXY_USERS, ProxyUnderTest
 from harness.service import Service, eventually
 
@@ -48,3 +49,18 @@ def proxy(proxy_of_module: ProxyUnderTest) -> Iterator[ProxyUnderTest]:
     eventually(lambda: proxy_of_module.stats()["DatabaseConnectionsCurrentlyBorrowed"] == 0)
     log = proxy_of_module.log()
     assert "Traceback" not in log, log[log.index("Traceback") - 500 :][:3000]
+
+
+@pytest.fixture(scope="module")
+def shop(service: Service, engine: EngineUnderTest) -> Iterator[dict[str, Any]]:
+    """An instance with a database of this name."""
+    made = engine.create(service, DBName="shop")
+    yield made
+    service.delete_instance(made["DBInstanceIdentifier"])
+
+
+@pytest.fixture
+def master(service: Service, engine: EngineUnderTest, shop: dict[str, Any]) -> Iterator[Client]:
+    """A session of its master user."""
+    with engine.connect(service, shop, database="shop") as client:
+        yield client

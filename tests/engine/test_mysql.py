@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,6 @@ pytestmark = pytest.mark.engine
 def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
     found: EngineUnderTest = request.param
     return found
-
-
-@pytest.fixture(scope="module")
-def instance(service: Service, engine: EngineUnderTest) -> Iterator[dict[str, Any]]:
-    made = engine.create(service, DBName="shop")
-    yield made
-    service.delete_instance(made["DBInstanceIdentifier"])
-
-
-@pytest.fixture
-def master(service: Service, engine: EngineUnderTest, instance: dict[str, Any]) -> Iterator[Client]:
-    with engine.connect(service, instance, database="shop") as client:
-        yield client
 
 
 def refused(client: Client, statement: str) -> bool:
@@ -72,7 +58,7 @@ def test_our_accounts_are_out_of_the_master_users_reach(master: Client, ours: st
 
 
 def test_nobody_whom_the_master_user_makes_can_write_schema_mysql(
-    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
 ) -> None:
     for statement in (
         "GRANT INSERT, UPDATE, DELETE ON mysql.* TO app@'%'",
@@ -92,7 +78,7 @@ def test_nobody_whom_the_master_user_makes_can_write_schema_mysql(
     master.rows("CREATE USER made@'%' IDENTIFIED BY 'made-password-1'")
     try:
         master.rows("GRANT SELECT, INSERT, UPDATE, DELETE, DROP, CREATE ON *.* TO made@'%'")
-        with engine.connect(service, instance, user="made", password="made-password-1") as made:
+        with engine.connect(service, shop, user="made", password="made-password-1") as made:
             made.rows("CREATE TABLE shop.of_made (a int)")
             made.rows("DROP TABLE shop.of_made")
             for statement in (
@@ -102,7 +88,7 @@ def test_nobody_whom_the_master_user_makes_can_write_schema_mysql(
             ):
                 assert refused(made, statement), statement
         master.rows("GRANT rds_superuser_role TO made@'%'")
-        with engine.connect(service, instance, user="made", password="made-password-1") as made:
+        with engine.connect(service, shop, user="made", password="made-password-1") as made:
             made.rows("SET ROLE ALL")
             assert refused(made, "UPDATE mysql.user SET Super_priv = 'Y' WHERE User = 'made'")
     finally:
@@ -126,7 +112,7 @@ def test_what_programs_do_who_dump_a_database(master: Client) -> None:
 
 @pytest.mark.parametrize("client", ["mysql", "mariadb"])
 def test_command_line_clients_verify_the_servers_name(
-    service: Service, engine: EngineUnderTest, instance: dict[str, Any], client: str, tmp_path: Path
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], client: str, tmp_path: Path
 ) -> None:
     of = {"mysql": MYSQL, "mariadb": MARIADB}[client]
     versions = newest_of(of)
@@ -136,7 +122,7 @@ def test_command_line_clients_verify_the_servers_name(
     verify = {"mysql": "ssl-mode=VERIFY_IDENTITY", "mariadb": "ssl-verify-server-cert=1"}[client]
     file = tmp_path / "login.cnf"
     file.write_text(
-        f"[client]\nuser=app\npassword={PASSWORD}\nport={instance['Endpoint']['Port']}\n{verify}\n"
+        f"[client]\nuser=app\npassword={PASSWORD}\nport={shop['Endpoint']['Port']}\n{verify}\n"
         f"ssl-ca={service.variables['MAINSTAY_CA_BUNDLE']}\n"
     )
 
@@ -151,8 +137,8 @@ def test_command_line_clients_verify_the_servers_name(
             capture_output=True, text=True, check=False, timeout=60, env=os.environ | build.environment,
         )  # fmt: skip
 
-    name = instance["Endpoint"]["Address"]
+    name = shop["Endpoint"]["Address"]
     done = run(name)
     assert done.stdout.split() == ["app@%", "TLSv1.3"], done.stderr
-    elsewhere = run(service.node(instance["DBInstanceIdentifier"])["address"])
+    elsewhere = run(service.node(shop["DBInstanceIdentifier"])["address"])
     assert elsewhere.returncode != 0 and elsewhere.stdout == ""

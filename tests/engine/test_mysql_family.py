@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +29,10 @@ def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
     return found
 
 
-@pytest.fixture(scope="module")
-def instance(service: Service, engine: EngineUnderTest) -> Iterator[dict[str, Any]]:
-    made = engine.create(service, DBName="shop")
-    yield made
-    service.delete_instance(made["DBInstanceIdentifier"])
-
-
-@pytest.fixture
-def master(service: Service, engine: EngineUnderTest, instance: dict[str, Any]) -> Iterator[Client]:
-    with engine.connect(service, instance, database="shop") as client:
-        yield client
-
-
 def test_a_user_ends_sessions_and_statements_of_others_but_not_ours(
-    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
 ) -> None:
-    with engine.connect(service, instance) as other:
+    with engine.connect(service, shop) as other:
         master.rows(f"CALL mysql.rds_kill_query({other.value('SELECT CONNECTION_ID()')})")
         number = other.value("SELECT CONNECTION_ID()")
         master.rows(f"CALL mysql.rds_kill({number})")
@@ -60,7 +46,7 @@ def test_a_user_ends_sessions_and_statements_of_others_but_not_ours(
 
 
 def test_retention_of_binary_logs_is_set_shown_and_kept_over_a_restart(
-    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
 ) -> None:
     seconds = "SELECT @@GLOBAL.binlog_expire_logs_seconds"
     assert master.value(seconds) == 24 * 3600
@@ -70,9 +56,9 @@ def test_retention_of_binary_logs_is_set_shown_and_kept_over_a_restart(
     for wrong in ("'binlog retention hours', 169", "'binlog retention hours', 0", "'source delay', 1"):
         with pytest.raises(ClientError, match="binlog retention hours"):
             master.rows(f"CALL mysql.rds_set_configuration({wrong})")
-    service.client("rds").reboot_db_instance(DBInstanceIdentifier=instance["DBInstanceIdentifier"])
-    service.await_status(instance["DBInstanceIdentifier"], "available")
-    with engine.connect(service, instance) as client:
+    service.client("rds").reboot_db_instance(DBInstanceIdentifier=shop["DBInstanceIdentifier"])
+    service.await_status(shop["DBInstanceIdentifier"], "available")
+    with engine.connect(service, shop) as client:
         assert client.value(seconds) == 48 * 3600
 
 
@@ -84,30 +70,30 @@ def test_log_tables_are_rotated(master: Client) -> None:
 
 
 def test_the_master_user_makes_users_who_log_in(
-    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
 ) -> None:
     master.rows("CREATE USER clerk@'%' IDENTIFIED BY 'clerk-password-1' REQUIRE SSL")
     master.rows("GRANT SELECT ON shop.* TO clerk@'%'")
-    with engine.connect(service, instance, user="clerk", password="clerk-password-1", database="shop") as clerk:
+    with engine.connect(service, shop, user="clerk", password="clerk-password-1", database="shop") as clerk:
         assert clerk.value("SELECT CURRENT_USER()") == "clerk@%"
         with pytest.raises(ClientError, match="denied"):
             clerk.rows("CREATE TABLE not_mine (a int)")
     with pytest.raises(ClientError, match="denied"):
-        engine.connect(service, instance, tls=False, user="clerk", password="clerk-password-1")
+        engine.connect(service, shop, tls=False, user="clerk", password="clerk-password-1")
     with pytest.raises(ClientError, match="denied"):
         master.rows("GRANT SUPER ON *.* TO clerk@'%'")
     master.rows("DROP USER clerk@'%'")
 
 
 async def test_logins_of_users_are_checked_and_changed_over_verified_tls(
-    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
 ) -> None:
     master.rows("CREATE USER rotated@'%' IDENTIFIED BY 'first-password'")
-    logins, node = logins_of(engine.dialect.engine), service.node(instance["DBInstanceIdentifier"])
+    logins, node = logins_of(engine.dialect.engine), service.node(shop["DBInstanceIdentifier"])
     rules = engines(Builds(service.settings)).rules(engine.dialect.engine)
     place = LoginPlace(
         address=node["address"],
-        host=instance["Endpoint"]["Address"],
+        host=shop["Endpoint"]["Address"],
         port=node["port"],
         database="shop",
         authorities=Path(service.variables["MAINSTAY_CA_BUNDLE"]),
@@ -133,15 +119,15 @@ async def test_logins_of_users_are_checked_and_changed_over_verified_tls(
 
 
 def test_a_full_engine_is_not_taken_for_a_dead_one(
-    service: Service, engine: EngineUnderTest, instance: dict[str, Any], master: Client
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
 ) -> None:
-    name = instance["DBInstanceIdentifier"]
+    name = shop["DBInstanceIdentifier"]
     pid = service.node(name)["pid"]
     clients = [master]
     try:
         with pytest.raises(ClientError, match="Too many connections"):
             while True:
-                clients.append(engine.connect(service, instance))
+                clients.append(engine.connect(service, shop))
         # Longer than a settled engine is left unasked.
         deadline = time.monotonic() + 12
         while time.monotonic() < deadline:

@@ -39,7 +39,6 @@ LOOK_AGAIN_S = 0.5
 STANDBY_START_PATIENCE_S = 5.0
 SWITCH_DEADLINE_S = 120.0
 SWITCH_CHECKPOINT_S = 5.0
-SWITCH_STOP_PATIENCE_S = 3.0
 
 log = structlog.get_logger()
 
@@ -293,7 +292,7 @@ class Pair:
         await leader.hands.hold(leader.spec, leader.assignment)
         if leader.hands.process is not None:
             leader.hands.ended.clear()
-            await leader.hands.stop(patience_s=SWITCH_STOP_PATIENCE_S)
+            await leader.hands.stop(patience_s=leader.driver.switch_patience_s)
         await leader.hands.fence()
         self._take_over(row, leader, standby)
 

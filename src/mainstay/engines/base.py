@@ -78,6 +78,10 @@ class EngineDriver(Protocol):
         """Signals that stop the process, each with the seconds to wait before the next, gentlest first."""
 
     @property
+    def switch_patience_s(self) -> float:
+        """How long a primary whose standby takes over, and has every acknowledged commit, is let end its work."""
+
+    @property
     def reload_signal(self) -> int | None:
         """The signal on which a standby, which takes no sessions, reads its configuration files again.
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
 
 from mainstay.engines.builds import Builds
 from mainstay.host.files import write_atomically
-from mainstay.model.engine import EngineBuild
+from mainstay.model.engine import EngineBuild, ParameterDefinition
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -26,3 +27,23 @@ def kept_rows(
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         write_atomically(path, msgspec.json.encode(rows), mode=0o644)
         return rows
+
+
+class KeptCatalogue(ABC):
+    """Parameter definitions by build, read once a process."""
+
+    def __init__(self, builds: Builds) -> None:
+        self._builds = builds
+        self._known: dict[tuple[str, str], dict[str, ParameterDefinition]] = {}
+
+    def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
+        """Every parameter by name. The first call for a build may take seconds; later ones nothing."""
+        key = (build.name, str(build.prefix))
+        if key not in self._known:
+            found = {definition.name: definition for definition in self._define(self._builds, build)}
+            self._known[key] = dict(sorted(found.items()))
+        return self._known[key]
+
+    @abstractmethod
+    def _define(self, builds: Builds, build: EngineBuild) -> Iterable[ParameterDefinition]:
+        """The parameters of the build; a later one of the same name wins."""

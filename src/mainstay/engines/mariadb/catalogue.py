@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from mainstay.engines.builds import Builds
-from mainstay.engines.kept_catalogue import kept_rows
+from mainstay.engines.kept_catalogue import KeptCatalogue, kept_rows
 from mainstay.engines.mariadb.bootstrap import SHARE, bootstrap_command, bootstrap_script, server
 from mainstay.engines.mysql_family.layout import arguments, place_options
 from mainstay.engines.mysql_family.scratch import Scratch, ask
@@ -103,23 +103,11 @@ class Row(msgspec.Struct, frozen=True):
     argument: str | None
 
 
-class Catalogue:
-    """Parameter definitions by build, read once."""
+class Catalogue(KeptCatalogue):
+    """The catalogue of every build of this engine."""
 
-    def __init__(self, builds: Builds) -> None:
-        self._builds = builds
-        self._known: dict[tuple[str, str], dict[str, ParameterDefinition]] = {}
-
-    def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
-        """Every parameter by name. The first call for a build takes seconds; later ones nothing."""
-        key = (build.name, str(build.prefix))
-        if key not in self._known:
-            found = {row.name: define(row) for row in self._rows(build) if configurable(row)}
-            self._known[key] = dict(sorted(found.items()))
-        return self._known[key]
-
-    def _rows(self, build: EngineBuild) -> list[Row]:
-        return kept_rows(self._builds, build, list[Row], ask_engine)
+    def _define(self, builds: Builds, build: EngineBuild) -> list[ParameterDefinition]:
+        return [define(row) for row in kept_rows(builds, build, list[Row], ask_engine) if configurable(row)]
 
 
 def ask_engine(build: EngineBuild, user_name: str) -> list[Row]:

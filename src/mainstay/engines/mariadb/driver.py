@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mainstay.engines.mariadb import accounts, configuration, replication
-from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, server
+from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, server, startup_script
 from mainstay.engines.mariadb.catalogue import OPTION_NAMES
 from mainstay.engines.mariadb.procedures import procedures
 from mainstay.engines.mariadb.words import FOLLOWERS, MARIADB_WORDS
@@ -34,8 +34,10 @@ class MariadbDriver(FamilyDriver):
     words = MARIADB_WORDS
     followers = FOLLOWERS
     ours = configuration.OURS
+    option_group = "mariadbd"
     option_names = OPTION_NAMES
     renew_certificate = "FLUSH SSL"
+    switch_patience_s = 3.0
 
     def server(self, build: EngineBuild) -> str:
         return server(build)
@@ -46,16 +48,13 @@ class MariadbDriver(FamilyDriver):
     def initialised(self, files: NodeFiles) -> bool:
         return (files.data / "mysql" / "global_priv.frm").exists()
 
-    def render(
-        self,
-        spec: NodeSpec,
-        assignment: Assignment,
-        files: NodeFiles,
-        build: EngineBuild,
-        operators: tuple[str, ...],
-        follow: str,
+    def own_options(
+        self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild
     ) -> dict[str, str]:
-        return configuration.render(spec, assignment, files, build, operators, follow)
+        return configuration.own_options(spec, assignment, files, build)
+
+    def startup_script(self, operators: tuple[str, ...]) -> str:
+        return startup_script(operators)
 
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         await replication.clone(files, build, user, upstream)

@@ -5,7 +5,7 @@ forbids, and its own defaults. How the engine is asked is in asking.py.
 from __future__ import annotations
 
 from mainstay.engines.builds import Builds
-from mainstay.engines.kept_catalogue import kept_rows
+from mainstay.engines.kept_catalogue import KeptCatalogue, kept_rows
 from mainstay.engines.mysql.asking import Row, ask_engine
 from mainstay.model.engine import (
     DYNAMIC,
@@ -69,20 +69,11 @@ ALLOWED = {
 }
 
 
-class Catalogue:
-    """Parameter definitions by build, read once."""
+class Catalogue(KeptCatalogue):
+    """The catalogue of every build of this engine."""
 
-    def __init__(self, builds: Builds) -> None:
-        self._builds = builds
-        self._known: dict[tuple[str, str], dict[str, ParameterDefinition]] = {}
-
-    def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
-        """Every parameter by name. The first call for a build takes seconds; later ones nothing."""
-        key = (build.name, str(build.prefix))
-        if key not in self._known:
-            found = {row.name: define(row) for row in kept_rows(self._builds, build, list[Row], ask_engine)}
-            self._known[key] = dict(sorted(found.items()))
-        return self._known[key]
+    def _define(self, builds: Builds, build: EngineBuild) -> list[ParameterDefinition]:
+        return [define(row) for row in kept_rows(builds, build, list[Row], ask_engine)]
 
 
 def define(row: Row) -> ParameterDefinition:

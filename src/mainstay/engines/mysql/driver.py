@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from mainstay.engines.mysql import accounts, configuration, procedures, replication
 from mainstay.engines.mysql.asking import OPTION_NAMES
-from mainstay.engines.mysql.bootstrap import bootstrap_command, server
+from mainstay.engines.mysql.bootstrap import bootstrap_command, server, startup_script
 from mainstay.engines.mysql.variables import Variables
 from mainstay.engines.mysql.words import FOLLOWERS, MYSQL_WORDS
 from mainstay.engines.mysql_family.driver import FamilyDriver
@@ -30,8 +30,11 @@ class MysqlDriver(FamilyDriver):
     words = MYSQL_WORDS
     followers = FOLLOWERS
     ours = configuration.OURS
+    option_group = "mysqld"
     option_names = OPTION_NAMES
     renew_certificate = "ALTER INSTANCE RELOAD TLS"
+    # Its shutdown gives sessions two seconds and followers eight more, whether they need them or not.
+    switch_patience_s = 0.2
 
     def __init__(self) -> None:
         self._variables = Variables(self.ours)
@@ -45,16 +48,13 @@ class MysqlDriver(FamilyDriver):
     def initialised(self, files: NodeFiles) -> bool:
         return (files.data / "mysql.ibd").exists()
 
-    def render(
-        self,
-        spec: NodeSpec,
-        assignment: Assignment,
-        files: NodeFiles,
-        build: EngineBuild,
-        operators: tuple[str, ...],
-        follow: str,
+    def own_options(
+        self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild
     ) -> dict[str, str]:
-        return configuration.render(spec, assignment, files, build, operators, follow)
+        return configuration.own_options(spec, assignment, files, build)
+
+    def startup_script(self, operators: tuple[str, ...]) -> str:
+        return startup_script(operators)
 
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         await replication.clone(files, user, upstream)

@@ -17,7 +17,7 @@ from mainstay.engines.mysql_family import layout
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
 from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
-from mainstay.engines.mysql_family.option_file import parse
+from mainstay.engines.mysql_family.option_file import parse, render
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
 from mainstay.engines.mysql_family.trees import fsync_tree
 from mainstay.engines.mysql_family.variables import Variable, pending_restart, statements
@@ -38,13 +38,15 @@ NOT_YET = ("No such file or directory", "Connection refused")
 class FamilyDriver(ABC):
     """`EngineDriver` but for what MariaDB and MySQL each do in their own way.
 
-    `ours` are variables that a change of the parameters leaves alone, `option_names` the options that are not called
-    as their variables are, `renew_certificate` the statement that has the certificate read again.
+    `ours` are variables that a change of the parameters leaves alone, `option_group` the option file's group,
+    `option_names` the options that are not called as their variables are, `renew_certificate` the statement that has
+    the certificate read again.
     """
 
     name: str
     # A shutdown in which InnoDB writes what it must; killed, it recovers from its redo log at the next start.
     stop_signals = ((signal.SIGTERM, 90.0), (signal.SIGKILL, 5.0))
+    switch_patience_s: float
     reload_signal = None
     # A relay log is begun anew with its process: what it had and had not applied is asked of the source again.
     keeps_received = False
@@ -52,6 +54,7 @@ class FamilyDriver(ABC):
     words: Words
     followers: Followers
     ours: frozenset[str]
+    option_group: str
     option_names: Mapping[str, str]
     renew_certificate: str
 
@@ -68,16 +71,14 @@ class FamilyDriver(ABC):
         """See `EngineDriver`."""
 
     @abstractmethod
-    def render(
-        self,
-        spec: NodeSpec,
-        assignment: Assignment,
-        files: NodeFiles,
-        build: EngineBuild,
-        operators: tuple[str, ...],
-        follow: str,
+    def own_options(
+        self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild
     ) -> dict[str, str]:
-        """File name -> content; see each engine's configuration.py."""
+        """Options that no DB parameter group decides."""
+
+    @abstractmethod
+    def startup_script(self, operators: tuple[str, ...]) -> str:
+        """SQL that the engine runs at every start; `operators` may act as administrators over the node's socket."""
 
     @abstractmethod
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
@@ -98,7 +99,26 @@ class FamilyDriver(ABC):
         follow = ""
         if not assignment.writable and assignment.upstream is not None and self.initialised(files):
             follow = await self.followers.follow_statements(spec, files, assignment.upstream)
-        return self.render(spec, assignment, files, build, operators((os.geteuid(), owner)), follow)
+        script = self.startup_script(operators((os.geteuid(), owner)))
+        return self.render(spec, self.own_options(spec, assignment, files, build), script, follow)
+
+    def render(self, spec: NodeSpec, own: dict[str, str], startup: str, follow: str) -> dict[str, str]:
+        """File name -> content of all that a node reads; what is our own comes last, so that it wins.
+
+        `follow` is what makes a follower follow its source, "" for a node that follows nobody.
+        """
+        users = {self.option_names.get(name, name): value for name, value in sorted(spec.parameters.items())}
+        following = {} if not follow else {
+            layout.FOLLOWER_STARTUP_FILE: startup + follow,
+            layout.FOLLOW_STATEMENTS_FILE: follow,
+        }  # fmt: skip
+        return following | {
+            layout.OPTION_FILE: render(self.option_group, users, own),
+            layout.STARTUP_FILE: startup,
+            layout.CERTIFICATE_FILE: spec.certificate.certificate_pem,
+            layout.KEY_FILE: spec.certificate.private_key_pem,
+            layout.CA_FILE: spec.certificate.ca_pem,
+        }
 
     async def initialise(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User) -> None:
         """The bootstrap server into a directory beside, renamed when it is complete and on disk."""

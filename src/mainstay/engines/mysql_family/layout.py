@@ -30,21 +30,6 @@ APPLIER_THREADS = 8
 """A failover lasts until the standby has applied what it had received: one thread would be minutes behind."""
 
 
-def files_of(spec: NodeSpec, options: str, startup: str, follow: str) -> dict[str, str]:
-    """File name -> content of all that a node reads.
-
-    `follow` is what makes a follower follow its source, "" for a node that follows nobody.
-    """
-    following = {} if not follow else {FOLLOWER_STARTUP_FILE: startup + follow, FOLLOW_STATEMENTS_FILE: follow}
-    return following | {
-        OPTION_FILE: options,
-        STARTUP_FILE: startup,
-        CERTIFICATE_FILE: spec.certificate.certificate_pem,
-        KEY_FILE: spec.certificate.private_key_pem,
-        CA_FILE: spec.certificate.ca_pem,
-    }
-
-
 def messages_directory(build: EngineBuild, *names: str) -> Path:
     """Where the build has its messages, character sets and SQL files: below the first of the names that is there."""
     for name in names:

@@ -19,7 +19,7 @@ import msgspec
 import psycopg
 
 from mainstay.engines.builds import Builds
-from mainstay.engines.kept_catalogue import kept_rows
+from mainstay.engines.kept_catalogue import KeptCatalogue, kept_rows
 from mainstay.host.processes import SAFE_ENVIRONMENT, engine_user
 from mainstay.model.engine import DYNAMIC, SOURCE_SYSTEM, STATIC, EngineBuild, ParameterDefinition
 from mainstay.model.errors import Permanent, Transient
@@ -99,26 +99,12 @@ class Row(msgspec.Struct, frozen=True):
     category: str
 
 
-class Catalogue:
-    """Parameter definitions by build, read once."""
+class Catalogue(KeptCatalogue):
+    """The catalogue of every build of this engine."""
 
-    def __init__(self, builds: Builds) -> None:
-        self._builds = builds
-        self._known: dict[tuple[str, str], dict[str, ParameterDefinition]] = {}
-
-    def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
-        """Every parameter by name. The first call for a build takes a second or two; later ones nothing."""
-        key = (build.name, str(build.prefix))
-        if key not in self._known:
-            rows = self._rows(build)
-            libraries = preloadable(build)
-            found = {row.name.lower(): define(row, libraries) for row in rows}
-            found |= {definition.name: definition for definition in own_parameters(int(build.major))}
-            self._known[key] = dict(sorted(found.items()))
-        return self._known[key]
-
-    def _rows(self, build: EngineBuild) -> list[Row]:
-        return kept_rows(self._builds, build, list[Row], ask_engine)
+    def _define(self, builds: Builds, build: EngineBuild) -> list[ParameterDefinition]:
+        rows, libraries = kept_rows(builds, build, list[Row], ask_engine), preloadable(build)
+        return [*(define(row, libraries) for row in rows), *own_parameters(int(build.major))]
 
 
 def ask_engine(build: EngineBuild, user_name: str) -> list[Row]:

@@ -42,6 +42,7 @@ class PostgresqlDriver:
 
     reload_signal = int(signal.SIGHUP)
     keeps_received = True
+    switch_patience_s = 3.0
     backups = PostgresqlBackups()
 
     async def configuration(

@@ -10,7 +10,10 @@ import msgspec
 import pytest
 
 from mainstay.engines.mariadb import configuration as mariadb
+from mainstay.engines.mariadb.driver import MariadbDriver
 from mainstay.engines.mysql import configuration as mysql
+from mainstay.engines.mysql.driver import MysqlDriver
+from mainstay.engines.mysql_family.driver import FamilyDriver
 from mainstay.engines.mysql_family.layout import OPTION_FILE
 from mainstay.engines.mysql_family.option_file import parse
 from mainstay.engines.node_files import NodeFiles
@@ -54,28 +57,29 @@ LEADS = Assignment(synchronous_standby="node-2")
 class Engine(NamedTuple):
     """What the tests need of an engine, and what it calls the two nodes."""
 
-    name: str
-    render: Callable[..., dict[str, str]]
+    driver: FamilyDriver
     replication_options: Callable[[NodeSpec, Assignment], dict[str, str]]
     source: str
     follower: str
 
     def options(self, tmp_path: Path, spec: NodeSpec, assignment: Assignment) -> dict[str, str]:
-        (tmp_path / "share" / self.name / "charsets").mkdir(parents=True)
+        name = self.driver.name
+        (tmp_path / "share" / name / "charsets").mkdir(parents=True)
         build = EngineBuild(
-            engine=self.name, version="1.2.3", major="1.2", family="x", prefix=tmp_path,
+            engine=name, version="1.2.3", major="1.2", family="x", prefix=tmp_path,
             bin_directory=tmp_path, library_directory=tmp_path, share_directory=tmp_path / "share", origin="installed",
         )  # fmt: skip
-        return parse(self.render(spec, assignment, NodeFiles(tmp_path, tmp_path), build, ("root",), "")[OPTION_FILE])
+        own = self.driver.own_options(spec, assignment, NodeFiles(tmp_path, tmp_path), build)
+        return parse(self.driver.render(spec, own, "", "")[OPTION_FILE])
 
 
 ENGINES = (
-    Engine("mariadb", mariadb.render, mariadb.replication_options, "master", "slave"),
-    Engine("mysql", mysql.render, mysql.replication_options, "source", "replica"),
+    Engine(MariadbDriver(), mariadb.replication_options, "master", "slave"),
+    Engine(MysqlDriver(), mysql.replication_options, "source", "replica"),
 )
 
 
-@pytest.fixture(params=ENGINES, ids=lambda one: one.name)
+@pytest.fixture(params=ENGINES, ids=lambda one: one.driver.name)
 def engine(request: pytest.FixtureRequest) -> Engine:
     found: Engine = request.param
     return found
