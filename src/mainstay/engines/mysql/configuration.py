@@ -17,12 +17,10 @@ OURS = frozenset(
 )
 """Variables that `own_options` sets, or `startup_script`: a change of the parameters leaves them alone."""
 
-PLUGINS = {
-    "auth_socket": "auth_socket.so",
-    "rpl_semi_sync_source": "semisync_source.so",
-    "rpl_semi_sync_replica": "semisync_replica.so",
-    "clone": "mysql_clone.so",
-}
+PLUGIN_LOAD = (
+    "auth_socket=auth_socket.so;rpl_semi_sync_source=semisync_source.so;rpl_semi_sync_replica=semisync_replica.so;"
+    "clone=mysql_clone.so"
+)
 
 
 def own_options(spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild) -> dict[str, str]:
@@ -30,7 +28,7 @@ def own_options(spec: NodeSpec, assignment: Assignment, files: NodeFiles, build:
     return {
         **layout.place_options(build, *SHARE),
         **layout.common_options(spec, files),
-        "plugin_load": ";".join(f"{name}={library}" for name, library in PLUGINS.items()),
+        "plugin_load": PLUGIN_LOAD,
         "mysqlx": "0",
         "partial_revokes": "1",
         "persisted_globals_load": "0",

@@ -57,7 +57,7 @@ class MysqlDriver(FamilyDriver):
         return startup_script(operators)
 
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
-        await replication.clone(files, user, upstream)
+        await replication.clone(spec, files, build, user, upstream)
 
     async def variables(self, connection: Session, version: str, wanted: Mapping[str, str]) -> dict[str, Variable]:
         return await self._variables.of(connection, version, wanted)

@@ -1,50 +1,113 @@
-"""Copying MySQL followers: the source clones itself into the follower's directory (MySQL manual 7.6.7.2).
+"""Copying MySQL followers: a server that lives for the copy alone clones the source over TCP (MySQL manual 7.6.7.3).
 
-A clone has its position in its own tables (mysql.gtid_executed) and takes no write lock.
+A clone has its position in its own tables (mysql.gtid_executed) and takes no write lock. The source cannot write it
+itself (CLONE LOCAL): an engine writes to its own node's directories only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from mainstay.engines.mysql_family.followers import copied, put_in_place, remove
-from mainstay.engines.mysql_family.local_sessions import answering, session
-from mainstay.engines.mysql_family.quoting import literal
-from mainstay.engines.mysql_family.sessions import Error, message_of
+from mainstay.engines.mysql.bootstrap import QUICKLY, SHARE, bootstrap_command, server
+from mainstay.engines.mysql.configuration import PLUGIN_LOAD
+from mainstay.engines.mysql.words import FOLLOWERS
+from mainstay.engines.mysql_family.accounts import EVERY_HOST
+from mainstay.engines.mysql_family.followers import copied, empty_directory, put_in_place, remove
+from mainstay.engines.mysql_family.layout import arguments, place_options
+from mainstay.engines.mysql_family.local_sessions import answering
+from mainstay.engines.mysql_family.quoting import account, literal
+from mainstay.engines.mysql_family.sessions import Error, Session, message_of, open_at_socket, silent
 from mainstay.engines.node_files import NodeFiles
-from mainstay.host.processes import User
+from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
 from mainstay.model.assignment import Upstream
+from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Transient
+from mainstay.model.node import NodeSpec
 
+BOOTSTRAP_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 60.0
 COPY_TIMEOUT_S = 24 * 3600.0
+RIGHT = "BACKUP_ADMIN"
+COPIER_SOCKET = "copier.sock"
 
 
-async def clone(files: NodeFiles, user: User, upstream: Upstream) -> None:
-    """CLONE LOCAL into a directory beside, put in place when it is complete and on disk. Raises `Transient`."""
-    await copied(lambda: _clone(files, user, upstream))
+async def clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
+    """A clone into a directory beside, put in place when it is complete and on disk. Raises `Transient`."""
+    await copied(lambda: _clone(spec, files, build, user, upstream))
 
 
-async def _clone(files: NodeFiles, user: User, upstream: Upstream) -> None:
-    """The source runs as the same system user, on the same host: it writes the copy itself."""
-    unfinished = files.volume / "data.cloning"
+async def _clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
+    unfinished, copier = files.volume / "data.cloning", files.volume / "data.copier"
     await remove(unfinished)
-    source = Path(upstream.host)
+    follower = account(FOLLOWERS.user_of(spec.node_id), EVERY_HOST)
     try:
-        async with answering(source, timeout_s=COPY_TIMEOUT_S) as connection:
-            thread = int(await connection.value("SELECT CONNECTION_ID()"))
-            try:
-                await connection.execute(f"CLONE LOCAL DATA DIRECTORY = {literal(str(unfinished))}")
-            except asyncio.CancelledError:  # the source would go on, into a directory that is another's then
-                await _end(source, thread)
-                raise
+        async with answering(Path(upstream.host)) as source:
+            address, port, password = await FOLLOWERS.let_in(source, spec)
+            await source.execute(f"GRANT {RIGHT} ON *.* TO {follower}")
+        async with _copier(copier, files.sockets / COPIER_SOCKET, build, user) as session:
+            await session.execute(f"SET GLOBAL clone_valid_donor_list = {literal(f'{address}:{port}')}")
+            name = account(FOLLOWERS.user_of(spec.node_id), address)
+            await session.execute(
+                f"CLONE INSTANCE FROM {name}:{port} IDENTIFIED BY {literal(password)}"
+                f" DATA DIRECTORY = {literal(str(unfinished))} REQUIRE SSL"
+            )
+        async with answering(Path(upstream.host)) as source:
+            await source.execute(f"REVOKE {RIGHT} ON *.* FROM {follower}")
     except Error as error:
         raise Transient(f"copying failed: {message_of(error)}", retry_after_s=2.0) from error
+    finally:
+        await remove(copier)
     await put_in_place(unfinished, files, user)
 
 
-async def _end(source: Path, thread: int) -> None:
-    with suppress(Error):
-        async with session(source) as connection:
-            await connection.execute(f"KILL {thread}")
+@asynccontextmanager
+async def _copier(directory: Path, socket: Path, build: EngineBuild, user: User) -> AsyncIterator[Session]:
+    """A session in a server of its own, which is gone at the end of the block. Raises `Transient`, `Permanent`."""
+    await empty_directory(directory, user)
+    data, environment = directory / "data", {"TZ": "UTC", **build.environment}
+    await run(
+        [*bootstrap_command(build), f"--datadir={data}"],
+        user=user,
+        timeout_s=BOOTSTRAP_TIMEOUT_S,
+        env=environment,
+    )
+    options = place_options(build, *SHARE) | QUICKLY | {"plugin_load": PLUGIN_LOAD, "mysqlx": "0"}
+    credentials: dict[str, Any] = {}
+    if user.user_id is not None:
+        credentials = {"user": user.user_id, "group": user.group_id, "extra_groups": []}
+    process = await asyncio.create_subprocess_exec(
+        *[server(build), "--no-defaults", *arguments(options), f"--datadir={data}", f"--socket={socket}"],
+        *["--skip-networking", f"--pid-file={directory / 'pid'}", f"--log-error={directory / 'log'}"],
+        stdin=asyncio.subprocess.DEVNULL,
+        env={**SAFE_ENVIRONMENT, **environment},
+        cwd=directory,
+        start_new_session=True,
+        **credentials,
+    )
+    try:
+        session = await _connected(process, socket)
+        try:
+            yield session
+        finally:
+            session.cut()
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()  # nobody needs what it has
+        await process.wait()
+
+
+async def _connected(process: asyncio.subprocess.Process, socket: Path) -> Session:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while process.returncode is None:
+                try:
+                    return await open_at_socket(socket, "root", timeout_s=COPY_TIMEOUT_S, first="SET sql_log_bin = 0")
+                except Error as error:
+                    if not silent(error):
+                        raise
+                await asyncio.sleep(0.02)
+    raise Transient("the server that makes the copy did not start", retry_after_s=2.0)

@@ -142,16 +142,10 @@ class Followers:
 
         While the upstream does not answer: what was valid before. Raises `Transient` if there is nothing of that kind.
         """
-        words, password = self._words, password_of(spec, self._words.password_characters)
-        follower = account(self.user_of(spec.node_id), EVERY_HOST)
+        words = self._words
         try:
             async with answering(Path(upstream.host), timeout_s=STATUS_TIMEOUT_S) as source:
-                await run_all(source, words.unseen)
-                identified = f"{follower} IDENTIFIED {words.identified} {self._verifier(password)}"
-                await source.execute(f"CREATE USER IF NOT EXISTS {identified}")
-                await source.execute(f"ALTER USER {identified}")
-                await source.execute(f"GRANT REPLICATION SLAVE ON *.* TO {follower}")
-                [(address, port)] = await source.execute("SELECT @@bind_address, @@port")
+                address, port, password = await self.let_in(source, spec)
         except Error as error:
             raise Transient(f"the source does not let a follower in: {error}") from error
         except Transient:
@@ -162,12 +156,24 @@ class Followers:
         source_is, follower_is = words.source.upper(), words.follower.upper()
         return (
             f"STOP {follower_is};\n"
-            f"{words.change} {source_is}_HOST={literal(str(address))}, {source_is}_PORT={int(port)},"
+            f"{words.change} {source_is}_HOST={literal(address)}, {source_is}_PORT={port},"
             f" {source_is}_USER={literal(self.user_of(spec.node_id))}, {source_is}_PASSWORD={literal(password)},"
             f" {source_is}_SSL=1, {source_is}_SSL_VERIFY_SERVER_CERT=0, {source_is}_CONNECT_RETRY=1,"
             f" {source_is}_HEARTBEAT_PERIOD=1, {words.position};\n"
             f"START {follower_is};\n"
         )
+
+    async def let_in(self, source: Session, spec: NodeSpec) -> tuple[str, int, str]:
+        """Makes the follower's account in its source; the source's address and port, and the password."""
+        await run_all(source, self._words.unseen)
+        follower = account(self.user_of(spec.node_id), EVERY_HOST)
+        password = password_of(spec, self._words.password_characters)
+        identified = f"{follower} IDENTIFIED {self._words.identified} {self._verifier(password)}"
+        await source.execute(f"CREATE USER IF NOT EXISTS {identified}")
+        await source.execute(f"ALTER USER {identified}")
+        await source.execute(f"GRANT REPLICATION SLAVE ON *.* TO {follower}")
+        [(address, port)] = await source.execute("SELECT @@bind_address, @@port")
+        return str(address), int(port), password
 
     async def status(self, connection: Session) -> FollowerStatus | None:
         """None if the engine follows nobody."""
