@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from mainstay.engines.mariadb import accounts, configuration, replication
 from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, server, startup_script
@@ -14,11 +15,12 @@ from mainstay.engines.mysql_family.sessions import Session
 from mainstay.engines.mysql_family.variables import Variable
 from mainstay.engines.node_files import NodeFiles
 from mainstay.engines.unbuilt import NoBackups
-from mainstay.host.processes import User
+from mainstay.host.processes import User, run
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
 from mainstay.model.node import NodeSpec
 
+BOOTSTRAP_TIMEOUT_S = 120.0
 VARIABLES = (
     "SELECT LOWER(VARIABLE_NAME), VARIABLE_TYPE, READ_ONLY, GLOBAL_VALUE, GLOBAL_VALUE_ORIGIN, NUMERIC_MIN_VALUE,"
     " NUMERIC_MAX_VALUE, NUMERIC_BLOCK_SIZE FROM information_schema.SYSTEM_VARIABLES"
@@ -42,8 +44,14 @@ class MariadbDriver(FamilyDriver):
     def server(self, build: EngineBuild) -> str:
         return server(build)
 
-    def bootstrap(self, build: EngineBuild) -> tuple[list[str], bytes]:
-        return bootstrap_command(build), bootstrap_script(build)
+    async def make_data(self, build: EngineBuild, data: Path, user: User) -> None:
+        await run(
+            [*bootstrap_command(build), f"--datadir={data}"],
+            user=user,
+            timeout_s=BOOTSTRAP_TIMEOUT_S,
+            env={"TZ": "UTC", **build.environment},
+            stdin=bootstrap_script(build),
+        )
 
     def initialised(self, files: NodeFiles) -> bool:
         return (files.data / "mysql" / "global_priv.frm").exists()

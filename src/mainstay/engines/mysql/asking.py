@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import pymysql
 
+from mainstay.engines.mysql import template
 from mainstay.engines.mysql.bootstrap import SHARE, bootstrap_command, server
 from mainstay.engines.mysql.variables import READ_ONLY, variable_of
 from mainstay.engines.mysql_family.layout import arguments, place_options
@@ -70,7 +71,11 @@ def ask_engine(build: EngineBuild, user_name: str) -> list[Row]:
     options = _options(build, user_name)
     places = arguments(place_options(build, *SHARE))
     own = ["--skip-networking", "--mysqlx=0", "--secure-file-priv=NULL", "--innodb-buffer-pool-size=32M"]
-    scratch = Scratch(make=bootstrap_command(build), serve=[server(build), "--no-defaults", *places, *own])
+    scratch = Scratch(
+        make=bootstrap_command(build),
+        serve=[server(build), "--no-defaults", *places, *own],
+        made=lambda data: template.keep(build, data),
+    )
     return ask(build, user_name, scratch, lambda cursor: _rows(cursor, options))
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from mainstay.engines.mysql import accounts, configuration, procedures, replication
+from mainstay.engines.mysql import accounts, configuration, procedures, replication, template
 from mainstay.engines.mysql.asking import OPTION_NAMES
-from mainstay.engines.mysql.bootstrap import bootstrap_command, server, startup_script
+from mainstay.engines.mysql.bootstrap import server, startup_script
 from mainstay.engines.mysql.variables import Variables
 from mainstay.engines.mysql.words import FOLLOWERS, MYSQL_WORDS
 from mainstay.engines.mysql_family.driver import FamilyDriver
@@ -42,8 +43,8 @@ class MysqlDriver(FamilyDriver):
     def server(self, build: EngineBuild) -> str:
         return server(build)
 
-    def bootstrap(self, build: EngineBuild) -> tuple[list[str], bytes]:
-        return bootstrap_command(build), b""
+    async def make_data(self, build: EngineBuild, data: Path, user: User) -> None:
+        await template.make(build, data, user)
 
     def initialised(self, files: NodeFiles) -> bool:
         return (files.data / "mysql.ibd").exists()

@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mainstay.engines.mysql.bootstrap import QUICKLY, SHARE, bootstrap_command, server
+from mainstay.engines.mysql import template
+from mainstay.engines.mysql.bootstrap import QUICKLY, SHARE, server
 from mainstay.engines.mysql.configuration import PLUGIN_LOAD
 from mainstay.engines.mysql.words import FOLLOWERS
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
@@ -22,13 +23,13 @@ from mainstay.engines.mysql_family.local_sessions import answering
 from mainstay.engines.mysql_family.quoting import account, literal
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of, open_at_socket, silent
 from mainstay.engines.node_files import NodeFiles
-from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
+from mainstay.host.fencing import fence
+from mainstay.host.processes import SAFE_ENVIRONMENT, User
 from mainstay.model.assignment import Upstream
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Transient
 from mainstay.model.node import NodeSpec
 
-BOOTSTRAP_TIMEOUT_S = 120.0
 START_TIMEOUT_S = 60.0
 COPY_TIMEOUT_S = 24 * 3600.0
 RIGHT = "BACKUP_ADMIN"
@@ -42,6 +43,7 @@ async def clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User
 
 async def _clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
     unfinished, copier = files.volume / "data.cloning", files.volume / "data.copier"
+    await fence(files.volume)  # a copier that an agent has left which was killed
     await remove(unfinished)
     follower = account(FOLLOWERS.user_of(spec.node_id), EVERY_HOST)
     try:
@@ -55,8 +57,9 @@ async def _clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: Use
                 f"CLONE INSTANCE FROM {name}:{port} IDENTIFIED BY {literal(password)}"
                 f" DATA DIRECTORY = {literal(str(unfinished))} REQUIRE SSL"
             )
-        async with answering(Path(upstream.host)) as source:
-            await source.execute(f"REVOKE {RIGHT} ON *.* FROM {follower}")
+        with suppress(Error, Transient):  # whatever became of the source, the copy is complete
+            async with answering(Path(upstream.host)) as source:
+                await source.execute(f"REVOKE {RIGHT} ON *.* FROM {follower}")
     except Error as error:
         raise Transient(f"copying failed: {message_of(error)}", retry_after_s=2.0) from error
     finally:
@@ -68,13 +71,8 @@ async def _clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: Use
 async def _copier(directory: Path, socket: Path, build: EngineBuild, user: User) -> AsyncIterator[Session]:
     """A session in a server of its own, which is gone at the end of the block. Raises `Transient`, `Permanent`."""
     await empty_directory(directory, user)
-    data, environment = directory / "data", {"TZ": "UTC", **build.environment}
-    await run(
-        [*bootstrap_command(build), f"--datadir={data}"],
-        user=user,
-        timeout_s=BOOTSTRAP_TIMEOUT_S,
-        env=environment,
-    )
+    data = directory / "data"
+    await template.make(build, data, user)
     options = place_options(build, *SHARE) | QUICKLY | {"plugin_load": PLUGIN_LOAD, "mysqlx": "0"}
     credentials: dict[str, Any] = {}
     if user.user_id is not None:
@@ -83,7 +81,7 @@ async def _copier(directory: Path, socket: Path, build: EngineBuild, user: User)
         *[server(build), "--no-defaults", *arguments(options), f"--datadir={data}", f"--socket={socket}"],
         *["--skip-networking", f"--pid-file={directory / 'pid'}", f"--log-error={directory / 'log'}"],
         stdin=asyncio.subprocess.DEVNULL,
-        env={**SAFE_ENVIRONMENT, **environment},
+        env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment},
         cwd=directory,
         start_new_session=True,
         **credentials,

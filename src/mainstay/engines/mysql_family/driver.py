@@ -8,6 +8,7 @@ import shlex
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 
 from pymysql.constants import ER
 
@@ -24,13 +25,12 @@ from mainstay.engines.mysql_family.variables import Variable, pending_restart, s
 from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory
-from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
+from mainstay.host.processes import SAFE_ENVIRONMENT, User
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent
 from mainstay.model.node import NodeSpec, ReplicationStatus
 
-BOOTSTRAP_TIMEOUT_S = 120.0
 PROBE_TIMEOUT_S = 1.0
 NOT_YET = ("No such file or directory", "Connection refused")
 
@@ -63,8 +63,8 @@ class FamilyDriver(ABC):
         """Path of the server program."""
 
     @abstractmethod
-    def bootstrap(self, build: EngineBuild) -> tuple[list[str], bytes]:
-        """The command that makes a data directory, which is to be added to it, and its standard input."""
+    async def make_data(self, build: EngineBuild, data: Path, user: User) -> None:
+        """Makes the engine's files in this directory, which is empty and the user's. They need not be on the disk."""
 
     @abstractmethod
     def initialised(self, files: NodeFiles) -> bool:
@@ -124,14 +124,7 @@ class FamilyDriver(ABC):
         """The bootstrap server into a directory beside, renamed when it is complete and on disk."""
         unfinished = files.volume / "data.initialising"
         await empty_directory(unfinished, user)
-        command, script = self.bootstrap(build)
-        await run(
-            [*command, f"--datadir={unfinished}"],
-            user=user,
-            timeout_s=BOOTSTRAP_TIMEOUT_S,
-            env={"TZ": "UTC", **build.environment},
-            stdin=script,
-        )
+        await self.make_data(build, unfinished, user)
         await asyncio.to_thread(fsync_tree, unfinished)
         unfinished.rename(files.data)
         fsync_directory(files.volume)

@@ -27,11 +27,12 @@ Answer = TypeVar("Answer")
 
 class Scratch(msgspec.Struct, frozen=True, kw_only=True):
     """How to make a data directory (a command that ends, and its standard input) and to serve it (a command that goes
-    on), each without the place of the data, which is added."""
+    on), each without the place of the data, which is added. `made` is told of the directory in between."""
 
     make: list[str]
     script: bytes = b""
     serve: list[str]
+    made: Callable[[Path], None] = lambda _: None
 
 
 def ask(build: EngineBuild, user_name: str, scratch: Scratch, question: Callable[[Any], Answer]) -> Answer:
@@ -52,6 +53,7 @@ def ask(build: EngineBuild, user_name: str, scratch: Scratch, question: Callable
         )  # fmt: skip
         if done.returncode != 0:
             raise Permanent(f"{build.name} did not bootstrap: {done.stderr.decode(errors='replace').strip()[-500:]}")
+        scratch.made(data)
         with output.open("wb") as log:
             running = subprocess.Popen(
                 [*scratch.serve, f"--datadir={data}", f"--socket={socket_path}"],

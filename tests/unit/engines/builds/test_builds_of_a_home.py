@@ -44,6 +44,7 @@ def _toy(tmp_path: Path) -> PackagedEngine:
             "7": DebianPackages(suite="trixie", packages=("toy-7",)),
             "7.5": DebianPackages(suite="trixie", packages=("toy-7.5",)),
         },
+        host_majors=("6",),
         bin_directory="usr/lib/toy/{major}/bin",
         library_directory="usr/lib/toy/{major}/lib",
         share_directory="usr/share/toy/{major}",
@@ -189,7 +190,13 @@ def test_dying_at_any_stage_leaves_nothing_on_offer_and_the_next_time_succeeds(
 
 
 @pytest.mark.parametrize(
-    ("version", "words"), [("8", "cannot be installed"), ("7.2", "has toy 7.1, not 7.2"), ("x", "cannot be installed")]
+    ("version", "words"),
+    [
+        ("8", "cannot be installed"),
+        ("6", "cannot be installed"),
+        ("7.2", "has toy 7.1, not 7.2"),
+        ("x", "cannot be installed"),
+    ],
 )
 def test_what_cannot_be_installed_is_explained(home: Builds, version: str, words: str) -> None:
     with pytest.raises(Permanent, match=words) as caught:
@@ -291,8 +298,8 @@ def test_a_full_disk_is_a_transient_error(home: Builds, monkeypatch: pytest.Monk
 
 def test_the_longest_known_major_version_wins(tmp_path: Path) -> None:
     toy = _toy(tmp_path)
-    assert [toy.major_of(version) for version in ("7", "7.1", "7.5", "7.5.2", "7.50", "70", "")] == [
-        "7", "7", "7.5", "7.5", "7", "", "",
+    assert [toy.major_of(version) for version in ("7", "7.1", "7.5", "7.5.2", "7.50", "6.2", "70", "")] == [
+        "7", "7", "7.5", "7.5", "7", "6", "", "",
     ]  # fmt: skip
 
 
