@@ -36,5 +36,6 @@ MARIADB_WORDS = Words(
     ),
     follower_user="rdsrepladmin-",
     password_characters=64,
+    follower_rights="REPLICATION SLAVE",
 )
 FOLLOWERS = Followers(MARIADB_WORDS, lambda password: literal(native_password(password)))

@@ -40,16 +40,16 @@ KNOWN_PRIVILEGES = "SHOW PRIVILEGES"
 def role_statements(known_privileges: frozenset[str], has: frozenset[str]) -> list[str]:
     """SQL that makes the role, nothing if it `has` its privileges (lines of SHOW GRANTS) already.
 
-    Granting them anew would for a moment give what the partial revoke takes away.
+    Granting them anew would for a moment give what the partial revoke takes away, which is therefore done last.
     """
     if any(line.startswith(REVOKED) for line in has):
         return []
     dynamic = ", ".join(name for name in DYNAMIC_GRANTS if name in known_privileges)
     return [
         f"CREATE ROLE IF NOT EXISTS {ROLE}",
+        f"GRANT {dynamic} ON *.* TO {ROLE} WITH GRANT OPTION",
         f"GRANT {GRANTS} ON *.* TO {ROLE} WITH GRANT OPTION",
         f"REVOKE {NOT_IN_MYSQL} ON mysql.* FROM {ROLE}",
-        f"GRANT {dynamic} ON *.* TO {ROLE} WITH GRANT OPTION",
     ]
 
 

@@ -39,6 +39,7 @@ MYSQL_WORDS = Words(
     ),
     follower_user="rdsrepl-",
     password_characters=32,
+    follower_rights="REPLICATION SLAVE, SYSTEM_USER",  # the latter keeps the master user from changing them
     must_be={"rpl_semi_sync_source_wait_for_replica_count": "1"},
 )
 FOLLOWERS = Followers(

@@ -171,7 +171,7 @@ class Followers:
         identified = f"{follower} IDENTIFIED {self._words.identified} {self._verifier(password)}"
         await source.execute(f"CREATE USER IF NOT EXISTS {identified}")
         await source.execute(f"ALTER USER {identified}")
-        await source.execute(f"GRANT REPLICATION SLAVE ON *.* TO {follower}")
+        await source.execute(f"GRANT {self._words.follower_rights} ON *.* TO {follower}")
         [(address, port)] = await source.execute("SELECT @@bind_address, @@port")
         return str(address), int(port), password
 

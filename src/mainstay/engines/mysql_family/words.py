@@ -19,7 +19,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     what standbys have acknowledged. A source whose state begins with `sent_all` has nothing to send. `lost` are words
     in a follower's log, with what they mean. `unseen` keeps a session's statements out of every log and table.
     `follower_user` is what names of the accounts begin with under which nodes follow (MySQL: 32 characters in all),
-    `password_characters` how long their passwords may be.
+    `password_characters` how long their passwords may be, `follower_rights` what they may do everywhere.
     """
 
     source: str
@@ -37,6 +37,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     unseen: tuple[str, ...]
     follower_user: str
     password_characters: int
+    follower_rights: str
     must_be: dict[str, str] = {}
 
     @property

@@ -10,8 +10,9 @@ from mainstay.engines.mysql_family.procedures import BODIES
 def test_privileges_that_a_version_does_not_know_are_left_out() -> None:
     newer = role_statements(frozenset({"SET_ANY_DEFINER", "ROLE_ADMIN"}), frozenset())
     older = role_statements(frozenset({"SET_USER_ID", "ROLE_ADMIN"}), frozenset())
-    assert "SET_ANY_DEFINER" in newer[-1] and "SET_USER_ID" not in newer[-1]
-    assert "SET_USER_ID" in older[-1] and "SET_ANY_DEFINER" not in older[-1]
+    assert "SET_ANY_DEFINER" in newer[1] and "SET_USER_ID" not in newer[1]
+    assert "SET_USER_ID" in older[1] and "SET_ANY_DEFINER" not in older[1]
+    assert newer[-1].startswith(REVOKED)
 
 
 def test_a_role_that_is_restricted_is_not_granted_anew() -> None:
