@@ -9,8 +9,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NoReturn
 
+from mainstay.backups.log_archive import LogArchive, StoredSegment
 from mainstay.backups.verify_log import NeededSegment
-from mainstay.engines.backups import LogSource, OpenBackup, Standby
+from mainstay.engines.backups import BackupHost, LogSource, OpenBackup, Recovery, Standby
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User
 from mainstay.model.engine import EngineBuild
@@ -39,20 +40,17 @@ class NoBackups:
         self._refuse()
 
     def begin(
-        self, spec: NodeSpec, files: NodeFiles, backup_id: str, standby: Standby | None
+        self, spec: NodeSpec, host: BackupHost, backup_id: str, standby: Standby | None
     ) -> AbstractAsyncContextManager[OpenBackup]:
         self._refuse()
 
     def prepare_restored(self, data: Path, user: User) -> None:
         self._refuse()
 
-    def recovery_options(self, restore: RestoreSpec, files: NodeFiles) -> tuple[str, ...]:
+    def recovery(self, restore: RestoreSpec, files: NodeFiles, user: User, archive: LogArchive) -> Recovery:
         self._refuse()
 
     def segments_after(self, name: str, count: int) -> list[str]:
-        self._refuse()
-
-    def timeline_of(self, name: str) -> str:
         self._refuse()
 
     def whole_segment(self, data: bytes) -> bytes:
@@ -66,7 +64,9 @@ class NoBackups:
     ) -> tuple[str, ...]:
         self._refuse()
 
-    def segments_between(self, start: str, end: str, timeline: str, history: str) -> Sequence[NeededSegment]:
+    def segments_between(
+        self, start: str, end: str, timeline: str, history: str, stored: Sequence[StoredSegment]
+    ) -> Sequence[NeededSegment]:
         self._refuse()
 
     def history_file(self, timeline: str) -> str:

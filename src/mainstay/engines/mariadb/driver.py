@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mainstay.engines.mariadb import accounts, configuration, replication
+from mainstay.engines.mariadb import accounts, configuration, replay, replication
+from mainstay.engines.mariadb.backups import MariadbBackups
 from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, server, startup_script
 from mainstay.engines.mariadb.catalogue import OPTION_NAMES
+from mainstay.engines.mariadb.followers import FOLLOWERS
 from mainstay.engines.mariadb.procedures import procedures
-from mainstay.engines.mariadb.words import FOLLOWERS, MARIADB_WORDS
+from mainstay.engines.mariadb.words import MARIADB_WORDS
 from mainstay.engines.mysql_family.driver import FamilyDriver
 from mainstay.engines.mysql_family.sessions import Session
 from mainstay.engines.mysql_family.variables import Variable
 from mainstay.engines.node_files import NodeFiles
-from mainstay.engines.unbuilt import NoBackups
 from mainstay.host.processes import User, run
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
@@ -32,7 +33,7 @@ class MariadbDriver(FamilyDriver):
     """`EngineDriver` for MariaDB."""
 
     name = "mariadb"
-    backups = NoBackups(name)
+    backups = MariadbBackups()
     words = MARIADB_WORDS
     followers = FOLLOWERS
     ours = configuration.OURS
@@ -63,6 +64,9 @@ class MariadbDriver(FamilyDriver):
 
     def startup_script(self, operators: tuple[str, ...]) -> str:
         return startup_script(operators)
+
+    def recovery_options(self, files: NodeFiles) -> tuple[str, ...]:
+        return replay.options(files)
 
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         await replication.clone(files, build, user, upstream)

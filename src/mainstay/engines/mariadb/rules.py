@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from mainstay.engines.base import Feature
+from mainstay.engines.mysql_family.binlog import parse_gtid
 from mainstay.engines.mysql_family.hashes import native_password
+from mainstay.engines.mysql_family.log_places import parse_place
 from mainstay.engines.mysql_family.rules import FamilyRules
+from mainstay.model.errors import Permanent, invalid_value
 
 
 class MariadbRules(FamilyRules):
@@ -12,8 +15,23 @@ class MariadbRules(FamilyRules):
 
     name = "mariadb"
     description = "MariaDB"
-    features = frozenset({Feature.MULTI_AZ, Feature.READ_REPLICAS})
+    features = frozenset({Feature.BACKUPS, Feature.MULTI_AZ, Feature.READ_REPLICAS})
 
     def password_verifier(self, username: str, password: str, salt: bytes) -> str:
         """What mysql_native_password stores."""
         return native_password(password)
+
+    def log_position(self, text: str) -> int:
+        """ "2/17:4711": 4711 bytes into the binary log 17 of timeline 2."""
+        try:
+            place = parse_place(text)
+        except Permanent as error:
+            raise invalid_value(f"Invalid binary log position {text[:40]}: write it like 1/17:4711.") from error
+        return (place.timeline << 28 | place.file) << 50 | place.offset
+
+    def check_transaction(self, text: str) -> None:
+        """A GTID."""
+        try:
+            parse_gtid(text)
+        except Permanent as error:
+            raise invalid_value(f"Invalid transaction {text[:40]}: write its GTID, like 0-101-4711.") from error

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from mainstay.engines.mysql_family.followers import Followers
-from mainstay.engines.mysql_family.hashes import native_password
-from mainstay.engines.mysql_family.quoting import literal
 from mainstay.engines.mysql_family.words import Words
 
 MARIADB_WORDS = Words(
@@ -38,4 +35,3 @@ MARIADB_WORDS = Words(
     password_characters=64,
     follower_rights="REPLICATION SLAVE",
 )
-FOLLOWERS = Followers(MARIADB_WORDS, lambda password: literal(native_password(password)))

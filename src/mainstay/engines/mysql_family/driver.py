@@ -80,6 +80,10 @@ class FamilyDriver(ABC):
     def startup_script(self, operators: tuple[str, ...]) -> str:
         """SQL that the engine runs at every start; `operators` may act as administrators over the node's socket."""
 
+    def recovery_options(self, files: NodeFiles) -> tuple[str, ...]:
+        """Arguments of the engine while it is brought from a backup to its target."""
+        raise Permanent(f"{self.name} recovers from no backup")
+
     @abstractmethod
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         """See `EngineDriver`."""
@@ -132,7 +136,9 @@ class FamilyDriver(ABC):
     def start_command(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> StartCommand:
         """A shell that makes the engine's directories as the engine's own user, and becomes the engine."""
         logs = [files.logs / name for name in layout.LOG_DIRECTORIES]
+        recovering = self.backups.recovering(files)
         directories = [*logs, layout.temporary(files), layout.exchange(files)]
+        directories += [files.restoring] if recovering else []
         making = shlex.join(["mkdir", "-p", "-m", "700", "--", *map(str, directories)])
         return StartCommand(
             argv=(
@@ -142,7 +148,7 @@ class FamilyDriver(ABC):
                 self.name,
                 self.server(build),
                 f"--defaults-file={files.configuration / layout.OPTION_FILE}",
-                *self._role_options(files),
+                *(self.recovery_options(files) if recovering else self._role_options(files)),
             ),
             env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment},
         )
@@ -185,6 +191,8 @@ class FamilyDriver(ABC):
     async def probe(self, spec: NodeSpec, files: NodeFiles) -> Health:
         try:
             async with session(files.sockets, timeout_s=PROBE_TIMEOUT_S) as connection:
+                if self.backups.recovering(files):
+                    return Health(ready=False, starting=True, message="the log is being replayed")
                 if self.follows(files):
                     # What cannot be applied must not be acknowledged either.
                     message = await self.followers.hold_back(connection)

@@ -211,9 +211,13 @@ class Followers:
             # What was applied until now was not forced to the disk one by one, and its relay log goes next.
             await connection.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS, BINARY LOGS")
             await connection.execute(f"RESET {follower} ALL")
+            await self.before_leading(connection, files)
             (files.data / FOLLOWER_FILE).unlink(missing_ok=True)
             fsync_directory(files.data)
             await connection.execute("SET GLOBAL read_only = 0")
+
+    async def before_leading(self, connection: Session, files: NodeFiles) -> None:
+        """What is to be noted of a follower that has applied everything, before it takes its first write."""
 
     async def _drain(self, connection: Session) -> None:
         follower = self._words.follower.upper()

@@ -5,18 +5,15 @@ Sources: RDS user guide, "Settings for DB instances", "MariaDB on Amazon RDS", "
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from mainstay.engines.base import ReadReplicaLimits
 from mainstay.engines.mysql_family import names
 from mainstay.model.engine import EngineBuild, ParameterDefinition
-from mainstay.model.errors import invalid_value
 
 LOG_RETENTION_MINUTES = 3 * 24 * 60
 """RDS keeps these engines' log files for a few days at most; there is no parameter for it."""
 
-BINLOG_POSITION = re.compile(r"(?P<file>[0-9]{1,9}):(?P<offset>[0-9]{1,15})")
 TRUE = frozenset({"1", "on", "true", "yes"})
 
 
@@ -63,13 +60,6 @@ class FamilyRules:
 
     def log_retention_minutes(self, parameters: dict[str, str]) -> int:
         return LOG_RETENTION_MINUTES
-
-    def log_position(self, text: str) -> int:
-        """ "17:4711": 4711 bytes into the binary log 17."""
-        found = BINLOG_POSITION.fullmatch(text)
-        if found is None:
-            raise invalid_value(f"Invalid binary log position {text[:40]}: write it like 17:4711.")
-        return int(found["file"]) << 50 | int(found["offset"])
 
     def read_replica_limits(self, version: str) -> ReadReplicaLimits:
         """RDS user guide, "Working with DB instance read replicas"."""

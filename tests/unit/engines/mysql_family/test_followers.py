@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mainstay.engines.mariadb.words import FOLLOWERS as MARIADB
+from mainstay.engines.mariadb.followers import FOLLOWERS as MARIADB
 from mainstay.engines.mysql.words import FOLLOWERS as MYSQL
 from mainstay.engines.mysql_family.followers import Followers, FollowerStatus, judge
 
