@@ -242,7 +242,10 @@ def _measure(
             names = list(present)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 found[name].append(_once(pgbench, environment, present[name], load, logins[name]))
-        say(f"{load.name}, {load.clients} clients: " + ", ".join(f"{name} {_tps(found[name])}" for name in found))
+        say(
+            f"{load.name}, {load.clients} clients: "
+            + ", ".join(f"{name} {_tps(found[name])} ({_cpu(found[name])} µs)" for name in found)
+        )
         rows.append(_row(load, found))
     return Table(
         title=f"pgbench -S, pool of {POOL}, median of {ROUNDS} rounds",

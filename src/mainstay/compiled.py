@@ -21,6 +21,8 @@ from types import ModuleType
 
 MODULES = (
     "mainstay.endpoint.pump",
+    "mainstay.protocol.postgres.scram",
+    "mainstay.protocol.postgres.startup",
     "mainstay.protocol.postgres.suspicion",
     "mainstay.protocol.postgres.wire",
     "mainstay.proxy.authentication",

@@ -17,14 +17,8 @@ import structlog
 
 from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
-from mainstay.protocol.postgres.startup import (
-    MINOR_NEWEST,
-    CancelRequest,
-    GSSENCRequest,
-    SSLRequest,
-    StartupMessage,
-    first_packet,
-)
+from mainstay.protocol.postgres.packets import CancelRequest, GSSENCRequest, SSLRequest, StartupMessage
+from mainstay.protocol.postgres.startup import MINOR_NEWEST, first_packet
 from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
 from mainstay.proxy.authentication import Exchange, Refused, exchange, no_credentials, wrong_token
 from mainstay.proxy.engine_login import LoginFailed

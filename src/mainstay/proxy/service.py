@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from mainstay.host.files import make_private_directory, write_atomically
 from mainstay.model.errors import Transient
 from mainstay.model.proxy import ProxyListener, ProxySpec, ProxyStatus, ProxyUser, TargetState
+from mainstay.protocol.postgres.packets import CancelRequest
 from mainstay.protocol.postgres.scram import end_point_hash
-from mainstay.protocol.postgres.startup import CancelRequest
 from mainstay.proxy.login import ALPN, Login, VerifyToken
 from mainstay.proxy.loop import running_poller
 from mainstay.proxy.metrics import Metrics

@@ -13,8 +13,6 @@ import hmac
 import unicodedata
 from functools import lru_cache
 
-import msgspec
-
 SCRAM = "SCRAM-SHA-256"
 SCRAM_PLUS = "SCRAM-SHA-256-PLUS"
 ITERATIONS = 4096
@@ -28,13 +26,16 @@ class ScramError(Exception):
     """The exchange failed: wrong password, or a message that is not SCRAM."""
 
 
-class Verifier(msgspec.Struct, frozen=True):
+class Verifier:
     """What a server keeps of a password."""
 
-    salt: bytes
-    iterations: int
-    stored_key: bytes
-    server_key: bytes
+    __slots__ = ("iterations", "salt", "server_key", "stored_key")
+
+    def __init__(self, salt: bytes, iterations: int, stored_key: bytes, server_key: bytes) -> None:
+        self.salt = salt
+        self.iterations = iterations
+        self.stored_key = stored_key
+        self.server_key = server_key
 
 
 @lru_cache(maxsize=1024)
