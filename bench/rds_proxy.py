@@ -42,10 +42,11 @@ TRANSACTIONS = {1: 6_000, 20: 20_000, 100: 20_000, 1000: 24_000}
 """Of a run, for each number of clients: a few seconds."""
 
 RECONNECTIONS = 3_000
-RATE = 1_000
-"""Transactions per second where latency is measured: some share of what two cores can do."""
+RATE, RATE_OF_ONE_CLIENT = 1_000, 200
+"""Transactions per second where latency is measured, at most: some share of what two cores, or one client that waits
+for each answer, can do."""
 
-RATE_TRANSACTIONS = 8_000
+PACED_S = 8
 PREPARED_SINCE = (1, 21)
 """The first PgBouncer that takes prepared statements when it pools transactions."""
 
@@ -72,6 +73,11 @@ class Load(msgspec.Struct, frozen=True):
     def transactions(self) -> int:
         """Of each client."""
         return (RECONNECTIONS if self.reconnects else TRANSACTIONS[self.clients]) // self.clients
+
+    @property
+    def rate(self) -> int:
+        """Transactions per second of all clients where it is fixed."""
+        return min(RATE, self.clients * RATE_OF_ONE_CLIENT)
 
     def arguments(self, transactions: int) -> tuple[str, ...]:
         """Of pgbench."""
@@ -334,11 +340,11 @@ def _latencies(
         if peers := found.get("PgBouncer"):
             pairs = zip(found["RDS Proxy"], peers, strict=True)
             ratio = spread([percentile(one, 99) / percentile(other, 99) for one, other in pairs], 2)
-        say(f"{load.name} at {RATE} tps, {load.clients} clients, p50 / p99 in ms: {cells}, {ratio}")
-        rows.append((load.name, str(load.clients), *cells, ratio))
+        say(f"{load.name} at {load.rate} tps, {load.clients} clients, p50 / p99 in ms: {cells}, {ratio}")
+        rows.append((load.name, str(load.clients), str(load.rate), *cells, ratio))
     return Table(
-        title=f"pgbench -S at {RATE} transactions per second, p50 / p99 in ms, median of {ROUNDS} rounds",
-        columns=("mode", "clients", "direct", label, "RDS Proxy", "p99, proxy / PgBouncer"),
+        title=f"pgbench -S at a fixed rate, p50 / p99 in ms, median of {ROUNDS} rounds",
+        columns=("mode", "clients", "tps", "direct", label, "RDS Proxy", "p99, proxy / PgBouncer"),
         rows=tuple(rows),
         notes=("From the moment at which a transaction was due (pgbench -R), so that waiting counts.",),
     )
@@ -347,8 +353,9 @@ def _latencies(
 def _paced(pgbench: list[str], environment: dict[str, str], way: Way, load: Load) -> list[float]:
     """Milliseconds of each transaction after the first second."""
     with tempfile.TemporaryDirectory(prefix="mainstay-bench-") as logs:
-        paced = ("-R", str(RATE), "-l", "--log-prefix", f"{logs}/log")
-        _pgbench(pgbench, environment, way, *load.arguments(RATE_TRANSACTIONS // load.clients), *paced, tls=load.tls)
+        paced = ("-R", str(load.rate), "-l", "--log-prefix", f"{logs}/log")
+        count = load.rate * PACED_S // load.clients
+        _pgbench(pgbench, environment, way, *load.arguments(count), *paced, tls=load.tls)
         lines = [line.split() for path in Path(logs).iterdir() for line in path.read_text().splitlines()]
     # client, number, microseconds, script, epoch seconds, microseconds
     times = [(int(line[4]) + int(line[5]) / 1e6, int(line[2]) / 1e3) for line in lines]
