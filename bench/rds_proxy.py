@@ -1,4 +1,5 @@
-"""RDS Proxy beside PgBouncer (transaction pooling) and beside no pooler: `pgbench -S` in three protocol modes.
+"""RDS Proxy beside PgBouncer (transaction pooling) and beside no pooler: `pgbench -S` in three protocol modes, latency
+at a fixed rate, logins, idle clients.
 
 Clients over TCP loopback, each pooler with at most 20 connections to the same engine; PgBouncer connects to the
 engine's address, the proxy to its Unix socket, as it always does on one machine. Every round runs all ways one after
@@ -24,7 +25,7 @@ from typing import Any
 import msgspec
 
 from bench.peers import pgbouncer, version
-from bench.report import Table, spread
+from bench.report import Table, percentile, spread
 from harness.proxy import RawClient
 from harness.service import PASSWORD, Service, eventually, free_port
 from mainstay.engines.builds import Builds
@@ -40,7 +41,12 @@ SCALE = 5
 TRANSACTIONS = {1: 6_000, 20: 20_000, 100: 20_000, 1000: 24_000}
 """Of a run, for each number of clients: a few seconds."""
 
-RECONNECTIONS = 120
+RECONNECTIONS = 3_000
+RATE, RATE_OF_ONE_CLIENT = 1_000, 200
+"""Transactions per second where latency is measured, at most: some share of what two cores, or one client that waits
+for each answer, can do."""
+
+PACED_S = 8
 PREPARED_SINCE = (1, 21)
 """The first PgBouncer that takes prepared statements when it pools transactions."""
 
@@ -68,6 +74,11 @@ class Load(msgspec.Struct, frozen=True):
         """Of each client."""
         return (RECONNECTIONS if self.reconnects else TRANSACTIONS[self.clients]) // self.clients
 
+    @property
+    def rate(self) -> int:
+        """Transactions per second of all clients where it is fixed."""
+        return min(RATE, self.clients * RATE_OF_ONE_CLIENT)
+
     def arguments(self, transactions: int) -> tuple[str, ...]:
         """Of pgbench."""
         fixed = ("-n", "-S", "-M", self.mode, "-c", str(self.clients), "-j", "1", "-t", str(transactions))
@@ -78,6 +89,10 @@ LOADS = (
     *(Load(mode, clients) for mode in ("simple", "extended", "prepared") for clients in TRANSACTIONS),
     *(Load(mode, clients, tls=True) for mode in ("simple", "prepared") for clients in (1, 20, 100)),
     *(Load("simple", clients, tls=tls, reconnects=True) for tls in (False, True) for clients in (1, 20)),
+)
+PACED = (
+    *(Load(mode, clients) for mode in ("simple", "prepared") for clients in (1, 20, 100)),
+    Load("simple", 20, tls=True),
 )
 
 
@@ -115,7 +130,11 @@ def run(say: Callable[[str], None]) -> list[Table]:
                 ways["PgBouncer"] = peer
                 label += " " + ".".join(map(str, peer.version))
             idle = _idle(ways, say)  # first: later there is memory that earlier clients have left
-            return [_measure(pgbench, environment, ways, label, say), idle]
+            return [
+                _measure(pgbench, environment, ways, label, say),
+                _latencies(pgbench, environment, ways, label, say),
+                idle,
+            ]
 
 
 def _proxy(service: Service) -> Way:
@@ -229,7 +248,10 @@ def _measure(
             names = list(present)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 found[name].append(_once(pgbench, environment, present[name], load, logins[name]))
-        say(f"{load.name}, {load.clients} clients: " + ", ".join(f"{name} {_tps(found[name])}" for name in found))
+        say(
+            f"{load.name}, {load.clients} clients: "
+            + ", ".join(f"{name} {_tps(found[name])} ({_cpu(found[name])} µs)" for name in found)
+        )
         rows.append(_row(load, found))
     return Table(
         title=f"pgbench -S, pool of {POOL}, median of {ROUNDS} rounds",
@@ -292,6 +314,53 @@ def _once(
         raise Permanent(f"pgbench said: {output[-500:]}")
     done = load.clients * (load.transactions if load.reconnects else load.transactions - 1)
     return float(tps.group(1)), spent * 1e6 / done
+
+
+def _latencies(
+    pgbench: list[str], environment: dict[str, str], ways: dict[str, Way], label: str, say: Callable[[str], None]
+) -> Table:
+    """How long a transaction takes when no more are asked for than any way can do."""
+    rows = []
+    for load in PACED:
+        present = {name: way for name, way in ways.items() if name != "direct" or load.clients <= POOL}
+        found: dict[str, list[list[float]]] = {name: [] for name in present}
+        for number in range(ROUNDS):
+            names = list(present)
+            for name in names[number % len(names) :] + names[: number % len(names)]:
+                found[name].append(_paced(pgbench, environment, present[name], load))
+        cells = [
+            " / ".join(
+                f"{statistics.median(percentile(one, percent) for one in found[name]):.2f}" for percent in (50, 99)
+            )
+            if name in found
+            else "-"
+            for name in ("direct", "PgBouncer", "RDS Proxy")
+        ]
+        ratio = "-"
+        if peers := found.get("PgBouncer"):
+            pairs = zip(found["RDS Proxy"], peers, strict=True)
+            ratio = spread([percentile(one, 99) / percentile(other, 99) for one, other in pairs], 2)
+        say(f"{load.name} at {load.rate} tps, {load.clients} clients, p50 / p99 in ms: {cells}, {ratio}")
+        rows.append((load.name, str(load.clients), str(load.rate), *cells, ratio))
+    return Table(
+        title=f"pgbench -S at a fixed rate, p50 / p99 in ms, median of {ROUNDS} rounds",
+        columns=("mode", "clients", "tps", "direct", label, "RDS Proxy", "p99, proxy / PgBouncer"),
+        rows=tuple(rows),
+        notes=("From the moment at which a transaction was due (pgbench -R), so that waiting counts.",),
+    )
+
+
+def _paced(pgbench: list[str], environment: dict[str, str], way: Way, load: Load) -> list[float]:
+    """Milliseconds of each transaction after the first second."""
+    with tempfile.TemporaryDirectory(prefix="mainstay-bench-") as logs:
+        paced = ("-R", str(load.rate), "-l", "--log-prefix", f"{logs}/log")
+        count = load.rate * PACED_S // load.clients
+        _pgbench(pgbench, environment, way, *load.arguments(count), *paced, tls=load.tls)
+        lines = [line.split() for path in Path(logs).iterdir() for line in path.read_text().splitlines()]
+    # client, number, microseconds, script, epoch seconds, microseconds
+    times = [(int(line[4]) + int(line[5]) / 1e6, int(line[2]) / 1e3) for line in lines]
+    begun_s = min(ended_s for ended_s, _took_ms in times) + 1
+    return [took_ms for ended_s, took_ms in times if ended_s >= begun_s]
 
 
 def _cpu_s(pid: int) -> float:

@@ -21,9 +21,13 @@ from types import ModuleType
 
 MODULES = (
     "mainstay.endpoint.pump",
+    "mainstay.protocol.postgres.scram",
+    "mainstay.protocol.postgres.startup",
     "mainstay.protocol.postgres.suspicion",
     "mainstay.protocol.postgres.wire",
+    "mainstay.proxy.authentication",
     "mainstay.proxy.expected",
+    "mainstay.proxy.login",
     "mainstay.proxy.metrics",
     "mainstay.proxy.pool",
     "mainstay.proxy.prepared",
@@ -33,6 +37,7 @@ MODULES = (
     "mainstay.proxy.state",
     "mainstay.proxy.streams",
     "mainstay.proxy.transport",
+    "mainstay.proxy.welcome",
 )
 """What is compiled, as one unit. To add one: it must pass mypy strict, its classes get no attributes that they do not
 declare, and nothing refers to its objects weakly (mypyc documentation, "Native classes"). Two things mean something

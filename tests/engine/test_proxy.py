@@ -219,6 +219,9 @@ def test_tls(proxy: ProxyUnderTest) -> None:
         assert session.execute("SELECT 1").fetchone() == (1,)
     with psycopg.connect(**proxy.parameters(sslmode="prefer", gssencmode="prefer")) as session:
         assert session.pgconn.ssl_in_use
+    if psycopg.pq.version() >= 170000:
+        with psycopg.connect(**proxy.tls_parameters(sslnegotiation="direct")) as session:
+            assert session.execute("SELECT 1").fetchone() == (1,)
     proxy.put(require_tls=True)
     with pytest.raises(psycopg.OperationalError, match="This RDS Proxy requires TLS connections"):
         proxy.connect()

@@ -1,4 +1,4 @@
-"""asyncio's event loop around the proxy's own poller: logins, timers and calls run in one, statements in the other.
+"""asyncio's event loop around the proxy's own poller: timers and calls run in one, logins and statements in the other.
 
 The loop asks its selector what is ready, and this selector first serves the proxy's streams, as long as asyncio has
 nothing to do. asyncio's own sockets are in an epoll inside the proxy's.

@@ -7,10 +7,6 @@ any reader can form averages.
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from mainstay.proxy.session import ClientSession
 
 
 class Metrics:
@@ -21,7 +17,6 @@ class Metrics:
         self._borrows = 0
         self._borrow_us = 0
         self.pin_reasons: Counter[str] = Counter()
-        self.pinned_sessions: set[int] = set()
 
     def add(self, name: str, count: int = 1) -> None:
         """One more."""
@@ -46,16 +41,6 @@ class Metrics:
         }
         return {**self.counts, **borrows}
 
-    def pinned(self, session: ClientSession, reason: str) -> None:
+    def pinned(self, reason: str) -> None:
         """A session is pinned, for one more reason."""
-        self.pinned_sessions.add(session.number)
         self.pin_reasons[reason] += 1
-
-    def unpinned(self, session: ClientSession) -> None:
-        """It is not any more."""
-        self.pinned_sessions.discard(session.number)
-
-    def client_left(self, session: ClientSession) -> None:
-        """A client's connection has ended."""
-        self.counts["ClientConnectionsClosed"] += 1
-        self.pinned_sessions.discard(session.number)

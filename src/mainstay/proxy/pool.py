@@ -24,6 +24,7 @@ from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.metrics import Metrics
 from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.statements import Statements
+from mainstay.proxy.welcome import Welcome
 
 if TYPE_CHECKING:
     from mainstay.proxy.session import ClientSession
@@ -189,7 +190,7 @@ class Target:
         self.opening -= 1
         if connection is not None and not connection.closed and epoch == self.database.epoch:
             self.problem = ""
-            pool.welcome = pool.welcome or dict(connection.parameters)
+            pool.welcome.learn(connection.parameters)
             self.connections.add(connection)
             if not self.max_connections:
                 connection.ask(b"SHOW max_connections", "max-connections")
@@ -211,7 +212,6 @@ class Target:
             for entry in [entry for entry in self.waiters if entry[1].pool is pool]:
                 self.waiters.remove(entry)
                 entry[1].refused(error.sqlstate, f"Request returned an error: {error}")
-            pool.login_refused(error)
         if self.waiters and self._retry is None:
             self._retry = asyncio.get_running_loop().call_later(OPEN_RETRY_S, self.serve)
 
@@ -340,12 +340,9 @@ class Pool:
         self.database = database
         self.idle: list[ServerConnection] = []
         self.opening = 0
-        self.welcome: dict[str, str] = {}
-        """Parameters as the engine reports them to a new session."""
-
+        self.welcome = Welcome()
         self.now = target.now
         self.statements = target.statements
-        self._refusals: list[Callable[[LoginFailed], None]] = []
 
     @property
     def strict(self) -> bool:
@@ -444,7 +441,7 @@ class Pool:
         target = self.target
         if session.waiting:
             self.forget_waiter(session)
-        target.metrics.client_left(session)
+        target.metrics.add("ClientConnectionsClosed")
         target.on_left(session)
 
     def forget_waiter(self, session: ClientSession) -> None:
@@ -453,7 +450,7 @@ class Pool:
 
     def pinned(self, session: ClientSession, reason: str) -> None:
         """A session stays on its connection from now on."""
-        self.target.metrics.pinned(session, reason)
+        self.target.metrics.pinned(reason)
         connection = 0 if session.server is None else session.server.process_id
         log.warning(
             "The client session was pinned to the database connection"
@@ -465,15 +462,4 @@ class Pool:
 
     def unpinned(self, session: ClientSession) -> None:
         """Nothing is left of what pinned the session."""
-        self.target.metrics.unpinned(session)
         log.info("proxy.unpinned", proxyEndpoint=session.endpoint, clientConnection=session.number)
-
-    def await_refusal(self, told: Callable[[LoginFailed], None]) -> Callable[[], None]:
-        """`told` is called if the engine refuses this user or database; returns what ends that."""
-        self._refusals.append(told)
-        return lambda: self._refusals.remove(told) if told in self._refusals else None
-
-    def login_refused(self, error: LoginFailed) -> None:
-        """The engine does not let this user into this database."""
-        for told in list(self._refusals):
-            told(error)

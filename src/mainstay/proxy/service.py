@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
 import socket
 import ssl
 import time
+from collections.abc import Coroutine
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ from cryptography.hazmat.primitives import serialization
 from mainstay.host.files import make_private_directory, write_atomically
 from mainstay.model.errors import Transient
 from mainstay.model.proxy import ProxyListener, ProxySpec, ProxyStatus, ProxyUser, TargetState
+from mainstay.protocol.postgres.packets import CancelRequest
 from mainstay.protocol.postgres.scram import end_point_hash
-from mainstay.protocol.postgres.startup import CancelRequest
-from mainstay.proxy.login import Login, VerifyToken
+from mainstay.proxy.login import ALPN, Login, VerifyToken
 from mainstay.proxy.loop import running_poller
 from mainstay.proxy.metrics import Metrics
 from mainstay.proxy.pool import Database, Pool, Target
@@ -82,6 +84,7 @@ class Listener:
     def __init__(self, proxy: Proxy, spec: ProxyListener, directory: Path) -> None:
         self.spec = spec
         self._logins: dict[Login, None] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self.verify_token: VerifyToken = proxy.verify_token
         self._proxy = proxy
         self._acceptor: Acceptor | None = None
@@ -118,7 +121,8 @@ class Listener:
         try:
             listening = socket.create_server((self.spec.address, self.spec.port), family=family, backlog=BACKLOG)
             listening.setblocking(False)
-            self._acceptor = Acceptor(running_poller(), listening, self._accepted)
+            poller = running_poller()
+            self._acceptor = Acceptor(poller, listening, lambda one, address: Login(self, poller, one, address))
         except OSError as error:
             raise Transient(f"{self.spec.address}:{self.spec.port} cannot be listened on: {error}") from error
 
@@ -128,9 +132,6 @@ class Listener:
             self._acceptor.close()
         for login in list(self._logins):
             login.abort()
-
-    def _accepted(self, connection: socket.socket) -> None:
-        Login(self, connection)
 
     def arrived(self, login: Login) -> None:
         """A connection that nobody knows yet; there are at most `LOGINS_MAX` of them."""
@@ -143,6 +144,19 @@ class Listener:
     def known(self, login: Login) -> None:
         """It has said who it is, or is gone."""
         self._logins.pop(login, None)
+
+    def tidy(self) -> None:
+        """Ends logins that take too long."""
+        now = time.monotonic()
+        for login in list(self._logins):
+            if login.deadline_at <= now:
+                login.abort()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """What a login must ask of others."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def admits(self, address: str) -> bool:
         """Whether the security groups let this client in."""
@@ -185,6 +199,7 @@ class Proxy:
         self.target.on_left = self._left
         self.failure = ""
         self._settled = 0
+        self._idle_look_at = 0.0
         self._directory = directory
         self._listeners: dict[str, Listener] = {}
 
@@ -208,7 +223,7 @@ class Proxy:
                 del self._listeners[endpoint_id]
         for endpoint_id, one in wanted.items():
             self._listen(endpoint_id, one)
-        self._settled, self.failure = spec.generation, ""
+        self._settled, self.failure, self._idle_look_at = spec.generation, "", 0.0
         target.serve()
 
     def _listen(self, endpoint_id: str, wanted: ProxyListener) -> None:
@@ -239,10 +254,21 @@ class Proxy:
     def tidy_slowly(self) -> None:
         """As `tidy`, about once a second."""
         self.target.tidy()
-        oldest = self.target.now() - self.spec.idle_client_timeout_s
+        for listener in self._listeners.values():
+            listener.tidy()
+        if self.target.now() >= self._idle_look_at:
+            self._end_idle_clients()
+
+    def _end_idle_clients(self) -> None:
+        """With ten thousand clients it matters that this looks at them only when one may be due."""
+        now, timeout_s = self.target.now(), self.spec.idle_client_timeout_s
+        earliest = now
         for session in list(self.sessions.values()):
-            if session.last_request_at < oldest and session.idle:
+            if session.last_request_at < now - timeout_s and session.idle:
                 session.fail("57P05", IDLE_CLIENT)
+            else:
+                earliest = min(earliest, session.last_request_at)
+        self._idle_look_at = earliest + timeout_s
 
     def _left(self, session: ClientSession) -> None:
         self.keys.sessions.pop(session.number, None)
@@ -275,14 +301,16 @@ class Proxy:
 
     def stats(self) -> dict[str, float]:
         """Counters and gauges by CloudWatch's names."""
-        target, sessions = self.target, self.sessions.values()
+        target = self.target
         idle = sum(len(pool.idle) for pool in target.pools.values())
         gauges = {
             "ClientConnections": len(self.sessions),
             "DatabaseConnections": len(target.connections),
             "DatabaseConnectionsCurrentlyBorrowed": len(target.connections) - idle,
             "DatabaseConnectionsCurrentlyInTransaction": sum(1 for one in target.connections if one.status != ord("I")),
-            "DatabaseConnectionsCurrentlySessionPinned": sum(1 for one in sessions if one.state.pins),
+            "DatabaseConnectionsCurrentlySessionPinned": sum(
+                1 for one in target.connections if one.owner is not None and one.owner.state.pins
+            ),
             "MaxDatabaseConnectionsAllowed": target.budget if target.max_connections else 0,
             "ClientConnectionsWaiting": len(target.waiters),
         }
@@ -335,7 +363,8 @@ def _tls(spec: ProxyListener, directory: Path) -> tuple[ssl.SSLContext, bytes]:
     finally:
         for path in (certificate, key):  # the spec has them; a key that nobody needs is not left lying about
             path.unlink()
-    context.set_alpn_protocols(["postgresql"])
+    context.set_alpn_protocols([ALPN])
+    context.num_tickets = 0  # as PostgreSQL: no client resumes a session
     parsed = x509.load_pem_x509_certificate(spec.certificate.certificate_pem.encode())
     algorithm = parsed.signature_hash_algorithm
     der = parsed.public_bytes(serialization.Encoding.DER)

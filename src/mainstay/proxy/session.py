@@ -7,8 +7,8 @@ request is through, no transaction is open and nothing pins it.
 
 from __future__ import annotations
 
-import asyncio
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -71,7 +71,7 @@ class ClientSession(DirectReceiver):
         self.waiting = False
         self.asking = False
         self.closed = False
-        self._told: asyncio.Future[dict[str, str]] | None = None
+        self._told: Callable[[dict[str, str] | LoginFailed], None] | None = None
         self._pending: bytes | bytearray = b""
         self._wanted = 0
         self._backlog = b""
@@ -100,19 +100,18 @@ class ClientSession(DirectReceiver):
 
     # Before the client is let in
 
-    async def learn_parameters(self) -> dict[str, str]:
-        """What a server connection with this session's settings reports. Raises `LoginFailed` if there can be none."""
-        self._told = told = asyncio.get_running_loop().create_future()
+    def learn_parameters(self, told: Callable[[dict[str, str] | LoginFailed], None]) -> None:
+        """Tells, now or later, what a server connection with this session's settings reports, or why there is none."""
+        self._told = told
         if self._acquire():
             self.maybe_release()
-        found: dict[str, str] = await told
-        return found
 
-    def welcome_refused(self, error: LoginFailed) -> None:
-        """The engine does not let this user into this database, or does not take the client's settings."""
+    def _tell(self, found: dict[str, str] | LoginFailed) -> bool:
+        """What was to be learnt; whether somebody wanted to know it."""
         told, self._told = self._told, None
-        if told is not None and not told.done():
-            told.set_exception(error)
+        if told is not None:
+            told(found)
+        return told is not None
 
     def forsake(self) -> None:
         """The client was not let in; nothing of the session is left."""
@@ -259,8 +258,7 @@ class ClientSession(DirectReceiver):
     def refused(self, sqlstate: str, text: str) -> None:
         """There was no connection in time: each request that waits is answered so."""
         self.waiting = False
-        if self._told is not None:
-            self.welcome_refused(LoginFailed(sqlstate, text))
+        if self._tell(LoginFailed(sqlstate, text)):
             return
         data, self._backlog = self._backlog, b""
         self._refuse(data, sqlstate, text)
@@ -315,10 +313,6 @@ class ClientSession(DirectReceiver):
         server = self.server
         if server is None or server.expected or server.status != IDLE or self._skip or self.requests.batch_open:
             return
-        if self._told is not None:
-            told, self._told = self._told, None
-            if not told.done():
-                told.set_result(dict(server.parameters))
         self.requests.transaction_ended()
         state = self.state
         if state.pins:
@@ -335,7 +329,10 @@ class ClientSession(DirectReceiver):
         server.owner = None
         if self._write_paused:  # this client reads slowly; the next one must not suffer from it
             server.resume_reading()
+        learned = None if self._told is None else dict(server.parameters)
         self.pool.release(server)
+        if learned is not None:
+            self._tell(learned)
 
     def misread(self) -> None:
         """The engine has seen other statements in a text than we have."""
@@ -358,8 +355,7 @@ class ClientSession(DirectReceiver):
             self.server, server.owner, self.requests.batch_open = None, None, False
             pending = [one for one in server.expected.entries() if not one.swallow]
             server.close()
-            if self._told is not None:
-                self.welcome_refused(error)
+            if self._tell(LoginFailed(error.sqlstate, f"Request returned an error: {error}")):
                 return
             self._answer_lost(pending, error.sqlstate, str(error))
 
@@ -369,8 +365,7 @@ class ClientSession(DirectReceiver):
         batch_open = self.requests.batch_open
         self.asking = self.requests.batch_open = False
         log.info("proxy.server_lost", client=self.number, reason=reason, open=chr(server.status))
-        if self._told is not None:
-            self.welcome_refused(LoginFailed("08006", reason))
+        if self._tell(LoginFailed("08006", f"Request returned an error: {reason}")):
             return
         if self.state.pins:
             self.fail("57P01", f"The pinned database connection of this session was lost: {reason}.")

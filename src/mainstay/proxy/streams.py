@@ -14,7 +14,7 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from asyncio import AbstractEventLoop, Future
+from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -62,6 +62,7 @@ class Poller:
         """asyncio has something to do."""
 
         self._watched: dict[int, Watched] = {}
+        self._ended: list[tuple[Stream, Exception | None]] = []
         self._aside = -1
 
     def watch_aside(self, fd: int) -> None:
@@ -80,12 +81,30 @@ class Poller:
             with suppress(OSError):  # it was in no epoll: there was nothing to wait for
                 self.epoll.unregister(fd)
 
+    def ended(self, stream: Stream, error: Exception | None) -> None:
+        """Nothing more of this one: it is closed, and its protocol told, when this turn is over."""
+        self._watched.pop(stream.fd, None)
+        self._ended.append((stream, error))
+
+    def _bury(self) -> None:
+        while self._ended:
+            ended, self._ended = self._ended, []
+            for stream, error in ended:
+                try:
+                    stream.lost(error)
+                except Exception:  # as in `run`
+                    log.exception("proxy.stream_failed")
+
     def run(self, timeout_s: float | None) -> bool:
         """Tells who is ready, until the time is up or asyncio has something to do; whether its descriptor is ready."""
         deadline = 0.0 if timeout_s is None else monotonic() + timeout_s
         wait_s = -1.0 if timeout_s is None else timeout_s
         watched, aside = self._watched, False
         self.interrupted = False
+        if self._ended:
+            self._bury()
+            if self.interrupted:
+                return False
         while True:
             for fd, events in self.epoll.poll(wait_s, EVENTS_MAX):
                 one = watched.get(fd)
@@ -97,6 +116,8 @@ class Poller:
                 except Exception:  # the outermost loop: a defect must cost one connection, not all of them
                     log.exception("proxy.stream_failed")
                     one.failed()
+            if self._ended:  # before the next look: what is closed is in no epoll any more
+                self._bury()
             if aside or self.interrupted:
                 return aside
             if timeout_s is not None:
@@ -115,7 +136,7 @@ class Stream(Watched):
     def __init__(self, poller: Poller, connection: socket.socket, protocol: Receiver) -> None:
         self._poller = poller
         self._socket = connection
-        self._fd = connection.fileno()
+        self.fd = connection.fileno()
         self._protocol = protocol
         self._direct = protocol if isinstance(protocol, DirectReceiver) else None
         self._receive = connection.recv
@@ -132,7 +153,7 @@ class Stream(Watched):
         """Nothing can be sent any more; what the peer said before may still come."""
 
         self._writing_paused = False
-        poller.register(self._fd, self, _IN)
+        poller.register(self.fd, self, _IN)
 
     # What the protocol calls
 
@@ -194,10 +215,13 @@ class Stream(Watched):
             return None
         return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
 
-    def start_tls(self, context: ssl.SSLContext) -> Future[None]:
-        """As the server's side. The future fails with `ssl.SSLError` or `ConnectionError`."""
-        self._tls = _Tls(context, self._poller.loop.create_future())
-        return self._tls.done
+    def start_tls(self, context: ssl.SSLContext, received: bytes = b"", *, alpn: str = "") -> None:
+        """As the server's side: from now on everything is inside TLS. A handshake that fails ends the connection, as
+        does one without `alpn`, if that is not "". `received` is what has come of the handshake already.
+        """
+        self._tls = _Tls(context, alpn)
+        if received:
+            self._decrypt(received)
 
     # What the poller calls
 
@@ -260,15 +284,13 @@ class Stream(Watched):
             done = tls.shaken()
         except ssl.SSLError as error:
             self._send(tls.alert())
-            self.abort()
-            if not tls.done.done():
-                tls.done.set_exception(error)
+            self._closing = True
+            self._lose(error)
             return
         if answer := tls.alert():
             self._send(answer)
-        if done and not tls.done.done():
-            tls.done.set_result(None)
-            self._decrypt(b"")  # what came with the last message of the handshake
+        if done and tls.more():  # something came with the last message of the handshake
+            self._decrypt(b"")
 
     # Sending
 
@@ -333,11 +355,11 @@ class Stream(Watched):
             return
         epoll = self._poller.epoll
         if not self._events:
-            epoll.register(self._fd, wanted)
+            epoll.register(self.fd, wanted)
         elif not wanted:
-            epoll.unregister(self._fd)
+            epoll.unregister(self.fd)
         else:
-            epoll.modify(self._fd, wanted)
+            epoll.modify(self.fd, wanted)
         self._events = wanted
 
     def _lose(self, error: Exception | None) -> None:
@@ -346,23 +368,21 @@ class Stream(Watched):
             return
         self._ended = True
         self._out = None
-        self._poller.unregister(self._fd)
-        self._poller.loop.call_soon(self._lost, error)
+        self._poller.ended(self, error)
 
-    def _lost(self, error: Exception | None) -> None:
+    def lost(self, error: Exception | None) -> None:
+        """For the poller: the very end."""
         self._socket.close()
-        if self._tls is not None and not self._tls.done.done():
-            self._tls.done.set_exception(ConnectionError("the connection was lost during the handshake"))
         self._protocol.connection_lost(error)
 
 
 class _Tls:
     """TLS of one stream, on buffers in memory: one read and one write of the socket for each piece, as without it."""
 
-    def __init__(self, context: ssl.SSLContext, done: Future[None]) -> None:
+    def __init__(self, context: ssl.SSLContext, alpn: str) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.done = done
+        self._alpn = alpn
         self.ready = False
         self.held = False
         """Something was received and not decrypted, because reading is paused."""
@@ -378,6 +398,8 @@ class _Tls:
             self._object.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        if self._alpn and self._object.selected_alpn_protocol() != self._alpn:
+            raise ssl.SSLError(f"the client has not asked for the protocol {self._alpn}")
         self.ready = True
         return True
 
@@ -412,20 +434,23 @@ class _Tls:
 
 
 class Acceptor(Watched):
-    """A listening socket. `arrived` is called with each connection."""
+    """A listening socket. `arrived` is called with each connection and its address."""
 
-    def __init__(self, poller: Poller, listening: socket.socket, arrived: Callable[[socket.socket], None]) -> None:
+    def __init__(
+        self, poller: Poller, listening: socket.socket, arrived: Callable[[socket.socket, str], object]
+    ) -> None:
         self._poller = poller
         self._socket = listening
         self._arrived = arrived
         self._fd = listening.fileno()
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have that from it
         poller.register(self._fd, self, _IN)
 
     def ready(self, events: int) -> None:
         """See `Watched`."""
         for _ in range(ACCEPTS_MAX):
             try:
-                connection, _address = self._socket.accept()
+                connection, address = self._socket.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:  # out of descriptors or memory: the others must go on meanwhile
@@ -434,9 +459,7 @@ class Acceptor(Watched):
                 self._poller.loop.call_later(ACCEPT_RETRY_S, self._again)
                 return
             connection.setblocking(False)
-            with suppress(OSError):  # it has gone already
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._arrived(connection)
+            self._arrived(connection, str(address[0]))
 
     def _again(self) -> None:
         if self._socket.fileno() >= 0:

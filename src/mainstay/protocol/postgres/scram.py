@@ -13,8 +13,6 @@ import hmac
 import unicodedata
 from functools import lru_cache
 
-import msgspec
-
 SCRAM = "SCRAM-SHA-256"
 SCRAM_PLUS = "SCRAM-SHA-256-PLUS"
 ITERATIONS = 4096
@@ -28,13 +26,16 @@ class ScramError(Exception):
     """The exchange failed: wrong password, or a message that is not SCRAM."""
 
 
-class Verifier(msgspec.Struct, frozen=True):
+class Verifier:
     """What a server keeps of a password."""
 
-    salt: bytes
-    iterations: int
-    stored_key: bytes
-    server_key: bytes
+    __slots__ = ("iterations", "salt", "server_key", "stored_key")
+
+    def __init__(self, salt: bytes, iterations: int, stored_key: bytes, server_key: bytes) -> None:
+        self.salt = salt
+        self.iterations = iterations
+        self.stored_key = stored_key
+        self.server_key = server_key
 
 
 @lru_cache(maxsize=1024)
@@ -62,6 +63,9 @@ class ScramServer:
     def __init__(self, known: Verifier, nonce: str, end_point: bytes = b"", *, plus: bool = False) -> None:
         self._known = known
         self._nonce = nonce
+        self._nonces = ""
+        """The client's and ours."""
+
         self._end_point = end_point
         self._plus = plus
         self._first_bare = ""
@@ -89,7 +93,8 @@ class ScramServer:
             raise ScramError("malformed message")
         self._gs2, self._first_bare = f"{flag},,", bare
         salt = base64.b64encode(self._known.salt).decode()
-        self._server_first = f"r={attributes['r']}{self._nonce},s={salt},i={self._known.iterations}"
+        self._nonces = attributes["r"] + self._nonce
+        self._server_first = f"r={self._nonces},s={salt},i={self._known.iterations}"
         return self._server_first.encode()
 
     def final(self, data: bytes) -> bytes:
@@ -98,15 +103,16 @@ class ScramServer:
         without_proof, separator, proof_text = text.rpartition(",p=")
         attributes = _attributes(without_proof)
         binding = self._gs2.encode() + (self._end_point if self._plus else b"")
-        nonce = _attributes(self._server_first)["r"]
-        if not separator or attributes.get("r") != nonce or _decoded(attributes.get("c", "")) != binding:
+        if not separator or not self._nonces or attributes.get("r") != self._nonces:
+            raise ScramError("malformed message")
+        if _decoded(attributes.get("c", "")) != binding:
             raise ScramError("malformed message")
         proof = _decoded(proof_text)
         signed = f"{self._first_bare},{self._server_first},{without_proof}".encode()
         signature = _hmac(self._known.stored_key, signed)
         if len(proof) != len(signature):
             raise ScramError("malformed message")
-        client_key = bytes(one ^ other for one, other in zip(proof, signature, strict=True))
+        client_key = _xor(proof, signature)
         if not hmac.compare_digest(hashlib.sha256(client_key).digest(), self._known.stored_key):
             raise ScramError("the password is wrong")
         return b"v=" + base64.b64encode(_hmac(self._known.server_key, signed))
@@ -141,7 +147,7 @@ class ScramClient:
         without_proof = f"c=biws,r={nonce}"
         signed = f"{self._bare},{text},{without_proof}".encode()
         signature = _hmac(hashlib.sha256(client_key).digest(), signed)
-        proof = bytes(one ^ other for one, other in zip(client_key, signature, strict=True))
+        proof = _xor(client_key, signature)
         self._server_signature = _hmac(_hmac(salted, b"Server Key"), signed)
         return f"{without_proof},p={base64.b64encode(proof).decode()}".encode()
 
@@ -165,6 +171,11 @@ def md5_password(user: str, password: str, salt: bytes) -> str:
 
 def _hmac(key: bytes, data: bytes) -> bytes:
     return hmac.digest(key, data, "sha256")
+
+
+def _xor(one: bytes, other: bytes) -> bytes:
+    """Of two that are equally long."""
+    return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).to_bytes(len(one), "big")
 
 
 def _text(data: bytes) -> str:

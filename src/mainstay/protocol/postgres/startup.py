@@ -8,44 +8,17 @@ from __future__ import annotations
 
 import re
 import struct
+from typing import Final
 
-import msgspec
-
+from mainstay.protocol.postgres.packets import CancelRequest, FirstPacket, GSSENCRequest, SSLRequest, StartupMessage
 from mainstay.protocol.postgres.wire import WireError
 
-STARTUP_BYTES_MAX = 10_000
+STARTUP_BYTES_MAX: Final = 10_000
 _two = struct.Struct("!II")
-_SSL, _GSS, _CANCEL = (1234 << 16) + 5679, (1234 << 16) + 5680, (1234 << 16) + 5678
-MINOR_NEWEST = 2
-
-
-class SSLRequest(msgspec.Struct, frozen=True):
-    """The client asks for TLS."""
-
-
-class GSSENCRequest(msgspec.Struct, frozen=True):
-    """The client asks for GSSAPI encryption."""
-
-
-class CancelRequest(msgspec.Struct, frozen=True):
-    """The client asks to cancel what the session with this key is doing. `secret` has 4 to 256 bytes."""
-
-    process_id: int
-    secret: bytes
-
-
-class StartupMessage(msgspec.Struct, frozen=True):
-    """The client wants a session. `settings` are run-time parameters, `refused` protocol options we do not know."""
-
-    minor: int
-    user: str
-    database: str
-    settings: dict[str, str]
-    replication: bool
-    refused: tuple[str, ...]
-
-
-FirstPacket = SSLRequest | GSSENCRequest | CancelRequest | StartupMessage
+_SSL: Final = (1234 << 16) + 5679
+_GSS: Final = (1234 << 16) + 5680
+_CANCEL: Final = (1234 << 16) + 5678
+MINOR_NEWEST: Final = 2
 
 
 def first_packet(data: bytes | bytearray) -> tuple[FirstPacket, int] | None:
@@ -81,8 +54,10 @@ def _startup(body: bytes, minor: int) -> StartupMessage:
     words = body[:-2].split(b"\0") if len(body) > 1 else []
     if len(words) % 2:
         raise WireError("invalid startup packet layout: a parameter has no value")
+    pairs: dict[str, str] = {}
     try:
-        pairs = dict(zip((word.decode() for word in words[::2]), (word.decode() for word in words[1::2]), strict=True))
+        for index in range(0, len(words), 2):
+            pairs[words[index].decode()] = words[index + 1].decode()
     except UnicodeDecodeError as error:
         raise WireError("a startup parameter is not UTF-8", "22021") from error
     user = pairs.pop("user", "")
@@ -93,10 +68,12 @@ def _startup(body: bytes, minor: int) -> StartupMessage:
         )
     database = pairs.pop("database", "") or user
     replication = pairs.pop("replication", "").lower() not in ("", "false", "off", "no", "0")
-    refused = tuple(name for name in pairs if name.startswith("_pq_."))
+    refused = tuple([name for name in pairs if name.startswith("_pq_.")])
     options = pairs.pop("options", "")
     settings = {name: value for name, value in pairs.items() if name not in refused}
-    return StartupMessage(minor, user, database, settings | parse_options(options), replication, refused)
+    if options:
+        settings |= parse_options(options)
+    return StartupMessage(minor, user, database, settings, replication, refused)
 
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*\Z")

@@ -5,15 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mainstay.protocol.postgres import wire
-from mainstay.protocol.postgres.startup import (
-    STARTUP_BYTES_MAX,
-    CancelRequest,
-    GSSENCRequest,
-    SSLRequest,
-    StartupMessage,
-    first_packet,
-    parse_options,
-)
+from mainstay.protocol.postgres.packets import CancelRequest, GSSENCRequest, SSLRequest, StartupMessage
+from mainstay.protocol.postgres.startup import STARTUP_BYTES_MAX, first_packet, parse_options
 from mainstay.protocol.postgres.wire import WireError
 
 
