@@ -4,7 +4,7 @@ in here but `recovering` is ever asked; whatever asks nevertheless is told so, l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NoReturn
@@ -76,6 +76,15 @@ class NoBackups:
         self._refuse()
 
     def export_files(self, facts: BackupFacts, owner: str) -> dict[str, bytes]:
+        self._refuse()
+
+    def import_refusal(self, names: Mapping[str, int]) -> str:
+        self._refuse()
+
+    async def check_import(self, data: Path, build: EngineBuild, user: User, *, has_manifest: bool) -> None:
+        self._refuse()
+
+    async def convert_import(self, data: Path, build: EngineBuild, user: User, master: str) -> None:
         self._refuse()
 
     def index_of(self, segment: str) -> int:
