@@ -198,7 +198,7 @@ def multi_az_is_switched_on_and_off_and_a_read_replica_promoted(
 
 def snapshots_copies_and_restores(service: Service, directory: Path, mirror: Path) -> None:
     terraform = Terraform(service, directory, mirror, "backups/main.tf")
-    rds = service.client("rds")
+    rds, abroad = service.client("rds"), service.client("rds", region="eu-west-1")
     try:
         terraform.apply()
         terraform.require_no_changes()
@@ -211,8 +211,12 @@ def snapshots_copies_and_restores(service: Service, directory: Path, mirror: Pat
             with service.connect(service.describe(identifier), dbname="shop") as connection:
                 assert connection.execute("SELECT 1").fetchone() == (1,)
         assert service.describe("of-moment")["BackupRetentionPeriod"] == 7
+        (followed,) = abroad.describe_db_instance_automated_backups()["DBInstanceAutomatedBackups"]
+        assert (followed["Status"], followed["BackupRetentionPeriod"]) == ("replicating", 3)
     finally:
         terraform.run("destroy", "-auto-approve", "-no-color", "-input=false")
+    (followed,) = abroad.describe_db_instance_automated_backups()["DBInstanceAutomatedBackups"]
+    assert followed["Status"] == "retained"
     assert rds.describe_db_snapshots()["DBSnapshots"] == []
     assert rds.describe_db_instance_automated_backups()["DBInstanceAutomatedBackups"] == []
 

@@ -246,3 +246,59 @@ def test_a_plain_instance_becomes_an_encrypted_one_by_a_copied_snapshot(service:
     assert rows(service, "after") == 20000
     assert places_with_canary(root_of(service, "after")) == []
     service.delete_instance("after")
+
+
+def test_backups_of_an_encrypted_instance_follow_into_another_region_under_a_key_of_there(
+    service: Service, key: str
+) -> None:
+    """They are restored there without the key of here, and not without that of there."""
+    source = service.create_instance("followed", StorageEncrypted=True, KmsKeyId=key, BackupRetentionPeriod=1, **SMALL)
+    write_canary(service, "followed")
+    there = service.client("rds", region="eu-west-1")
+    kms_there = service.client("kms", region="eu-west-1")
+    with pytest.raises(ClientError, match="KmsKeyId"):
+        there.start_db_instance_automated_backups_replication(SourceDBInstanceArn=source["DBInstanceArn"])
+    key_there = str(kms_there.create_key()["KeyMetadata"]["Arn"])
+    there.start_db_instance_automated_backups_replication(
+        SourceDBInstanceArn=source["DBInstanceArn"], KmsKeyId=key_there
+    )
+    written_at = datetime.now(UTC)
+
+    def followed() -> Any:
+        (one,) = there.describe_db_instance_automated_backups()["DBInstanceAutomatedBackups"]
+        latest = one.get("RestoreWindow", {}).get("LatestTime")
+        return one["Status"] == "replicating" and latest and latest > written_at and one
+
+    copy = eventually(followed)
+    assert (copy["Encrypted"], copy["KmsKeyId"]) == (True, key_there)
+    assert places_with_canary(service.home / "objects") == []
+    service.client("kms").disable_key(KeyId=key)
+    wanted = {
+        "SourceDBInstanceAutomatedBackupsArn": copy["DBInstanceAutomatedBackupsArn"], "UseLatestRestorableTime": True,
+        "TargetDBInstanceIdentifier": "arrived", "DBInstanceClass": "db.t3.micro", "BackupRetentionPeriod": 0,
+    }  # fmt: skip
+    kms_there.disable_key(KeyId=key_there)
+    with pytest.raises(ClientError) as refused:
+        there.restore_db_instance_to_point_in_time(**wanted)
+    assert code(refused) == "KMSKeyNotAccessibleFault"
+    kms_there.enable_key(KeyId=key_there)
+    there.restore_db_instance_to_point_in_time(**wanted)
+
+    def available() -> Any:
+        (one,) = there.describe_db_instances(DBInstanceIdentifier="arrived")["DBInstances"]
+        return one["DBInstanceStatus"] == "available" and one
+
+    made = eventually(available)
+    assert (made["StorageEncrypted"], made["KmsKeyId"]) == (True, key_there)
+    with service.connect(made) as session:
+        assert session.execute("SELECT count(*) FROM canary").fetchone() == (20000,)
+    there.delete_db_instance(DBInstanceIdentifier="arrived", SkipFinalSnapshot=True)
+    eventually(lambda: not there.describe_db_instances()["DBInstances"])
+    service.client("kms").enable_key(KeyId=key)
+    service.delete_instance("followed")
+
+    def status() -> str:
+        return str(there.describe_db_instance_automated_backups()["DBInstanceAutomatedBackups"][0]["Status"])
+
+    eventually(lambda: status() == "retained")
+    there.delete_db_instance_automated_backup(DBInstanceAutomatedBackupsArn=copy["DBInstanceAutomatedBackupsArn"])

@@ -9,7 +9,7 @@ import msgspec
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import AVAILABLE, BackupRepository, DBInstanceAutomatedBackup, DBSnapshot
 from mainstay.model.ec2 import SecurityGroup
-from mainstay.model.node import ArchiveStatus, NodePhase, NodeRole, NodeStatus
+from mainstay.model.node import ArchiveStatus, NodePhase, NodeRole, NodeStatus, RestoreProgress
 from mainstay.model.records import Scope
 from mainstay.model.repository_job import BackupFacts, JobStatus
 from mainstay.model.volume import VolumeDriverReport
@@ -24,6 +24,8 @@ class SeenFleet:
     def __init__(self) -> None:
         self.phase = NodePhase.RUNNING
         self.archive: ArchiveStatus | None = None
+        self.restore: RestoreProgress | None = None
+        self.started_for = 0
         self.jobs: dict[str, JobStatus] = {}
         self.drivers: tuple[VolumeDriverReport, ...] | None = (
             VolumeDriverReport(driver="image", encrypted=True, sized=True, usable=True),
@@ -33,6 +35,7 @@ class SeenFleet:
         return NodeStatus(
             node_id=node_id, dbi_resource_id="db-X", db_instance_identifier="x", role=NodeRole.PRIMARY,
             availability_zone="us-east-1a", phase=self.phase, generation=1, archive=self.archive,
+            restore=self.restore, started_for=self.started_for,
         )  # fmt: skip
 
     observe = last_seen

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from simulation.twins import Host
 
 RESTORE_S = 0.4
+RECOVERY_MARK = "recovery.signal"
 SHIP_INTERVAL_S = 1.0
 
 
@@ -42,7 +43,7 @@ class SimulatedRepositories:
     async def restore(self, restore: RestoreSpec, destination: Path, user: User, note: Note) -> None:
         await asyncio.sleep(RESTORE_S)
         storage = self._host.storage
-        if restore.backup_id not in storage.backups.get(restore.repository.prefix, {}):
+        if storage.lost or restore.backup_id not in storage.backups.get(restore.repository.prefix, {}):
             raise Permanent(f"there is no backup {restore.backup_id}")
         if storage.keys[restore.repository.prefix] != restore.repository.data_key:
             storage.violations.append(f"another key for {restore.repository.prefix}")
@@ -50,6 +51,8 @@ class SimulatedRepositories:
             shutil.rmtree(destination, ignore_errors=True)
             destination.mkdir()
             self._host.new_data(destination, Disk(), follows=False)
+            if restore.paused:
+                (destination / RECOVERY_MARK).touch()
 
 
 class SimulatedBackup:
@@ -67,7 +70,10 @@ class SimulatedBackup:
 
 
 class SimulatedBackups:
-    """`EngineBackups` of a simulated engine: a restored one is open as soon as it has started."""
+    """`EngineBackups` of a simulated engine: a restored one is at its target as soon as it has started.
+
+    Only one that is to be looked at is `recovering` until then: nobody asks the others.
+    """
 
     def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock
@@ -83,7 +89,7 @@ class SimulatedBackups:
         """Nothing to be done."""
 
     def recovering(self, files: NodeFiles) -> bool:
-        return False
+        return (files.data / RECOVERY_MARK).exists()
 
 
 class SimulatedArchiver:

@@ -35,6 +35,8 @@ class Storage:
         self.failures: list[JobStatus] = []
         """What the next jobs come to, instead of being done; `job_id` and `subject` are filled in."""
         self.violations: list[str] = []
+        self.lost = False
+        """Nothing can be restored any more."""
 
     def copy(self) -> Storage:
         return deepcopy(self)

@@ -18,7 +18,8 @@ VOLATILE = {
     "retained_since", "look_at", "retry_at", "snapshot_create_time", "original_snapshot_create_time",
     "snapshot_database_time", "started_at", "consistent_at", "start_position", "stop_position", "last_kept_log_from",
     "kept_log_from", "failures", "number", "at",
-    "data_key", "updated_at", "key_lost_at", "wrapped_volume_key",
+    "data_key", "updated_at", "key_lost_at", "wrapped_volume_key", "kept_at", "until", "moment", "described", "told",
+    "gap_at", "gap_since",
 }  # fmt: skip
 STAMPS = re.compile(r"\d{8}t\d{6}z-[0-9a-f]{8}|-\d{4}-\d\d-\d\d-\d\d-\d\d")
 """When something was begun, in names."""
@@ -56,7 +57,9 @@ def end_state(world: World) -> dict[str, Any]:
             (job.program, job.step, _unstamped(job.subject), _stable(job.frame), job.overdue) for job in world.jobs()
         ],
         "events": sorted(events),
-        "files": sorted(str(path.relative_to(nodes)) for path in nodes.rglob("*") if path.name != "startup.log"),
+        "files": sorted(
+            _unstamped(str(path.relative_to(nodes))) for path in nodes.rglob("*") if path.name != "startup.log"
+        ),
         "sockets": sorted(path.name for path in (world.directory / "sockets").iterdir()),
         "engines": {node: (engine.tag, engine.settings) for node, engine in world.host.engines.items()},
         "accounts": [path.read_text() for path in sorted(nodes.glob("*/volume/data/accounts.json"))],

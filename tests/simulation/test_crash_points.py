@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mainstay.control.backup_desk import BackupDesk
 from mainstay.host.clock import SimulatedClock
+from mainstay.host.randomness import SeededRandomness
+from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup
 from mainstay.model.db_subnet_group import DBSubnetGroup
 from mainstay.services.ec2.assembly import default_group
 from simulation.effects import Decision, kill_at, undisturbed
-from simulation.loop import Lifetime, simulate
+from simulation.loop import Killed, Lifetime, simulate
 from simulation.state import end_state
 from simulation.world import SCOPE, TERRAFORM_TAKES, World
 
@@ -191,6 +195,95 @@ async def restore_latest(world: World) -> None:
                      BackupRetentionPeriod=0)  # fmt: skip
 
 
+async def operate(world: World, method: str, **params: Any) -> None:
+    """What an operator asks of `mainstay backups`, asked again if control died before it was recorded."""
+    while True:
+        assert world.control is not None
+        control, before = world.control, world.control.store.commits
+        tools = replace(control.tools, randomness=SeededRandomness(99))  # the same names each time
+        try:
+            await BackupDesk(tools, control.worker).methods[method](params)
+        except Killed:
+            if control.store.commits > before:
+                return
+            await world.revive()
+            await world.settle()
+        else:
+            return
+
+
+async def create_apart(world: World) -> None:
+    """With backups, and a security group of its own: what is restored of it comes into another one."""
+    made = await world.call("CreateSecurityGroup", service="ec2", GroupName="apart", Description="d")
+    await create(world, BackupRetentionPeriod=1, VpcSecurityGroupIds=[made["GroupId"]])
+
+
+async def restore_paused(world: World) -> None:
+    """Restored read-only, to be looked at."""
+    await operate(world, "restore_further", name="db1", target="db2", paused=True, db_instance_class="db.t3.micro",
+                  place={"latest": True})  # fmt: skip
+    await world.settle()
+    assert world.describe()[1]["DBInstanceStatus"] == "creating" and "Endpoint" in world.describe()[1]
+
+
+async def move_paused(world: World) -> None:
+    """On to a later moment."""
+    world.clock.advance(60.0)
+    await world.settle()
+    await operate(world, "move_paused", name="db2", place={"latest": True})
+    await world.settle()
+    assert world.describe()[1]["DBInstanceStatus"] == "creating"
+
+
+async def open_paused(world: World) -> None:
+    await operate(world, "open_paused", name="db2")
+    await world.settle()
+    assert world.describe()[1]["DBInstanceStatus"] in ("available", "backing-up")
+
+
+async def delete_paused(world: World) -> None:
+    await world.call("DeleteDBInstance", DBInstanceIdentifier="db2", SkipFinalSnapshot=True)
+
+
+async def restore_in_place(world: World) -> None:
+    """What was there is kept."""
+    await operate(world, "restore_in_place", name="db1", place={"latest": True})
+    await world.settle()
+    instance = instance_of_world(world)
+    assert len(instance.kept_data) == 1 and instance.data_name not in ("", instance.kept_data[0].name)
+
+
+async def go_back(world: World) -> None:
+    """What was restored is kept instead."""
+    (kept,) = instance_of_world(world).kept_data
+    await operate(world, "go_back", name="db1", kept=kept.name)
+    await world.settle()
+    (restored,) = instance_of_world(world).kept_data
+    assert restored.name != kept.name and instance_of_world(world).data_name == kept.name
+
+
+async def discard(world: World) -> None:
+    (kept,) = instance_of_world(world).kept_data
+    await operate(world, "discard", name="db1", kept=kept.name)
+
+
+async def restore_of_nothing_in_place(world: World) -> None:
+    """The backup is gone: what was set aside comes back."""
+    world.host.storage.lost = True
+    await operate(world, "restore_in_place", name="db1", place={"latest": True})
+    await world.settle()
+    instance = instance_of_world(world)
+    assert (instance.kept_data, instance.exchange) == ((), None)
+
+
+def instance_of_world(world: World) -> DBInstance:
+    assert world.control is not None
+    with world.control.store.read() as view:
+        found = view.get(DBInstance, SCOPE, "db1")
+    assert found is not None
+    return found
+
+
 async def delete_with_final_snapshot(world: World) -> None:
     await world.call("DeleteDBInstance", DBInstanceIdentifier="db1", FinalDBSnapshotIdentifier="last")
 
@@ -272,6 +365,14 @@ SCENARIOS: dict[str, tuple[tuple[Scenario, ...], Scenario]] = {
     "delete_snapshot": ((create, snapshot), delete_snapshot),
     "restore_snapshot": ((create, snapshot), restore_snapshot),
     "restore_latest": ((create_with_backups,), restore_latest),
+    "restore_paused": ((create_apart,), restore_paused),
+    "move_paused": ((create_apart, restore_paused), move_paused),
+    "open_paused": ((create_apart, restore_paused), open_paused),
+    "delete_paused": ((create_apart, restore_paused), delete_paused),
+    "restore_in_place": ((create_with_backups,), restore_in_place),
+    "go_back": ((create_with_backups, restore_in_place), go_back),
+    "discard": ((create_with_backups, restore_in_place), discard),
+    "restore_of_nothing_in_place": ((create_with_backups,), restore_of_nothing_in_place),
     "delete_with_backups": ((create_with_backups,), delete),
     "delete_with_final_snapshot": ((create_with_backups,), delete_with_final_snapshot),
     "delete_retaining": ((create_with_backups,), delete_retaining),

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from mainstay.agent.journal import InEffect, Journal
-from mainstay.engines.base import Health, StartCommand, Vitals
+from mainstay.engines.base import Health, RecoveryPause, StartCommand, Vitals
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.clock import SimulatedClock
 from mainstay.host.leases import LocalLeases
@@ -30,12 +30,13 @@ from mainstay.model.node import NodeSpec, ReplicationStatus
 from mainstay.model.pair import PairRecord
 from mainstay.store import SqliteStore
 from mainstay.store.sqlite import SqliteTransaction
-from simulation.archive import SimulatedBackups
+from simulation.archive import RECOVERY_MARK, SimulatedBackups
 from simulation.database import Disk, Gone, Server, Weather
 from simulation.effects import Effects
 from simulation.loop import Lifetime, unowned
 from simulation.repositories import Storage
 
+PAUSED = "--paused"
 START_S = 0.2
 STOP_S = 0.1
 BROKEN_START_S = 0.05
@@ -58,6 +59,7 @@ class Engine:
         self.ready_at = now + START_S
         self.server = server
         self.volume = launch.cwd
+        self.paused = PAUSED in launch.argv
         self.signals: list[int] = []
         self.deaf_to: frozenset[int] = frozenset()
 
@@ -142,6 +144,9 @@ class Host:
             await server.follow(lambda: self._upstream(server))
         else:
             server.recovered()
+            if engine.paused:
+                return
+            (engine.volume / "data" / RECOVERY_MARK).unlink(missing_ok=True)
             self.on_lead(engine)
 
     def _upstream(self, server: Server) -> Server | None:
@@ -458,7 +463,8 @@ class SimulatedDriver:
             raise Transient("the engine went away") from error
 
     def start_command(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> StartCommand:
-        return StartCommand(argv=("engine", str(files.data)))
+        paused = spec.restore is not None and spec.restore.paused and self.backups.recovering(files)
+        return StartCommand(argv=("engine", str(files.data), *((PAUSED,) if paused else ())))
 
     async def probe(self, spec: NodeSpec, files: NodeFiles) -> Health:
         engine = self._host.engines.get(spec.node_id)
@@ -470,7 +476,8 @@ class SimulatedDriver:
         if engine is not None and engine.server.follows:
             return Health(ready=ready, cold=ready, starting=not ready)
         ready = ready and engine is not None and engine.server.open
-        return Health(ready=ready, starting=not ready)
+        pause = RecoveryPause(position="0/1") if ready and engine is not None and engine.paused else None
+        return Health(ready=ready, starting=not ready, pause=pause)
 
     async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
         await asyncio.sleep(0.01)
@@ -484,6 +491,8 @@ class SimulatedDriver:
     async def apply_accounts(self, spec: NodeSpec, files: NodeFiles) -> None:
         await asyncio.sleep(0.01)
         with self._host.effects.one(self._owner, "driver.apply_accounts"):
+            if self._host.engines[spec.node_id].paused:
+                self._host.violations.append(f"{spec.node_id} is written while it is only to be looked at")
             accounts = {
                 "master": spec.master.name,
                 "verifier": spec.master.password_verifier,

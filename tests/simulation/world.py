@@ -80,8 +80,8 @@ PATIENT = frozenset(
         "delete_kms_key",
     }
 )
-PATIENT_STEPS = frozenset({"await_time", "expire_retained"})
-"""Of timers that also work: they only wait if nothing is due soon."""
+PATIENT_STEPS = frozenset({"await_time", "expire_retained", "await_opening"})
+"""Of timers that also work, and of what waits for a person: they only wait if nothing is due soon."""
 SOON_S = 10.0
 SERVICES = {"rds": rds.operations, "ec2": ec2.operations, "secretsmanager": secretsmanager.operations,
             "kms": kms.operations}  # fmt: skip

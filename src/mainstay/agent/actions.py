@@ -18,6 +18,7 @@ import structlog
 
 from mainstay.agent.archiver import Archiver
 from mainstay.agent.journal import InEffect, Journal
+from mainstay.agent.kept_data import KeptData
 from mainstay.agent.repositories import Repositories
 from mainstay.agent.restoring import Restoring
 from mainstay.agent.routes import Routes
@@ -74,6 +75,10 @@ class KeeperTools(msgspec.Struct, frozen=True, kw_only=True):
     """What ships a log; simulated time has another one."""
 
 
+def _pauses(spec: NodeSpec) -> bool:
+    return spec.restore is not None and spec.restore.paused
+
+
 def wanted_of(spec: NodeSpec, assignment: Assignment) -> Wanted:
     """Spec and assignment as the table compares them with what is seen."""
     target = spec.target
@@ -87,10 +92,12 @@ def wanted_of(spec: NodeSpec, assignment: Assignment) -> Wanted:
         may_publish=assignment.may_publish,
         restores=spec.restore is not None and assignment.role is NodeRole.PRIMARY,
         restore_key_missing=spec.restore is not None and not spec.restore.repository.data_key,
+        data_name="" if spec.exchange is None or assignment.role is not NodeRole.PRIMARY else spec.exchange.wanted,
+        kept=spec.kept,
         configuration_digest=digest(spec.parameters, spec.require_tls, spec.refuses_old_passwords,
                                     spec.iam_login_port, spec.certificate,
                                     spec.listen_address, spec.port, spec.db_instance_identifier, spec.engine_version,
-                                    spec.peer, spec.followed, spec.restore is None,
+                                    spec.peer, spec.followed, "paused" if _pauses(spec) else spec.restore is None,
                                     assignment.role, assignment.upstream, assignment.synchronous_standby),
         accounts_digest=digest(spec.master, spec.database),
         route_digest=digest(spec.endpoint, spec.listen_address, spec.port, assignment.epoch),
@@ -112,6 +119,7 @@ class NodeActions:
         self.route = UNKNOWN_ROUTE
         self.stopping: asyncio.Task[None] | None = None
         self.copying: asyncio.Task[None] | None = None
+        self._restores: str | None = None
         self.promoting = False
         self._promote_again_at = 0.0
         self.outgrown = False
@@ -122,6 +130,7 @@ class NodeActions:
         self.failure = ""
         self.ended = asyncio.Event()
         self.restoring = Restoring(self.files, driver, tools.repositories, tools.user)
+        self.kept = KeptData(self.files, self._remember, self.fence)
         self._driver = driver
         self._tools = tools
         self._changed = changed
@@ -148,6 +157,9 @@ class NodeActions:
             Action.WITHDRAW_ROUTE: self._withdraw_route,
             Action.STOP: self._begin_stop,
             Action.DESTROY: self._destroy,
+            Action.SET_ASIDE: self.kept.set_aside,
+            Action.BRING_BACK: self.kept.bring_back,
+            Action.DISCARD: self.kept.discard,
         }
         await performers[action](spec, assignment, wanted)
 
@@ -155,11 +167,15 @@ class NodeActions:
         """Finds the process that a former agent, or a launch that was given up, has left running."""
         self.process = await self._tools.shims.adopt(node_id)
 
-    async def probe(self, spec: NodeSpec, role: NodeRole) -> None:
+    async def probe(self, spec: NodeSpec, assignment: Assignment) -> None:
         """Asks the engine how it is. A follower that takes no queries is ready only as a standby."""
         health = await self._driver.probe(spec, self.files)
-        if health.cold and role is not NodeRole.STANDBY:
+        if health.cold and assignment.role is not NodeRole.STANDBY:
             health = Health(ready=False, starting=True, message="the engine does not take queries yet")
+        if health.pause is not None and self.health.pause is None:
+            await self.find_outgrown(spec, assignment)
+            if self.outgrown:  # it does not wait for a look but for room
+                health = msgspec.structs.replace(health, ready=False, starting=True)
         self.health = health
         if health.ready:
             self.start_failures = 0
@@ -220,6 +236,12 @@ class NodeActions:
         with suppress(MainstayError):
             await self._tools.routes.hold(spec, assignment.epoch)
             self.route = HELD_ROUTE
+
+    async def end_unwanted_copy(self, spec: NodeSpec, wanted: Wanted) -> None:
+        """A copy for a node that is not to run, or a restore of something else, ends; what came of it is nothing."""
+        stale = self._restores is not None and (spec.restore is None or spec.restore.backup_id != self._restores)
+        if self.copying is not None and (stale or wanted.target is not NodeTarget.RUNNING):
+            await self.cancel_copy()
 
     async def cancel_copy(self) -> None:
         """Gives up a copy that is not wanted any more."""
@@ -296,6 +318,7 @@ class NodeActions:
 
     async def _begin_copy(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         if self.copying is None:
+            self._restores = None
             self.copying = asyncio.create_task(self._copy(spec, assignment))
 
     async def _copy(self, spec: NodeSpec, assignment: Assignment) -> None:
@@ -317,12 +340,13 @@ class NodeActions:
 
     async def _begin_restore(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         if self.copying is None and spec.restore is not None:
-            self.copying = asyncio.create_task(self._restore(spec.restore))
+            self._restores = spec.restore.backup_id
+            self.copying = asyncio.create_task(self._restore(spec, spec.restore))
 
-    async def _restore(self, restore: RestoreSpec) -> None:
+    async def _restore(self, spec: NodeSpec, restore: RestoreSpec) -> None:
         try:
             started = self._tools.clock.monotonic()
-            await self.restoring.copy(restore)
+            await self.restoring.copy(restore, lambda: self.kept.note_placed(spec))
             self._remember(had_data=True)
             seconds = round(self._tools.clock.monotonic() - started, 3)
             log.info("node.restored", node_id=self.node_id, backup_id=restore.backup_id, seconds=seconds)
@@ -392,7 +416,8 @@ class NodeActions:
         await self.fence()  # what runs here without a shim that answers would keep every successor from starting
         await self.volume.keep_back()
         await asyncio.to_thread(self._make_logs_on_volume)
-        if not assignment.writable:  # what its source's room demands may have grown since the files were written
+        # What its source's room demands may have grown since the files were written.
+        if not assignment.writable or _pauses(spec):
             await self._write_configuration(spec, assignment, wanted)
         tag = {
             "identity": wanted.process_identity,
@@ -426,7 +451,8 @@ class NodeActions:
         if assignment.role is NodeRole.STANDBY and number is not None:  # it takes no session that could be asked
             self._tools.shims.signal(spec.node_id, number)
         else:
-            self.health = await self._driver.reload(spec, self.files)
+            health = await self._driver.reload(spec, self.files)
+            self.health = msgspec.structs.replace(health, pause=self.health.pause)
         pid = 0 if self.process is None else self.process.pid
         self._remember(loaded=wanted.configuration_digest, loaded_by_pid=pid)
 

@@ -17,13 +17,17 @@ from mainstay.model.node import NodeSpec, without_keys
 
 
 class InEffect(msgspec.Struct, frozen=True, kw_only=True):
-    """Digests of the parts of a spec that were applied. `loaded` is tied to one process by its pid."""
+    """Digests of the parts of a spec that were applied. `loaded` is tied to one process by its pid.
+
+    `data_name` is the name of the data in place, "" before it was first exchanged.
+    """
 
     written: str = ""
     loaded: str = ""
     loaded_by_pid: int = 0
     accounts: str = ""
     had_data: bool = False
+    data_name: str = ""
 
 
 class Journal:

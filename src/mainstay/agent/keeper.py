@@ -32,6 +32,7 @@ from mainstay.model.node import (
     NodeTarget,
     PairStatus,
     ReplicationStatus,
+    RestoreProgress,
     RestoreSpec,
     lacks_keys,
     without_keys,
@@ -39,6 +40,7 @@ from mainstay.model.node import (
 from mainstay.model.volume import VolumePhase
 
 READY_POLL_S = 0.03
+LOOK_POLL_S = 0.2
 IDLE_POLL_S = 0.5
 PROBE_INTERVAL_S = 10.0
 FOLLOWER_PROBE_INTERVAL_S = 2.0
@@ -247,11 +249,10 @@ class Keeper:
             spec, assignment = self.spec, self.assignment
             try:
                 wanted = wanted_of(spec, assignment)
+                await hands.end_unwanted_copy(spec, wanted)
                 hands.take_copy()
                 hands.restoring.serve(self._restore_to_serve(spec))
                 self.archiving.tend(spec, self._may_archive(assignment))
-                if hands.copying is not None and wanted.target is not NodeTarget.RUNNING:
-                    await hands.cancel_copy()
                 if hands.process is not None and (not hands.health.ready or hands.promoting):
                     await self._probe(spec, assignment)
                 row = decide(wanted, self._observed(spec, assignment))
@@ -260,7 +261,8 @@ class Keeper:
                 if row.action is Action.NOTHING:
                     return await self._rest(row.name, spec, assignment)
                 log.debug("node.action", node_id=spec.node_id, row=row.name, action=row.action)
-                if row.action is Action.STOP and wanted.target is not NodeTarget.RUNNING:
+                leaves = wanted.target is not NodeTarget.RUNNING or row.name == "stop-to-set-aside"
+                if row.action is Action.STOP and leaves:
                     await self.archiving.finish()  # nobody is let in any more: what was committed is all there will be
                 await hands.perform(row.action, spec, assignment, wanted)
                 self._publish_status()
@@ -275,6 +277,8 @@ class Keeper:
         if row == "data-lost":
             self.hands.failure = f"the data directory {self.hands.files.data} is gone"
             self._fatal = True
+        elif row == "kept-lost":
+            self.hands.failure, self._fatal = "the data that was kept aside is gone", True
         elif row in ("await-key", "await-storage"):
             self.hands.failure = UNKNOWN_KEY if row == "await-key" else FULL
         elif row in ("settled", "rest"):
@@ -303,7 +307,7 @@ class Keeper:
 
     async def _probe(self, spec: NodeSpec, assignment: Assignment) -> bool:
         before = self.hands.health
-        await self.hands.probe(spec, assignment.role)
+        await self.hands.probe(spec, assignment)
         ready = self.hands.health.ready
         if ready != before.ready:
             self.on_change()
@@ -352,7 +356,8 @@ class Keeper:
     def _pause_s(self) -> float:
         hands = self.hands
         if hands.process is not None and (not hands.health.ready or hands.stopping is not None or hands.promoting):
-            return READY_POLL_S
+            looks = self.spec.restore is not None and self.spec.restore.paused  # each probe of such a one is a session
+            return LOOK_POLL_S if looks else READY_POLL_S
         if (
             hands.process is not None
             or hands.copying is not None
@@ -392,9 +397,12 @@ class Keeper:
             follows=initialised and self.driver.follows(hands.files),
             readable=bool(tag.get("readable", True)),
             promoting=hands.promoting,
+            paused=hands.health.pause is not None,
             outgrown=hands.outgrown,
             lost=bool(hands.lost),
             upstream_ready=assignment.upstream is not None and self._leads(assignment.upstream.node_id),
+            data_name=in_effect.data_name,
+            kept=hands.kept.names,
         )
 
     def _publish_status(self) -> None:
@@ -434,7 +442,7 @@ class Keeper:
             pair=self._pair,
             replication=self._replication,
             archive=self.archiving.status,
-            restore=hands.restoring.progress,
+            restore=self._restore_progress(),
             locked=hands.volume.key_missing and volume.phase in (VolumePhase.CLOSED, VolumePhase.LOCKED),
             keys_missing=lacks_keys(spec),
             usage_bytes=volume.used_bytes // MIB * MIB,
@@ -442,6 +450,12 @@ class Keeper:
             size_bytes=volume.size_bytes,
             storage_full=volume.full,
         )
+
+    def _restore_progress(self) -> RestoreProgress | None:
+        pause = self.hands.health.pause
+        if pause is None or not self.hands.health.ready:
+            return self.hands.restoring.progress
+        return RestoreProgress(phase="paused", position=pause.position, moment=pause.moment)
 
     def _phase(self) -> NodePhase:
         hands = self.hands

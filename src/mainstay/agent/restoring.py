@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -43,16 +44,18 @@ class Restoring:
         self._server: Recovery | None = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def copy(self, restore: RestoreSpec) -> None:
+    async def copy(self, restore: RestoreSpec, placing: Callable[[], None] = lambda: None) -> None:
         """Puts the backup's files in place; everything is checked and on disk before it is the data directory.
 
-        Raises `Permanent` for a backup that is damaged or not there, `Transient` for a repository that is away.
+        `placing` is called just before. Raises `Permanent` for a backup that is damaged or not there, `Transient` for a
+        repository that is away.
         """
         await to_its_end(self._remove_unfinished)
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._files.volume))
         self._user.give(unfinished)
         self._since = asyncio.get_running_loop().time()
         await self._repositories.restore(restore, unfinished, self._user, self._note)
+        placing()
         await to_its_end(self._put_in_place, unfinished)
 
     def _put_in_place(self, unfinished: Path) -> None:

@@ -12,13 +12,19 @@ import typer
 
 from mainstay.settings import Settings, load_settings
 
-app = typer.Typer(help="Backups: list, verify, prove that they restore, export.", no_args_is_help=True)
+app = typer.Typer(help="Backups: list, verify, prove that they restore, restore, export, import.", no_args_is_help=True)
 
 Home = Annotated[Path | None, typer.Option(help="Directory of the service (MAINSTAY_HOME).")]
 Region = Annotated[str, typer.Option(help="Region, where the name alone is not enough.")]
 Json = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 Instance = Annotated[str, typer.Argument(help="DB instance: identifier, DbiResourceId or ARN of its backups.")]
 Snapshot = Annotated[str, typer.Argument(help="DB snapshot: identifier or ARN.")]
+Paused = Annotated[str, typer.Argument(help="DB instance that `restore --paused` has made.")]
+KeptName = Annotated[str, typer.Argument(help="Name of the data, as `mainstay backups kept` shows it.")]
+ToTime = Annotated[str, typer.Option("--to-time", help="Up to this moment, such as 2026-11-29T09:15:00Z.")]
+ToLsn = Annotated[str, typer.Option("--to-lsn", help="Up to this place in the log, such as 16/B374D848.")]
+ToXid = Annotated[str, typer.Option("--to-xid", help="Up to and with this transaction.")]
+Latest = Annotated[bool, typer.Option("--latest", help="Up to the latest restorable moment.")]
 POLL_S = 0.5
 AWAY_MAX_S = 60.0
 """For so long a service that does not answer is asked again: its control process may be starting anew."""
@@ -67,26 +73,154 @@ def restore_test(instance: Instance, home: Home = None, region: Region = "", as_
 
 
 @app.command()
-def restore(
+def restore(  # noqa: PLR0913 - each is an option of the command
     instance: Instance,
     new_instance: Annotated[str, typer.Argument(help="Identifier of the DB instance that is made.")],
-    to_lsn: Annotated[
-        str, typer.Option("--to-lsn", help="Up to this place in the log: 16/B374D848; of MariaDB 1/17:4711.")
-    ] = "",
-    to_xid: Annotated[str, typer.Option("--to-xid", help="Up to and with this transaction; of MariaDB a GTID.")] = "",
+    to_time: ToTime = "",
+    to_lsn: ToLsn = "",
+    to_xid: ToXid = "",
+    latest: Latest = False,
+    paused: Annotated[
+        bool, typer.Option("--paused", help="Stop there, read-only, for a look; then `open` it or `move` it on.")
+    ] = False,
     db_instance_class: Annotated[str, typer.Option("--class", help="Its class; the source's without.")] = "",
     home: Home = None,
     region: Region = "",
 ) -> None:
-    """Restore to a place in the log, which the RDS API cannot (to a moment: RestoreDBInstanceToPointInTime)."""
+    """Restore into a new instance: to a moment, or (what the RDS API cannot) to a place in the log or with a pause."""
     from mainstay.cli.agent import ask_control
 
     params = {
-        "name": instance, "region": region, "target": new_instance, "position": to_lsn, "transaction": to_xid,
-        "db_instance_class": db_instance_class,
+        "name": instance, "region": region, "target": new_instance, "paused": paused,
+        "place": _place(to_time, to_lsn, to_xid, latest=latest), "db_instance_class": db_instance_class,
     }  # fmt: skip
     made = ask_control(load_settings(os.environ, home=home), "restore_further", params)
     print(f"The DB instance {made} is being made; `mainstay status` shows how far it is.")
+    if paused:
+        print(f"It stops read-only for a look: `mainstay backups open {made}` opens it, `move` goes on, or delete it.")
+
+
+@app.command("open")
+def open_restore(instance: Paused, home: Home = None, region: Region = "") -> None:
+    """Open a restore that is paused for a look, as it is: from then on it is an ordinary DB instance."""
+    from mainstay.cli.agent import ask_control
+
+    params = {"name": instance, "region": region}
+    opened = ask_control(load_settings(os.environ, home=home), "open_paused", params)
+    print(f"The DB instance {opened} is being opened; it is `available` in a moment.")
+
+
+@app.command()
+def move(
+    instance: Paused,
+    to_time: ToTime = "",
+    to_lsn: ToLsn = "",
+    to_xid: ToXid = "",
+    latest: Latest = False,
+    home: Home = None,
+    region: Region = "",
+) -> None:
+    """Move a restore that is paused for a look on to a later place, where it stops for a look again."""
+    from mainstay.cli.agent import ask_control
+
+    params = {"name": instance, "region": region, "place": _place(to_time, to_lsn, to_xid, latest=latest)}
+    moved = ask_control(load_settings(os.environ, home=home), "move_paused", params)
+    print(f"The restore {moved} goes on; `mainstay status` shows when it has arrived.")
+
+
+@app.command("import")
+def import_(
+    directory: Annotated[Path, typer.Argument(help="What `pg_basebackup` has written, plain or -Ft, with its WAL.")],
+    instance: Annotated[str, typer.Argument(help="DB instance that is to have this data; made for it, and empty.")],
+    home: Home = None,
+    region: Region = "",
+    without_manifest: Annotated[
+        bool,
+        typer.Option("--without-manifest", help="Take one without backup_manifest: nothing checks its files."),
+    ] = False,
+) -> None:
+    """Give an instance the data of a base backup that PostgreSQL's own tools have taken, checked; it is only read."""
+    from mainstay.cli.import_backup import import_backup
+
+    settings = load_settings(os.environ, home=home)
+    aside = import_backup(settings, directory, instance, region=region, has_manifest=not without_manifest)
+    print(f"{instance} is being given the data.")
+    print(f"`mainstay backups discard {instance} {aside}` removes what it had before.")
+
+
+@app.command("restore-in-place")
+def restore_in_place(
+    instance: Instance,
+    to_time: ToTime = "",
+    to_lsn: ToLsn = "",
+    to_xid: ToXid = "",
+    latest: Latest = False,
+    home: Home = None,
+    region: Region = "",
+) -> None:
+    """Restore an instance in its own place: name, endpoint and settings stay, its present data is kept aside."""
+    from mainstay.cli.agent import ask_control
+
+    params = {"name": instance, "region": region, "place": _place(to_time, to_lsn, to_xid, latest=latest)}
+    kept = ask_control(load_settings(os.environ, home=home), "restore_in_place", params)
+    print(f"{instance} is down until it is restored; `mainstay status` shows how far it is.")
+    print(f"Its present data is kept: `mainstay backups go-back {instance} {kept}` or `discard {instance} {kept}`.")
+
+
+@app.command("kept")
+def list_kept(
+    instance: Annotated[str, typer.Argument(help="Only of this DB instance.")] = "",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Data that restores in place have set aside: what can be gone back to, or discarded."""
+    from mainstay.cli.agent import ask_control
+    from mainstay.cli.words import kept_words
+
+    rows = ask_control(load_settings(os.environ, home=home), "list_kept_data", {"instance": instance})
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(kept_words(row))
+    if not rows:
+        print("Nothing is kept aside.")
+
+
+@app.command("go-back")
+def go_back(instance: Instance, kept: KeptName, home: Home = None, region: Region = "") -> None:
+    """Put data that was kept aside in place again; the present data is kept aside in its turn."""
+    from mainstay.cli.agent import ask_control
+
+    params = {"name": instance, "region": region, "kept": kept}
+    aside = ask_control(load_settings(os.environ, home=home), "go_back", params)
+    print(f"{instance} goes back to {kept}; its present data is kept as {aside}.")
+
+
+@app.command()
+def discard(instance: Instance, kept: KeptName, home: Home = None, region: Region = "") -> None:
+    """Remove data that was kept aside, for good."""
+    from mainstay.cli.agent import ask_control
+
+    params = {"name": instance, "region": region, "kept": kept}
+    gone = ask_control(load_settings(os.environ, home=home), "discard", params)
+    print(f"{gone} of {instance} is being removed.")
+
+
+def _place(to_time: str, to_lsn: str, to_xid: str, *, latest: bool) -> dict[str, Any]:
+    """What control calls a `Place`; it says what is wrong with one."""
+    from mainstay.model.errors import Permanent
+    from mainstay.protocol.aws.scalars import timestamp_from_text
+
+    at = None
+    if to_time:
+        try:
+            at = timestamp_from_text(to_time).timestamp()
+        except ValueError as error:
+            raise Permanent(
+                f"{to_time!r} is no moment", hint="Write it as 2026-11-29T09:15:00Z; without an offset it is UTC."
+            ) from error
+    return {"at": at, "latest": latest, "position": to_lsn, "transaction": to_xid}
 
 
 @app.command()

@@ -18,7 +18,7 @@ from rich.table import Table
 from mainstay.backups.objects import probe_object_storage
 from mainstay.cli.agent import ask_agent, ask_control
 from mainstay.cli.nodes import replication_words
-from mainstay.cli.words import moment, proof, restoring
+from mainstay.cli.words import kept_words, moment, proof, restoring
 from mainstay.host.layout import (
     ON_DEMAND,
     PROCESSES,
@@ -143,7 +143,7 @@ def show_status(settings: Settings) -> int:
             node.get("failure", ""),
         )
         console.print("  ".join([node["db_instance_identifier"], where, *filter(None, words)]))
-    for line in _backup_lines(settings, time.time()):
+    for line in (*_backup_lines(settings, time.time()), *_kept_lines(settings)):
         console.print(line)
     return 0 if health is not None else DOWN
 
@@ -164,6 +164,14 @@ def _backup_lines(settings: Settings, now: float) -> list[str]:
             checked = f"verification: {proof(row['verified'], now)}" if damaged else ""
             lines.append("  ".join(filter(None, (f"backups of {row['instance']}", latest, proven, checked))))
     return lines
+
+
+def _kept_lines(settings: Settings) -> list[str]:
+    """One line for each data that a restore in place has set aside."""
+    try:
+        return [kept_words(row) for row in ask_control(settings, "list_kept_data")]
+    except MainstayError:
+        return []
 
 
 def healthy(settings: Settings) -> dict[str, Any] | None:

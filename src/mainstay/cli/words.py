@@ -34,8 +34,16 @@ def restoring(progress: dict[str, Any] | None) -> str:
     """How far a restore is (`model.node.RestoreProgress`), "" without one."""
     if progress is None:
         return ""
+    if progress["phase"] == "paused":
+        last = "" if progress.get("moment") is None else f", last commit {moment(progress['moment'])}"
+        return f"paused for a look at {progress['position']}{last}"
     done, total = progress["bytes_done"], progress["bytes_total"]
     return f"restoring {progress['phase']}: {pace(done, total, progress.get('seconds', 0.0))}"
+
+
+def kept_words(row: dict[str, Any]) -> str:
+    """Data of an instance that was set aside (`model.db_instance.KeptData`), in a line."""
+    return f"{row['instance']} keeps {row['name']}: its data as of {moment(row['kept_at'])}. {row['described']}"
 
 
 def pace(done: int, total: int, seconds: float) -> str:

@@ -6,11 +6,13 @@ what the API shows, from the same functions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from mainstay.control.backup_rows import automated_row, snapshot_row
+from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import (
     AVAILABLE,
     BackupRepository,
@@ -20,13 +22,14 @@ from mainstay.model.db_snapshot import (
 )
 from mainstay.model.errors import ApiError, Permanent, Transient
 from mainstay.model.records import Scope
+from mainstay.services.operations import Call
+from mainstay.services.rds.data_exchange import discard, expect_import, go_back, restore_in_place
 from mainstay.services.rds.internal import internal_call
-from mainstay.services.rds.restore_further import restore_further
+from mainstay.services.rds.restore_further import Place, move_paused, open_paused, restore_further
 from mainstay.services.rds.restore_test_request import request_restore_test_in
 from mainstay.store import Job, Reader, Transaction
 from mainstay.workflows.engine import Tools, Worker
 from mainstay.workflows.fleet import last_seen_leader
-from mainstay.workflows.proofs import source_instance
 from mainstay.workflows.repositories import open_repository, require_repository
 from mainstay.workflows.restore_test import scratch_of
 from mainstay.workflows.verify_backups import begin_verification
@@ -42,12 +45,30 @@ class Named(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Further(Named, frozen=True, kw_only=True):
-    """A restore to a place in the log, which the API of RDS does not have."""
+    """A restore that the API of RDS does not have: to a place in the log, or paused for a look."""
 
     target: str
-    position: str = ""
-    transaction: str = ""
+    place: Place
+    paused: bool = False
     db_instance_class: str = ""
+
+
+class Move(Named, frozen=True, kw_only=True):
+    """Where a restore that is paused for a look is to go on to."""
+
+    place: Place
+
+
+class Kept(Named, frozen=True, kw_only=True):
+    """Data of an instance that was set aside."""
+
+    kept: str
+
+
+class Import(Named, frozen=True, kw_only=True):
+    """Foreign data for an instance; `origin` is told to people."""
+
+    origin: str
 
 
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +95,13 @@ class BackupDesk:
             "look_at_ticket": self.look_at_ticket,
             "open_backup": self.open_backup,
             "restore_further": self.restore_further,
+            "open_paused": self.open_paused,
+            "move_paused": self.move_paused,
+            "restore_in_place": self.restore_in_place,
+            "list_kept_data": self.list_kept_data,
+            "go_back": self.go_back,
+            "expect_import": self.expect_import,
+            "discard": self.discard,
         }
 
     async def list_backups(self, params: Any) -> Any:
@@ -178,25 +206,101 @@ class BackupDesk:
         }
 
     async def restore_further(self, params: Any) -> Any:
-        """Begins a restore to a place in the log; the new instance's identifier."""
+        """Begins a restore to a place in the log, or one that is to be looked at; the new instance's identifier."""
         asked = _converted(params, Further)
-        with self._tools.store.transaction() as tx:
+
+        def begin(tx: Transaction) -> str:
             found = _find(tx, asked)
             if isinstance(found, DBSnapshot):
                 raise Permanent(f"{asked.name} is a DB snapshot: it shows one moment only")
-            instance = source_instance(tx, require_repository(tx, found.scope, found.repository_id))
-            seen = None if instance is None else last_seen_leader(self._tools.fleet, instance)
-            call = internal_call(tx, self._tools, found.scope)
             request = {"DBInstanceClass": asked.db_instance_class} if asked.db_instance_class else {}
-            try:
-                made = restore_further(
-                    call, request | {"TargetDBInstanceIdentifier": asked.target}, found, seen,
-                    position=asked.position, transaction=asked.transaction,
-                )  # fmt: skip
-            except ApiError as error:
-                raise Permanent(error.message) from error
-        self._worker.wake()
+            request |= {"TargetDBInstanceIdentifier": asked.target}
+            call = internal_call(tx, self._tools, found.scope)
+            return restore_further(call, request, found, asked.place, paused=asked.paused)
+
+        return self._record(begin)
+
+    async def open_paused(self, params: Any) -> Any:
+        """Opens a restore that is paused for a look; its identifier."""
+        asked = _converted(params, Named)
+
+        def go_on(tx: Transaction) -> str:
+            call, instance = self._instance(tx, asked)
+            open_paused(call, instance)
+            return instance.db_instance_identifier
+
+        return self._record(go_on)
+
+    async def move_paused(self, params: Any) -> Any:
+        """Moves a restore that is paused for a look on to a later place; its identifier."""
+        asked = _converted(params, Move)
+
+        def go_on(tx: Transaction) -> str:
+            call, instance = self._instance(tx, asked)
+            move_paused(call, instance, asked.place)
+            return instance.db_instance_identifier
+
+        return self._record(go_on)
+
+    async def restore_in_place(self, params: Any) -> Any:
+        """Begins to restore an instance in its own place; the name under which its present data is kept."""
+        asked = _converted(params, Move)
+        return self._record(lambda tx: restore_in_place(*self._instance(tx, asked), asked.place))
+
+    async def go_back(self, params: Any) -> Any:
+        """Begins to bring back what was set aside; the name under which the instance's present data is kept."""
+        asked = _converted(params, Kept)
+        return self._record(lambda tx: go_back(*self._instance(tx, asked), asked.kept))
+
+    async def expect_import(self, params: Any) -> Any:
+        """What must be known to import data into an instance: {"kept", "node_id", "engine", "version", "master"}."""
+        asked = _converted(params, Import)
+        made: dict[str, str] = {}
+
+        def begin(tx: Transaction) -> str:
+            call, instance = self._instance(tx, asked)
+            kept = expect_import(call, instance, asked.origin)
+            made.update(kept=kept, node_id=instance.node_id, engine=instance.engine, version=instance.engine_version,
+                        master=instance.master_username)  # fmt: skip
+            return kept
+
+        self._record(begin)
         return made
+
+    async def discard(self, params: Any) -> Any:
+        """Removes what was set aside; its name."""
+        asked = _converted(params, Kept)
+
+        def end(tx: Transaction) -> str:
+            discard(*self._instance(tx, asked), asked.kept)
+            return str(asked.kept)
+
+        return self._record(end)
+
+    async def list_kept_data(self, params: Any) -> Any:
+        """Rows for what was set aside, of one instance if it is named."""
+        wanted = str((params or {}).get("instance", "")).lower()
+        with self._tools.store.read() as view:
+            return [
+                {"instance": one.db_instance_identifier, "region": one.scope.region, **msgspec.to_builtins(kept)}
+                for one in view.scan(DBInstance)
+                for kept in one.kept_data
+                if wanted in ("", one.db_instance_identifier)
+            ]
+
+    def _instance(self, tx: Transaction, named: Named) -> tuple[Call, DBInstance]:
+        instance = _find_instance(tx, named)
+        return internal_call(tx, self._tools, instance.scope), instance
+
+    def _record(self, change: Callable[[Transaction], str]) -> str:
+        """What the API would refuse is refused in its words."""
+        try:
+            with self._tools.store.transaction() as tx:
+                name = change(tx)
+        except ApiError as error:
+            raise Permanent(error.message) from error
+        self._worker.wake()
+        return name
 
 
 def _converted(params: Any, kind: Any) -> Any:
@@ -243,3 +347,20 @@ def _find(view: Reader | Transaction, named: Named) -> Found:
         f"{wanted!r} names {len(found)} things, in {', '.join(regions)}",
         hint="Give its ARN or DbiResourceId, or --region.",
     )
+
+
+def _find_instance(view: Reader | Transaction, named: Named) -> DBInstance:
+    """The one that is meant. Raises `Permanent`."""
+    wanted = named.name.lower()
+    found = [
+        one
+        for one in view.scan(DBInstance)
+        if wanted in (one.db_instance_identifier, one.dbi_resource_id.lower(), one.arn.lower())
+        and named.region in ("", one.scope.region)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise Permanent(f"there is no DB instance {named.name!r}", hint="`mainstay status` shows what there is.")
+    regions = sorted({one.scope.region for one in found})
+    raise Permanent(f"{named.name!r} names DB instances in {', '.join(regions)}", hint="Give --region.")

@@ -43,6 +43,9 @@ class Action(StrEnum):
     WITHDRAW_ROUTE = "withdraw-route"
     STOP = "stop"
     DESTROY = "destroy"
+    SET_ASIDE = "set-aside"
+    BRING_BACK = "bring-back"
+    DISCARD = "discard"
 
 
 class Observed(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,9 +56,11 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     for one without a target). `follows`: the data directory is a standby's. `readable`: the process was started so that
     it takes queries while it follows. `outgrown`: it replays nothing before it is started with as much room as its
     source has now; `lost`: it can never follow again from what it has. `had_data`: it was initialised once, so an
-    absent data directory is a loss. `volume`: there is something left of the node. `key_missing`: a volume that
+    absent data directory is a loss. `paused`: its restore waits for a look, so that it takes no writes. `volume`: there
+    is something left of the node. `key_missing`: a volume that
     is not open cannot be made or opened from here. `cramped`: it is smaller than wanted; `grows_open`: it can be
-    enlarged under a running engine. `storage_full`: an engine must be expected to fail on it.
+    enlarged under a running engine. `storage_full`: an engine must be expected to fail on it. `data_name` is the name
+    of the data in place, `kept` names what was set aside.
     """
 
     volume: bool = False
@@ -79,10 +84,13 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     follows: bool = False
     readable: bool = True
     promoting: bool = False
+    paused: bool = False
     outgrown: bool = False
     lost: bool = False
     upstream_ready: bool = False
     copying: bool = False
+    data_name: str = ""
+    kept: tuple[str, ...] = ()
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +98,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
 
     `may_restart`: a running engine may be stopped to be started anew. `may_start`: nobody else decides whether this
     engine shall run again. `may_publish`: clients may reach it. `restores`: its data comes from a backup, whose key may
-    not be known (any more): `restore_key_missing`.
+    not be known (any more): `restore_key_missing`. `data_name`: the data of this name is to be in place, "" while no
+    data is exchanged; `kept` names what must not be removed of what was set aside.
     """
 
     target: NodeTarget
@@ -100,6 +109,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     may_publish: bool = True
     restores: bool = False
     restore_key_missing: bool = False
+    data_name: str = ""
+    kept: tuple[str, ...] = ()
     configuration_digest: str
     accounts_digest: str
     route_digest: str
@@ -134,6 +145,11 @@ def _leads(wanted: Wanted) -> bool:
 
 def _locked(observed: Observed) -> bool:
     return observed.key_missing and observed.volume_phase is not VolumePhase.OPEN
+
+
+def _has_accounts(wanted: Wanted, observed: Observed) -> bool:
+    """A restore that waits for a look shows the accounts of its moment, and none can be written."""
+    return wanted.role is NodeRole.PRIMARY and not observed.paused
 
 
 def _has_open_route(observed: Observed) -> bool:
@@ -193,6 +209,32 @@ TABLE: tuple[Row, ...] = (
         lambda w, o: o.volume_phase is not VolumePhase.OPEN,
         Action.OPEN_VOLUME,
         "data that is not mounted and unlocked only looks as if it were lost",
+    ),
+    Row(
+        "withdraw-to-set-aside",
+        lambda w, o: _exchanges(w, o) and o.route_digest != "",
+        Action.WITHDRAW_ROUTE,
+        "nobody may write to data that is set aside",
+    ),
+    Row("stop-to-set-aside", lambda w, o: _exchanges(w, o) and o.running, Action.STOP, "it is set aside at rest"),
+    Row("set-aside", lambda w, o: _exchanges(w, o), Action.SET_ASIDE, "other data takes its place, and it is kept"),
+    Row(
+        "fence-exchanged",
+        lambda w, o: w.data_name != "" and not o.initialised and o.running,
+        Action.FENCE,
+        "an engine without its data directory is of no use",
+    ),
+    Row(
+        "bring-back",
+        lambda w, o: not o.initialised and w.data_name in o.kept,
+        Action.BRING_BACK,
+        "the data that was set aside is wanted again",
+    ),
+    Row(
+        "kept-lost",
+        lambda w, o: w.data_name != "" and not o.initialised and not w.restores,
+        Action.NOTHING,
+        "the data that was set aside is gone; an empty database in its place would only hide that",
     ),
     Row(
         "stop-dataless",
@@ -289,6 +331,12 @@ TABLE: tuple[Row, ...] = (
         "settings are read from files",
     ),
     Row(
+        "discard-kept",
+        lambda w, o: not set(o.kept) <= set(w.kept),
+        Action.DISCARD,
+        "nobody wants to go back to it any more",
+    ),
+    Row(
         "await-pair",
         lambda w, o: not o.running and not w.may_start,
         Action.WAIT,
@@ -311,7 +359,7 @@ TABLE: tuple[Row, ...] = (
     Row("await-ready", lambda w, o: not o.ready, Action.WAIT, "the engine is starting or recovering"),
     Row(
         "apply-accounts-first",
-        lambda w, o: w.role is NodeRole.PRIMARY and o.accounts_digest not in (w.accounts_digest, INHERITED_ACCOUNTS),
+        lambda w, o: _has_accounts(w, o) and o.accounts_digest not in (w.accounts_digest, INHERITED_ACCOUNTS),
         Action.APPLY_ACCOUNTS,
         "roles, the master password or the database differ",
     ),
@@ -329,7 +377,7 @@ TABLE: tuple[Row, ...] = (
     ),
     Row(
         "apply-accounts",
-        lambda w, o: w.role is NodeRole.PRIMARY and o.accounts_digest != w.accounts_digest,
+        lambda w, o: _has_accounts(w, o) and o.accounts_digest != w.accounts_digest,
         Action.APPLY_ACCOUNTS,
         "what came with the data of a peer may be older than what is wanted",
     ),
@@ -349,12 +397,17 @@ TABLE: tuple[Row, ...] = (
 )
 
 
+def _exchanges(wanted: Wanted, observed: Observed) -> bool:
+    """Whether the data in place is not the data that is to be there."""
+    return wanted.data_name not in ("", observed.data_name) and observed.initialised
+
+
 def _must_restart(wanted: Wanted, observed: Observed) -> bool:
     if not wanted.may_restart:
         return False
     if observed.process_identity != wanted.process_identity or _stops_to_grow(observed):
         return True
-    if observed.outgrown and _follows(wanted):
+    if observed.outgrown and (_follows(wanted) or observed.paused):
         return True
     if observed.lost and observed.upstream_ready and _follows(wanted):
         return True

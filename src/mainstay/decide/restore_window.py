@@ -5,7 +5,8 @@ A moment can be restored if a backup was consistent at or before it and no part 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from math import ceil, floor
 
 import msgspec
@@ -39,6 +40,11 @@ class Gap(msgspec.Struct, frozen=True):
         return backup.started_at < self.until and at > self.since
 
 
+def moment_text(at: float) -> str:
+    """A moment as messages tell it: UTC, to the millisecond."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def restore_window(backups: Sequence[BackupFacts], latest_at: float | None, gap: Gap) -> RestoreWindow | None:
     """The newest unbroken stretch, None without one."""
     if latest_at is None:
@@ -67,7 +73,10 @@ def expired(backups: Sequence[BackupFacts], now: float, retention_days: int) -> 
     return frozenset(backup.backup_id for backup in before[:-1])
 
 
-def log_needed_from(backups: Sequence[BackupFacts]) -> str | None:
-    """The position from which the log must stay, None (all of it) while there is no backup."""
-    first = min(backups, key=lambda backup: backup.started_at, default=None)
+def log_needed_from(backups: Sequence[BackupFacts], order: Callable[[str], int]) -> str | None:
+    """The position from which the log must stay, None (all of it) while there is no backup.
+
+    `order` orders positions. After a restore in place a later backup may be at an earlier position, of another history.
+    """
+    first = min(backups, key=lambda backup: order(backup.start_position), default=None)
     return None if first is None else first.start_position

@@ -6,7 +6,7 @@ to be copied, segments of a log to be shipped, and a directory to be made into a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -236,6 +236,15 @@ class EngineBackups(Protocol):
         Paths are below the data directory, and may be there already; the last one is a README for a person. `owner` is
         the system user who may log in as the superuser.
         """
+
+    def import_refusal(self, names: Mapping[str, int]) -> str:
+        """Why a directory with these names, of these sizes, is no backup of stock tools that can be taken, or ""."""
+
+    async def check_import(self, data: Path, build: EngineBuild, user: User, *, has_manifest: bool) -> None:
+        """Raises `Permanent` saying what is wrong with such a backup, a copy of which is in `data`."""
+
+    async def convert_import(self, data: Path, build: EngineBuild, user: User, master: str) -> None:
+        """Makes such a copy into data of ours, whose superuser is ours and whose master user has this name."""
 
     @property
     def segment_bytes(self) -> int:

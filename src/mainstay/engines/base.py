@@ -28,13 +28,21 @@ class StartCommand(msgspec.Struct, frozen=True, kw_only=True):
     writable: tuple[Path, ...] = (Path("/dev/null"),)
 
 
+class RecoveryPause(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a recovery waits: a position of the log, and the moment of the last commit replayed (epoch seconds)."""
+
+    position: str
+    moment: float | None = None
+
+
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe found. `starting` distinguishes "recovering, wait" from "not answering"; `cold`: it follows another
-    node and takes no queries, as it should."""
+    node and takes no queries, as it should; `pause`: its restore waits, and it takes queries and no writes."""
 
     ready: bool
     starting: bool = False
     cold: bool = False
+    pause: RecoveryPause | None = None
     pending_restart: tuple[str, ...] = ()
     message: str = ""
 
@@ -179,6 +187,8 @@ class Feature(StrEnum):
     READ_REPLICAS = "Read replicas"
     MULTI_AZ = "Multi-AZ deployments"
     IAM_LOGIN = "IAM database authentication"
+    PAUSED_RESTORES = "Restores that pause for a look"
+    DATA_EXCHANGE = "Restores in place and imports"
 
 
 EVERY_FEATURE = frozenset(Feature)

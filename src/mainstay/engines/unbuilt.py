@@ -1,10 +1,10 @@
-"""Stands where an engine has no backups yet. The API refuses what would need them (`Feature.BACKUPS`), so that nothing
-in here but `recovering` is ever asked; whatever asks nevertheless is told so, loudly.
+"""Stands where an engine has something not yet. The API refuses what would need it (`Feature`), so that nothing in here
+but `recovering` is ever asked; whatever asks nevertheless is told so, loudly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import NoReturn
@@ -20,21 +20,31 @@ from mainstay.model.node import NodeSpec, RestoreSpec
 from mainstay.model.repository_job import BackupFacts
 
 
-class NoBackups:
+class NoImports:
+    """The part of `EngineBackups` of an engine that takes no foreign backups (`Feature.DATA_EXCHANGE`)."""
+
+    def _refuse(self) -> NoReturn:
+        raise Permanent("this is not built for the engine")
+
+    def import_refusal(self, names: Mapping[str, int]) -> str:
+        self._refuse()
+
+    async def check_import(self, data: Path, build: EngineBuild, user: User, *, has_manifest: bool) -> None:
+        self._refuse()
+
+    async def convert_import(self, data: Path, build: EngineBuild, user: User, master: str) -> None:
+        self._refuse()
+
+
+class NoBackups(NoImports):
     """`EngineBackups` of an engine that has none. Everything raises `Permanent`."""
 
     log_directory = ""
     segment_bytes = 0
 
-    def __init__(self, engine: str) -> None:
-        self._engine = engine
-
     def recovering(self, files: NodeFiles) -> bool:
         """Never: nothing of this engine was ever restored."""
         return False
-
-    def _refuse(self) -> NoReturn:
-        raise Permanent(f"backups of {self._engine} are not built")
 
     def log_source(self, spec: NodeSpec, files: NodeFiles) -> LogSource:
         self._refuse()

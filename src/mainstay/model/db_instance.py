@@ -36,13 +36,44 @@ class PendingModification(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 
 
 class RestoreFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """Which backup a restored instance was made of; `described` is how events name it."""
+    """Which backup a restored instance was made of; `described` is how events name it.
+
+    `paused`: at the target it waits for a look, and is not opened before somebody says so.
+    """
 
     repository_scope: Scope
     repository_id: str
     backup_id: str
     target: RestoreTarget
     described: str
+    paused: bool = False
+
+
+class KeptData(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of an instance that was set aside, whole, when other data took its place.
+
+    It is as of `kept_at`; its backups lead to moments up to `until` (epoch seconds, None: to none). `described` tells
+    a person what took its place; of data that was `imported` and never in place, where it comes from. `foreign`: its
+    history is not that of the data in place, so that one repository must not have the log of both.
+    """
+
+    name: str
+    kept_at: float
+    until: float | None = None
+    described: str = ""
+    imported: bool = False
+    foreign: bool = False
+
+
+class DataChange(msgspec.Struct, frozen=True, kw_only=True):
+    """An exchange of an instance's data that is under way: names as in `DataExchange`.
+
+    `restore_from` is where the wanted data comes from, None: it is kept here.
+    """
+
+    wanted: str
+    aside: str
+    restore_from: RestoreFrom | None = None
 
 
 class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -64,6 +95,8 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     `max_allocated_storage_gib` None: its storage does not grow by itself; `storage_changed_at` is when its size was
     last changed after the creation; `autoscaling_told` what was told of its growth, with the sizes of then.
     `repository_id` is where its automated backups are, "" if it never had any; `restore_from` what it was made of.
+    `data_name` is the name of its data ("" before it was first exchanged), `kept_data` what was set aside and can be
+    gone back to, `exchange` what takes its place now.
     `replication_status` is the status word last recorded of a read replica ("replicating", "error", "terminated").
     """
 
@@ -138,6 +171,9 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     replication_status: str = ""
     repository_id: str = ""
     restore_from: RestoreFrom | None = None
+    data_name: str = ""
+    kept_data: tuple[KeptData, ...] = ()
+    exchange: DataChange | None = None
     endpoint_address: str = ""
     endpoint_name: str = ""
 
@@ -146,8 +182,8 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     def index(self) -> dict[str, str]:
         source = {"source": self.source_dbi_resource_id} if self.source_dbi_resource_id else {}
-        if self.restore_from is not None and self.instance_create_time is None:
-            source["restored-from"] = self.restore_from.repository_id
+        if self.restoring_from is not None:
+            source["restored-from"] = self.restoring_from.repository_id
         return source | {
             "dbi-resource-id": self.dbi_resource_id,
             "db-parameter-group": self.db_parameter_group_name,
@@ -160,6 +196,27 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     def node_ids(self) -> tuple[str, ...]:
         """Every node there is, or is to be removed; the one that leads first."""
         return (self.node_id, self.standby_node_id) if self.standby_node_id else (self.node_id,)
+
+    @property
+    def restoring_from(self) -> RestoreFrom | None:
+        """What its data is being made of now."""
+        if self.instance_create_time is None:
+            return self.restore_from
+        return None if self.exchange is None else self.exchange.restore_from
+
+    @property
+    def exchanged(self) -> DBInstance:
+        """The instance when the exchange of its data, if there is one, has come to its end."""
+        change = self.exchange
+        if change is None:
+            return self
+        kept = tuple(one for one in self.kept_data if one.name != change.wanted)
+        return msgspec.structs.replace(self, data_name=change.wanted, kept_data=kept, exchange=None)
+
+    @property
+    def waits_for_look(self) -> bool:
+        """Whether it is restored, and is to be looked at before it is opened."""
+        return self.restore_from is not None and self.restore_from.paused and self.instance_create_time is None
 
     @property
     def arn(self) -> str:

@@ -102,11 +102,25 @@ class RestoreTarget(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class RestoreSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A node's data comes from this backup in this repository, once; afterwards it means nothing."""
+    """A node's data comes from this backup in this repository, once; afterwards it means nothing.
+
+    `paused`: at the target the engine takes queries and no writes, and nothing is final: it can be told to go on.
+    """
 
     repository: RepositoryRef
     backup_id: str
     target: RestoreTarget
+    paused: bool = False
+
+
+class DataExchange(msgspec.Struct, frozen=True, kw_only=True):
+    """Other data is to take the place of a node's data. Both have names: the `wanted` one, and the present, `aside`.
+
+    What is wanted comes from what is kept under this name, or else from the spec's `restore`.
+    """
+
+    wanted: str
+    aside: str
 
 
 class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -119,7 +133,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     with the standby, which then takes over, so that clients see one short gap. `source` is the DbiResourceId of the
     instance that a read replica follows, "" for an instance that follows nobody; `followed`: read replicas follow
     this instance. `archive` is where the log of the instance is kept, None without automated backups; `restore`
-    where the data of a restored instance comes from. `iam_login_port` is where the engine asks about IAM logins (a
+    where the data of a restored instance comes from. `exchange`: its data is being exchanged; `kept` names the data set
+    aside that must stay. `iam_login_port` is where the engine asks about IAM logins (a
     port of 127.0.0.1), 0 where IAM database authentication is not enabled. `volume` is what its data is kept on, None
     for a plain directory.
     """
@@ -137,6 +152,8 @@ class NodeSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     followed: bool = False
     archive: RepositoryRef | None = None
     restore: RestoreSpec | None = None
+    exchange: DataExchange | None = None
+    kept: tuple[str, ...] = ()
     volume: VolumeSpec | None = None
     generation: int = 0
     target: NodeTarget
@@ -252,12 +269,17 @@ class ArchiveStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class RestoreProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far a restore is. `phase`: "files" or "log"; it began `seconds` ago."""
+    """How far a restore is. `phase`: "files", "log" or "paused"; it began `seconds` ago.
+
+    A paused one is at `position` of the log; the last commit it shows is of `moment` (epoch seconds, None: not known).
+    """
 
     phase: str
-    bytes_done: int
-    bytes_total: int
+    bytes_done: int = 0
+    bytes_total: int = 0
     seconds: float = 0.0
+    position: str = ""
+    moment: float | None = None
 
 
 class NodeStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

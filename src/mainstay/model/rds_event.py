@@ -147,6 +147,7 @@ EVENTS = MappingProxyType(
         "MAINSTAY-EVENT-0003": EventKind("backup", "{reason}"),
         "MAINSTAY-EVENT-0004": EventKind("failure", "{reason}"),
         "MAINSTAY-EVENT-0005": EventKind("notification", "{reason}"),
+        "MAINSTAY-EVENT-0006": EventKind("restoration", "{reason}"),
         "RDS-EVENT-0278": EventKind("failure", "The DB instance creation failed: {reason}"),
     }
 )

@@ -31,6 +31,20 @@ Settled = Callable[[NodeSpec, NodeStatus], bool]
 Ending = Callable[[Work, Transaction, DBInstance, NodeStatus], DBInstance]
 
 
+class Hold(msgspec.Struct, frozen=True):
+    """A step in which a program waits for a person. `holds(instance)`: whether it does so now.
+
+    `begin` leads from `await_settled` to the step, and the step's `wait` to `put_node` when it is to go on. `overdue`
+    tells that the program is late.
+    """
+
+    step: str
+    holds: Callable[[DBInstance], bool]
+    begin: Callable[[Work, DBInstance, NodeStatus], Next]
+    wait: StepFunction
+    overdue: Callable[[Work, Transaction], None]
+
+
 def running(spec: NodeSpec, status: NodeStatus) -> bool:
     """The engine runs, was started for the present token, and everything in the spec is in effect."""
     return (
@@ -50,6 +64,16 @@ def stopped(spec: NodeSpec, status: NodeStatus) -> bool:
     return status.phase is NodePhase.STOPPED and status.settled_generation >= spec.generation
 
 
+async def _put_node(work: Work) -> Outcome:
+    tools = work.tools
+    with tools.store.transaction() as tx:
+        instance = require_instance(tx, work.job.scope, work.job.subject)
+        specs = refresh_nodes(tx, tools, instance)
+    for spec in specs:
+        await tools.fleet.put_node(with_private_key(spec, tools))
+    return Next("await_settled")
+
+
 def converging(
     name: str,
     *,
@@ -58,21 +82,15 @@ def converging(
     deadline_s: float,
     needs_standby: bool = False,
     before: tuple[str, StepFunction] | None = None,
+    hold: Hold | None = None,
+    failed: Callable[[Work, Permanent], Outcome] | None = None,
 ) -> Program:
     """A program of two steps: `put_node`, then `await_settled`.
 
     `needs_standby`: it has not ended before the standby of a Multi-AZ instance has every commit. `before` is a step
-    (name, function) that comes first and leads to `put_node`.
+    (name, function) that comes first and leads to `put_node`; `hold` one in which it may wait when everything is in
+    effect. `failed` says what becomes of it otherwise than by `fail`; it may begin anew.
     """
-
-    async def put_node(work: Work) -> Outcome:
-        tools = work.tools
-        with tools.store.transaction() as tx:
-            instance = require_instance(tx, work.job.scope, work.job.subject)
-            specs = refresh_nodes(tx, tools, instance)
-        for spec in specs:
-            await tools.fleet.put_node(with_private_key(spec, tools))
-        return Next("await_settled")
 
     async def await_settled(work: Work) -> Outcome:
         tools = work.tools
@@ -93,34 +111,36 @@ def converging(
                 return Sleep(OBSERVE_AGAIN_S)
         if instance.multi_az and needs_standby and not (status.pair is not None and status.pair.in_sync):
             return Sleep(OBSERVE_AGAIN_S)
+        if hold is not None and hold.holds(instance):
+            return hold.begin(work, instance, status)
+        return Finish(lambda tx: _record_end(work, tx, ending, status))
 
-        def record(tx: Transaction) -> None:
-            present = require_instance(tx, work.job.scope, work.job.subject)
-            # The first time it is in effect is when the instance came to be, even if a repair had to help.
-            created_at = present.instance_create_time or tools.clock.wall()
-            done = msgspec.structs.replace(present, change="", failure="", instance_create_time=created_at)
-            # The ending last: it may name what comes next (`backing-up`).
-            tx.put(ending(work, tx, without_standby(tx, done), status))
-
-        return Finish(record)
-
-    steps = {
-        "put_node": Step(put_node, successors=("await_settled",)),
-        "await_settled": Step(await_settled, successors=("put_node",)),
-    }
-    return _program(name, steps, deadline_s, before)
-
-
-def _program(name: str, steps: dict[str, Step], deadline_s: float, before: tuple[str, StepFunction] | None) -> Program:
     first = {} if before is None else {before[0]: Step(before[1], successors=("put_node",))}
+    held = {} if hold is None else {hold.step: Step(hold.wait, successors=("put_node",))}
     return Program(
         name=name,
         first=next(iter(first), "put_node"),
-        steps=first | steps,
+        steps={
+            **first,
+            "put_node": Step(
+                _put_node, successors=("await_settled",) if failed is None else ("await_settled", "put_node")
+            ),
+            "await_settled": Step(await_settled, successors=("put_node", *held)),
+            **held,
+        },
         deadline_s=deadline_s,
-        failed=fail,
-        overdue=tell_overdue,
+        failed=failed or fail,
+        overdue=tell_overdue if hold is None else hold.overdue,
     )
+
+
+def _record_end(work: Work, tx: Transaction, ending: Ending, status: NodeStatus) -> None:
+    present = require_instance(tx, work.job.scope, work.job.subject)
+    # The first time it is in effect is when the instance came to be, even if a repair had to help.
+    created_at = present.instance_create_time or work.tools.clock.wall()
+    done = msgspec.structs.replace(present, change="", failure="", instance_create_time=created_at).exchanged
+    # The ending last: it may name what comes next (`backing-up`).
+    tx.put(ending(work, tx, without_standby(tx, done), status))
 
 
 def _done(spec: NodeSpec, seen: NodeStatus | None, settled: Settled) -> bool:

@@ -14,6 +14,7 @@ from mainstay.workflows.automated_backups import start_first_backup
 from mainstay.workflows.converge import converging, running, stopped, switched
 from mainstay.workflows.engine import Work
 from mainstay.workflows.last_snapshot import leaving
+from mainstay.workflows.paused_restore import PAUSE
 from mainstay.workflows.reclaim_repository import request_reclaim_in
 
 SNAPSHOT_RESTORED = "RDS-EVENT-0043"
@@ -89,7 +90,7 @@ STOP = converging(
     before=("await_snapshot", leaving(NodeTarget.STOPPED, "put_node")),
 )  # fmt: skip
 RESTORE = converging(
-    "restore_db_instance", settled=running, ending=_restored, deadline_s=6 * 3600.0, needs_standby=True
+    "restore_db_instance", settled=running, ending=_restored, deadline_s=6 * 3600.0, needs_standby=True, hold=PAUSE
 )
 
 

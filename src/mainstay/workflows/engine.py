@@ -114,7 +114,7 @@ class Program:
     first: str
     steps: Mapping[str, Step]
     deadline_s: float
-    failed: Callable[[Work, Permanent], Finish]
+    failed: Callable[[Work, Permanent], Outcome]
     overdue: Callable[[Work, Transaction], None]
 
 

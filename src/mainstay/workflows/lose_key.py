@@ -38,6 +38,8 @@ def has_lost_key(reader: Reader, instance: DBInstance) -> bool:
     """
     if not instance.storage_encrypted or instance.key_lost_at is not None:
         return False
+    if instance.exchange is not None:  # as one that is being created: first it is whole again
+        return False
     return instance.change not in ("creating", "deleting") and not is_usable(reader, instance.kms_key_id)
 
 

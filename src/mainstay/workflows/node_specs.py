@@ -21,6 +21,7 @@ from mainstay.model.db_parameter_group import DBParameterGroup
 from mainstay.model.db_snapshot import BackupRepository
 from mainstay.model.errors import Permanent
 from mainstay.model.node import (
+    DataExchange,
     MasterUser,
     Node,
     NodeEndpoint,
@@ -183,6 +184,7 @@ def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node_id: str, nod
         followed=bool(replicas_of(tx, instance)),
         archive=_archive(tx, instance),
         restore=_restore(tx, instance) if node_id == instance.node_id else None,
+        **_kept_data(instance, node_id),
         generation=0 if node is None else node.spec.generation,
         engine=instance.engine,
         engine_version=instance.engine_version,
@@ -213,11 +215,24 @@ def _archive(reader: Reader, instance: DBInstance) -> RepositoryRef | None:
 
 def _restore(reader: Reader, instance: DBInstance) -> RestoreSpec | None:
     """What a restored instance is made of, until it is there. Its standby is copied from it like any other."""
-    source = instance.restore_from
-    if source is None or instance.instance_create_time is not None:
+    source = instance.restoring_from
+    if source is None:
         return None
     repository = require_repository(reader, source.repository_scope, source.repository_id)
-    return RestoreSpec(repository=reference(repository), backup_id=source.backup_id, target=source.target)
+    return RestoreSpec(
+        repository=reference(repository), backup_id=source.backup_id, target=source.target, paused=source.paused
+    )
+
+
+def _kept_data(instance: DBInstance, node_id: str) -> dict[str, Any]:
+    """What of its data stays beside what is in use. Exchanges and what they keep are of instances with one node."""
+    if node_id != instance.node_id:
+        return {}
+    kept, change = [one.name for one in instance.kept_data], instance.exchange
+    if change is None:
+        return {"kept": tuple(kept)}
+    names = tuple(dict.fromkeys([*kept, change.wanted, change.aside]))
+    return {"kept": names, "exchange": DataExchange(wanted=change.wanted, aside=change.aside)}
 
 
 def _iam_login_port(reader: Reader, instance: DBInstance) -> int:

@@ -9,6 +9,7 @@ any more.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -85,15 +86,15 @@ def is_clearing(reader: Reader, repository_id: str) -> bool:
     return any(job.step in _CLEARING for job in reader.jobs(f"repository:{repository_id}"))
 
 
-def needed(reader: Reader, repository: BackupRepository, now: float) -> Needed | None:
-    """What is needed of the repository; None while a backup is being made in it."""
+def needed(reader: Reader, repository: BackupRepository, now: float, order: Callable[[str], int]) -> Needed | None:
+    """What is needed of the repository; None while a backup is being made in it. `order` orders its positions."""
     rows = reader.find(DBSnapshot, repository.scope, "repository", repository.repository_id)
     # One whose record is gone is being given up: the agent may still write.
     makes = f"snapshot:{repository.repository_id}-"
     if any(row.status == CREATING for row in rows) or any(job.subject.startswith(makes) for job in reader.jobs()):
         return None
     automated = _automated_backup(reader, repository)
-    restoring = [one.restore_from for one in reader.find(DBInstance, None, "restored-from", repository.repository_id)]
+    restoring = [one.restoring_from for one in reader.find(DBInstance, None, "restored-from", repository.repository_id)]
     copied = [one.copy_of for one in reader.find(DBSnapshot, None, "copied-from", repository.repository_id)]
     used = {one.backup_id for one in (*restoring, *copied) if one is not None}
     gone = _expired(rows, automated, now, used)
@@ -104,7 +105,7 @@ def needed(reader: Reader, repository: BackupRepository, now: float) -> Needed |
     log_from: str | None = None
     if not replaying:
         bases = [row.backup for row in kept if row.snapshot_type == AUTOMATED and row.backup is not None]
-        log_from = "" if archive_ended else log_needed_from(bases)
+        log_from = "" if archive_ended else log_needed_from(bases, order)
     return Needed(
         kept_backups=tuple(sorted({row.backup_id for row in kept} | used)),
         kept_log_from=log_from,
@@ -151,7 +152,9 @@ async def _look(work: Work) -> Outcome:
         if repository is None:
             return Finish()
         read_back = view.jobs(verifying(repository.repository_id))
-        wanted = None if read_back else needed(view, repository, now)
+        wanted = (
+            None if read_back else needed(view, repository, now, tools.engines.rules(repository.engine).log_position)
+        )
         if wanted is None or (wanted.archive_ended and _archives(work, view, repository)):
             return Sleep(LOOK_AGAIN_S)
         if not wanted.nothing and not may_be_opened(view, repository):

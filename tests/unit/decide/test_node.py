@@ -65,10 +65,13 @@ VALUES: dict[str, list[object]] = {
     "follows": [False, True],
     "readable": [False, True],
     "promoting": [False, True],
+    "paused": [False, True],
     "outgrown": [False, True],
     "lost": [False, True],
     "upstream_ready": [False, True],
     "copying": [False, True],
+    "data_name": ["", "first", "second"],
+    "kept": [(), ("first",), ("first", "second")],
 }
 assert set(VALUES) == set(Observed.__struct_fields__), "a new field must be varied too"
 observed_nodes = st.builds(Observed, **{name: st.sampled_from(values) for name, values in VALUES.items()})
@@ -83,7 +86,12 @@ def effect_of(action: Action, wanted: Wanted, seen: Observed) -> Observed:
         Action.GROW_VOLUME: {"cramped": False, "storage_full": False},
         Action.INITIALISE: {"initialised": True},
         Action.CLONE: {"copying": True},
-        Action.RESTORE: {"initialised": True, "had_data": True, "follows": False},
+        Action.RESTORE: {
+            "initialised": True,
+            "had_data": True,
+            "follows": False,
+            "data_name": wanted.data_name or seen.data_name,
+        },
         Action.REJOIN: {"copying": True},
         Action.PROMOTE: {"promoting": True, "ready": False},
         Action.FENCE: {"running": False, "stopping": False, "ready": False, "process_identity": ""},
@@ -103,6 +111,19 @@ def effect_of(action: Action, wanted: Wanted, seen: Observed) -> Observed:
         Action.HOLD_ROUTE: {"route_digest": HELD_ROUTE},
         Action.WITHDRAW_ROUTE: {"route_digest": ""},
         Action.STOP: {"stopping": True},
+        Action.SET_ASIDE: {
+            "initialised": False,
+            "had_data": False,
+            "accounts_digest": "",
+            "kept": (*seen.kept, "aside"),
+        },
+        Action.BRING_BACK: {
+            "initialised": True,
+            "had_data": True,
+            "data_name": wanted.data_name,
+            "kept": tuple(one for one in seen.kept if one != wanted.data_name),
+        },
+        Action.DISCARD: {"kept": tuple(one for one in seen.kept if one in wanted.kept)},
         Action.DESTROY: {"volume": False, "initialised": False, "written_digest": "", "accounts_digest": ""},
     }
     return msgspec.structs.replace(seen, **changes[action])
@@ -169,7 +190,7 @@ def test_every_node_reaches_its_target_and_stays(
             assert end.running and end.ready and end.loaded_digest == "conf" and end.process_identity == "now"
             assert end.follows == (role is not NodeRole.PRIMARY)
             assert end.route_digest == ("" if role is NodeRole.STANDBY else "route")
-            assert role is not NodeRole.PRIMARY or end.accounts_digest == "accounts"
+            assert role is not NodeRole.PRIMARY or end.paused or end.accounts_digest == "accounts"
             assert role is NodeRole.PRIMARY or end.readable == (role is NodeRole.REPLICA)
     else:
         assert not end.running and end.route_digest == ""
@@ -208,7 +229,7 @@ def test_a_former_primary_never_starts_beside_the_new_one(seen: Observed, role: 
 def test_every_row_can_fire() -> None:
     draw = random.Random(1)
     fired = set()
-    for _ in range(60_000):
+    for _ in range(80_000):
         changes = {name: draw.choice(values) for name, values in VALUES.items() if draw.random() < 0.2}
         wanted = msgspec.structs.replace(
             WANTED,
@@ -219,6 +240,8 @@ def test_every_row_can_fire() -> None:
             may_publish=draw.random() < 0.8,
             restores=draw.random() < 0.3,
             restore_key_missing=draw.random() < 0.3,
+            data_name=draw.choice(["first", "second"]) if draw.random() < 0.1 else "",
+            kept=() if draw.random() < 0.1 else KEEPS,
         )
         fired.add(decide(wanted, msgspec.structs.replace(SETTLED, **changes)).name)
     assert fired == {row.name for row in TABLE}
@@ -234,6 +257,51 @@ def test_clients_are_let_in_last_and_shut_out_first() -> None:
     assert order[-1] is Action.PUBLISH_ROUTE and order.index(Action.APPLY_ACCOUNTS) < len(order) - 1
     stop = msgspec.structs.replace(WANTED, target=NodeTarget.STOPPED)
     assert decide(stop, seen).action is Action.WITHDRAW_ROUTE
+
+
+KEEPS = ("first", "second", "aside")
+
+
+@given(observed_nodes, st.sampled_from(["first", "second"]), st.booleans())
+def test_other_data_takes_the_place_and_nothing_is_lost(seen: Observed, name: str, restores: bool) -> None:
+    """Whatever is in place and whatever was set aside is there at the end, or the end says what is missing."""
+    if name in seen.kept:  # as always: what is kept is not in place
+        seen = msgspec.structs.replace(seen, data_name="")
+    seen = msgspec.structs.replace(seen, follows=False)
+    wanted = msgspec.structs.replace(WANTED, data_name=name, kept=KEEPS, restores=restores)
+    row, end, done = run_to_the_end(wanted, seen)
+    assert Action.DISCARD not in done and Action.INITIALISE not in done
+    assert set(seen.kept) - {name} <= set(end.kept)
+    if seen.initialised and seen.data_name != name and Action.SET_ASIDE in done:
+        assert "aside" in end.kept and Action.START not in done[: done.index(Action.SET_ASIDE)]
+    if row == "settled":
+        assert end.data_name == name and end.initialised and end.route_digest == "route"
+        assert (Action.RESTORE in done) <= (name not in seen.kept)
+    if row == "kept-lost":
+        assert name not in seen.kept and not restores
+
+
+def test_what_nobody_wants_to_go_back_to_is_discarded() -> None:
+    seen = msgspec.structs.replace(SETTLED, kept=("first", "second"))
+    row, end, done = run_to_the_end(msgspec.structs.replace(WANTED, kept=("second",)), seen)
+    assert (row, end.kept, done) == ("settled", ("second",), [Action.DISCARD])
+
+
+def test_clients_are_gone_and_the_engine_is_at_rest_before_its_data_is_set_aside() -> None:
+    wanted = msgspec.structs.replace(WANTED, data_name="second", kept=KEEPS, restores=True)
+    _row, _end, done = run_to_the_end(wanted, SETTLED)
+    assert done[:3] == [Action.WITHDRAW_ROUTE, Action.STOP, Action.WAIT] and done[3] is Action.SET_ASIDE
+    assert done[4] is Action.RESTORE and done.index(Action.APPLY_ACCOUNTS) < done.index(Action.PUBLISH_ROUTE)
+
+
+def test_a_restore_that_waits_for_a_look_is_shown_and_not_written() -> None:
+    waits = msgspec.structs.replace(SETTLED, paused=True, accounts_digest="", route_digest="")
+    row, end, done = run_to_the_end(WANTED, waits)
+    assert (row, done, end.route_digest) == ("settled", [Action.PUBLISH_ROUTE], "route")
+    opened = msgspec.structs.replace(end, paused=False)
+    assert decide(WANTED, opened).action is Action.APPLY_ACCOUNTS
+    cramped = decide(WANTED, msgspec.structs.replace(waits, outgrown=True, ready=False))
+    assert cramped.action is Action.STOP, "it waits for more room, not for a look"
 
 
 def test_a_restart_holds_connections_before_the_engine_stops() -> None:

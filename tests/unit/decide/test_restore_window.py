@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,5 +72,10 @@ def test_nothing_is_promised_without_backup_or_log() -> None:
 
 
 def test_the_log_stays_from_the_oldest_backup_on() -> None:
-    assert log_needed_from([facts(2000.0), facts(1000.0)]) == "0/1000.0"
-    assert log_needed_from([]) is None
+    def order(position: str) -> int:
+        return int(float(position.removeprefix("0/")))
+
+    assert log_needed_from([facts(2000.0), facts(1000.0)], order) == "0/1000.0"
+    assert log_needed_from([], order) is None
+    after_restore_in_place = msgspec.structs.replace(facts(3000.0), start_position="0/500.0")
+    assert log_needed_from([facts(1000.0), after_restore_in_place], order) == "0/500.0"

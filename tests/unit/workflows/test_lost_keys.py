@@ -9,6 +9,8 @@ import msgspec
 import pytest
 
 from harness.encryption import add_key, encrypted_instance, set_state
+from mainstay.engines.postgresql.rules import PostgresqlRules
+from mainstay.engines.registry import Engines
 from mainstay.host.clock import SimulatedClock
 from mainstay.host.randomness import SeededRandomness
 from mainstay.host.vault import Vault
@@ -48,7 +50,8 @@ class World:
     def work(self, program: Any, subject: str, step: str = "", frame: dict[str, Any] | None = None) -> Work:
         job: Job = new_job(program, subject, SCOPE, self.clock.wall(), frame)
         job = msgspec.structs.replace(job, step=step or job.step)
-        tools = SimpleNamespace(store=self.store, clock=self.clock, vault=VAULT, fleet=self)
+        engines = Engines(cast(Any, None), {"postgres": PostgresqlRules(lambda _build: {})})
+        tools = SimpleNamespace(store=self.store, clock=self.clock, vault=VAULT, fleet=self, engines=engines)
         return Work(job, cast(Any, tools))
 
     def snapshot(self) -> None:

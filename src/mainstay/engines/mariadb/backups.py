@@ -47,6 +47,7 @@ from mainstay.engines.mysql_family.log_places import (
 from mainstay.engines.mysql_family.quoting import literal
 from mainstay.engines.mysql_family.sessions import Error
 from mainstay.engines.node_files import NodeFiles
+from mainstay.engines.unbuilt import NoImports
 from mainstay.host.processes import User
 from mainstay.model.backup import SourceFile
 from mainstay.model.engine import EngineBuild
@@ -63,7 +64,7 @@ SETTLE_PATIENCE_S = 60.0
 log = structlog.get_logger()
 
 
-class MariadbBackups:
+class MariadbBackups(NoImports):
     """`EngineBackups` for MariaDB."""
 
     segment_bytes = SEGMENT_BYTES

@@ -27,7 +27,7 @@ class MysqlDriver(FamilyDriver):
     """`EngineDriver` for MySQL."""
 
     name = "mysql"
-    backups = NoBackups(name)
+    backups = NoBackups()
     words = MYSQL_WORDS
     followers = FOLLOWERS
     ours = configuration.OURS

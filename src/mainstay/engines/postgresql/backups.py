@@ -9,7 +9,7 @@ log between the two positions. What must be read last or together (pg_control, b
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from mainstay.backups.sources import walk
 from mainstay.backups.verify_log import NeededSegment
 from mainstay.engines.backups import BackupEnd, BackupHost, LogPiece, LogSource, Recovery, Standby
 from mainstay.engines.node_files import NodeFiles
-from mainstay.engines.postgresql import exported
+from mainstay.engines.postgresql import exported, imported
 from mainstay.engines.postgresql.checking import check_databases
 from mainstay.engines.postgresql.configuration import FETCH_SCRIPT
 from mainstay.engines.postgresql.log_server import LogServer
@@ -103,14 +103,15 @@ class PostgresqlBackups:
 
     def recovery_options(self, restore: RestoreSpec, files: NodeFiles) -> tuple[str, ...]:
         """On the command line, so that the configuration files are those of any primary and nothing waits for a
-        restart afterwards. `hot_standby` off: no room demanded by the source stands in the way (manual 26.4.3).
+        restart afterwards. `hot_standby` off: no room demanded by the source stands in the way (manual 26.4.3), except
+        where it is to be looked at.
         """
         script = shlex.quote(str(files.configuration / FETCH_SCRIPT)).replace("%", "%%")
         target = restore.target
         settings = {
             "restore_command": f'/bin/sh {script} "%f" "%p"',
-            "hot_standby": "off",
-            "recovery_target_action": "promote",
+            "hot_standby": "on" if restore.paused else "off",
+            "recovery_target_action": "pause" if restore.paused else "promote",
             "recovery_target_timeline": str(int(target.timeline, 16)) if target.timeline else "current",
         }
         if target.at is not None:
@@ -168,6 +169,15 @@ class PostgresqlBackups:
 
     def export_files(self, facts: BackupFacts, owner: str) -> dict[str, bytes]:
         return exported.files(facts, owner)
+
+    def import_refusal(self, names: Mapping[str, int]) -> str:
+        return imported.refusal(names)
+
+    async def check_import(self, data: Path, build: EngineBuild, user: User, *, has_manifest: bool) -> None:
+        await imported.check(data, build, user, has_manifest=has_manifest)
+
+    async def convert_import(self, data: Path, build: EngineBuild, user: User, master: str) -> None:
+        await imported.convert(data, build, user, master)
 
     def history_file(self, timeline: str) -> str:
         return "" if int(timeline, 16) == 1 else f"{timeline}.history"

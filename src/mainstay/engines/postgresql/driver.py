@@ -12,7 +12,7 @@ import psycopg
 
 from mainstay.engines.base import Health, Monitor, StartCommand
 from mainstay.engines.node_files import NodeFiles
-from mainstay.engines.postgresql import accounts, configuration, iam_logins, replication
+from mainstay.engines.postgresql import accounts, configuration, iam_logins, looking, replication
 from mainstay.engines.postgresql.backups import PostgresqlBackups
 from mainstay.engines.postgresql.monitor import PostgresqlMonitor
 from mainstay.engines.postgresql.quoting import identifier
@@ -29,8 +29,9 @@ FILE_FAULTS = """SELECT f.name, f.error FROM pg_file_settings AS f LEFT JOIN pg_
  WHERE f.error IS NOT NULL AND s.context IS DISTINCT FROM 'postmaster'"""
 """What the engine does not take; that a setting waits for a restart is no fault."""
 
-PENDING_RESTART = "SELECT name FROM pg_settings WHERE pending_restart AND name <> 'hot_standby' ORDER BY name"
-"""hot_standby is ours, and without meaning on a node that was promoted."""
+PENDING_RESTART = """SELECT name FROM pg_settings
+ WHERE pending_restart AND name NOT IN ('hot_standby', 'recovery_target_timeline') ORDER BY name"""
+"""Both are ours, and without meaning on a node that was promoted, or has been restored."""
 
 
 class PostgresqlDriver:
@@ -50,7 +51,7 @@ class PostgresqlDriver:
     ) -> dict[str, str]:
         owner = files.volume.stat().st_uid
         floors: dict[str, int] = {}
-        if not assignment.writable and self.initialised(files):
+        if self.initialised(files) and (not assignment.writable or self._looks(spec, files)):
             floors = await replication.source_floors(files, build)
         operators = configuration.operators((os.geteuid(), owner))
         return configuration.render(spec, assignment, files, operators, floors)
@@ -96,6 +97,10 @@ class PostgresqlDriver:
             writable=(Path("/dev/null"), Path("/dev/shm")),  # shared memory of parallel queries  # noqa: S108
         )
 
+    def _looks(self, spec: NodeSpec, files: NodeFiles) -> bool:
+        """Whether it is a restore that is looked at before it is opened."""
+        return spec.restore is not None and spec.restore.paused and self.backups.recovering(files)
+
     def follows(self, files: NodeFiles) -> bool:
         return replication.follows(files)
 
@@ -130,6 +135,8 @@ class PostgresqlDriver:
             return Health(ready=False, starting=True, message="the database is starting up")
         try:
             async with session(files.sockets, spec.port) as connection:
+                if self._looks(spec, files):
+                    return await looking.health(connection)
                 if spec.iam_login_port:
                     await iam_logins.note_members(connection, files)
                 return Health(ready=True, pending_restart=await _pending_restart(connection))

@@ -77,7 +77,7 @@ class InstanceView:
             # None before there is a backup to begin from.
             "LatestRestorableTime": None if window is None else window.latest_at,
         }
-        if instance.instance_create_time is not None and node is not None:
+        if node is not None and (instance.instance_create_time is not None or _waits(seen)):
             shown["Endpoint"] = {
                 "Address": node.spec.endpoint.address,
                 "Port": node.spec.endpoint.port,
@@ -93,10 +93,15 @@ class InstanceView:
         return self._subnet_groups[name]
 
 
+def _waits(seen: NodeStatus | None) -> bool:
+    """Whether it is a restore that is paused for a look: it can be connected to."""
+    return seen is not None and seen.restore is not None and seen.restore.phase == "paused"
+
+
 def _percent(seen: NodeStatus | None) -> str | None:
     """How far a restore is: its files, then 99 while the log is replayed, whose length is not known."""
     progress = None if seen is None else seen.restore
-    if progress is None:
+    if progress is None or _waits(seen):
         return None
     return str(min(99, 100 * progress.bytes_done // progress.bytes_total)) if progress.bytes_total else "99"
 

@@ -6,14 +6,13 @@ time".
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from mainstay.decide.identifiers import check_db_instance_identifier, parse_arn
 from mainstay.decide.rds_tags import with_tags
-from mainstay.decide.restore_window import base_backup, restore_window
+from mainstay.decide.restore_window import base_backup, moment_text, restore_window
 from mainstay.engines.base import EngineRules
 from mainstay.engines.registry import Engines
 from mainstay.host.randomness import BASE32_UPPER
@@ -121,7 +120,7 @@ def restore_db_instance_to_point_in_time(call: Call, request: Request) -> Result
     """Records the instance as `creating` and starts the workflow that makes it of the source's automated backups."""
     identifier = new_identifier(call, request["TargetDBInstanceIdentifier"])
     backup = _source(call, request)
-    source = _moment(call, request, backup)
+    source = source_of_moment(call, request, backup)
     name = backup.facts.db_instance_identifier
     restoring = Restoring(
         facts=backup.facts, source=source, tags={}, event_id="RDS-EVENT-0019",
@@ -173,7 +172,7 @@ def _source(call: Call, request: Request) -> DBInstanceAutomatedBackup:
     return found
 
 
-def _moment(call: Call, request: Request, backup: DBInstanceAutomatedBackup) -> RestoreFrom:
+def source_of_moment(call: Call, request: Request, backup: DBInstanceAutomatedBackup) -> RestoreFrom:
     """The base and the moment asked for. Raises the `ApiError` that RDS gives outside the restore window."""
     at, latest = request.get("RestoreTime"), request.get("UseLatestRestorableTime", False)
     if at is not None and latest:
@@ -195,8 +194,8 @@ def _moment(call: Call, request: Request, backup: DBInstanceAutomatedBackup) -> 
     base = base_backup(backups, moment, promise.gap) if moment <= window.latest_at else None
     if base is None:
         raise invalid_value(
-            f"The specified restore time {_text(moment)} is not valid for {name}. It must be between"
-            f" {_text(window.earliest_at)} and {_text(window.latest_at)}."
+            f"The specified restore time {moment_text(moment)} is not valid for {name}. It must be between"
+            f" {moment_text(window.earliest_at)} and {moment_text(window.latest_at)}."
         )
     return RestoreFrom(
         repository_scope=backup.scope,
@@ -205,10 +204,6 @@ def _moment(call: Call, request: Request, backup: DBInstanceAutomatedBackup) -> 
         target=RestoreTarget(at=moment, timeline=promise.timeline),
         described=name,
     )
-
-
-def _text(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def restore(call: Call, request: Request, identifier: str, restoring: Restoring) -> Result:

@@ -11,6 +11,11 @@ terraform {
 
 provider "aws" {}
 
+provider "aws" {
+  alias  = "abroad"
+  region = "eu-west-1"
+}
+
 variable "engine_version" { type = string }
 variable "parameter_group_family" { type = string }
 variable "master_password" {
@@ -70,6 +75,13 @@ resource "aws_db_instance" "of_moment" {
   apply_immediately       = true
   skip_final_snapshot     = true
   depends_on              = [aws_db_snapshot.main]
+}
+
+resource "aws_db_instance_automated_backups_replication" "main" {
+  provider               = aws.abroad
+  source_db_instance_arn = aws_db_instance.main.arn
+  retention_period       = 3
+  depends_on             = [aws_db_snapshot.main]
 }
 
 output "addresses" {

@@ -12,6 +12,8 @@ import pytest
 from botocore.session import get_session
 from botocore.validate import ParamValidator
 
+from harness.rds_backups import DAY_S, SeenFleet, backed_up, create, prepare
+from mainstay.control.backup_desk import BackupDesk
 from mainstay.engines.postgresql.rules import PostgresqlRules
 from mainstay.engines.registry import Engines
 from mainstay.host.certificates import CertificateAuthorities
@@ -20,14 +22,17 @@ from mainstay.host.randomness import SeededRandomness
 from mainstay.host.vault import Vault
 from mainstay.model.capacity import HostCapacity
 from mainstay.model.db_instance import DBInstance
+from mainstay.model.db_snapshot import DBInstanceAutomatedBackup
 from mainstay.model.ec2 import Subnet, Vpc
 from mainstay.model.engine import EngineBuild, ParameterDefinition
 from mainstay.model.errors import ApiError, Permanent
+from mainstay.model.node import ArchiveStatus
 from mainstay.model.records import Record, Scope
 from mainstay.services.operations import Call, Caller, Demand
 from mainstay.services.rds.api import operations
 from mainstay.settings import Settings
 from mainstay.store import Event, Job, SqliteStore
+from mainstay.workflows.engine import Tools
 
 MODEL = get_session().get_service_model("rds")
 SCOPE = Scope("123456789012", "us-east-1")
@@ -251,3 +256,34 @@ def group(rds: Rds) -> str:
     rds.call("CreateDBSubnetGroup", DBSubnetGroupName="mine", DBSubnetGroupDescription="d",
              SubnetIds=["subnet-a", "subnet-b"])  # fmt: skip
     return "mine"
+
+
+class Woken:
+    """The worker, as far as the desk needs it."""
+
+    def wake(self) -> None:
+        return
+
+
+@pytest.fixture
+def fleet(rds: Any, group: str) -> SeenFleet:
+    return prepare(rds)
+
+
+@pytest.fixture
+def desk(rds: Any, fleet: SeenFleet) -> BackupDesk:
+    made: dict[type, Any] = rds.collaborators
+    tools = Tools(
+        store=rds.store, fleet=fleet, proxies=None, clock=rds.clock, randomness=rds.randomness,  # type: ignore[arg-type]
+        settings=rds.settings, engines=made[Engines], certificates=made[CertificateAuthorities], vault=made[Vault],
+    )  # fmt: skip
+    return BackupDesk(tools, Woken())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def backup(rds: Any, fleet: SeenFleet) -> DBInstanceAutomatedBackup:
+    """Of db1, of two days, with a log up to now."""
+    now = rds.clock.wall()
+    made = backed_up(rds, create(rds), now - 2 * DAY_S, now - DAY_S)
+    fleet.archive = ArchiveStatus(latest_restorable_at=now - 3.0, timeline="00000001", position="0/9000000")
+    return made

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import DAY_S, SeenFleet, backed_up, complete, create, finished, prepare, programs, repositories
+from mainstay.engines.postgresql.wal import parse_lsn
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup, DBSnapshot
 from mainstay.model.node import ArchiveStatus, NodePhase, NodeTarget
@@ -69,7 +70,7 @@ def test_turning_backups_on_and_off(rds: Any, fleet: SeenFleet) -> None:
     assert ("reclaim_repository", "repository") in programs(rds)
     (repository,) = repositories(rds)
     with rds.store.read() as view:
-        kept = needed(view, repository, rds.clock.wall())
+        kept = needed(view, repository, rds.clock.wall(), parse_lsn)
     assert kept is not None and kept.nothing
     finished(rds, "db1")
     modify(rds, BackupRetentionPeriod=3, ApplyImmediately=True)
@@ -87,7 +88,7 @@ def test_another_period_acts_at_once_and_a_shorter_one_prunes(rds: Any, fleet: S
     assert ("reclaim_repository", "repository") in programs(rds)
     (repository,) = repositories(rds)
     with rds.store.read() as view:
-        kept = needed(view, repository, now)
+        kept = needed(view, repository, now, parse_lsn)
     assert kept is not None and kept.kept_backups == ("b1", "b2") and kept.kept_log_from == "0/b1"
     assert [row.backup_id for row in kept.expired] == ["b0"]
 
@@ -185,7 +186,7 @@ def test_retained_backups_expire_with_their_period(rds: Any, fleet: SeenFleet) -
     (repository,) = repositories(rds)
     for days, kept in ((0, ("b0", "b1")), (1.5, ("b0", "b1")), (2, ())):
         with rds.store.read() as view:
-            found = needed(view, repository, rds.clock.wall() + days * DAY_S)
+            found = needed(view, repository, rds.clock.wall() + days * DAY_S, parse_lsn)
         assert found is not None and found.kept_backups == kept, days
     assert found.nothing and found.ended == backup and len(found.expired) == 2
 

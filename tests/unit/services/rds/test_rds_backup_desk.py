@@ -7,56 +7,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from harness.rds_backups import DAY_S, SeenFleet, backed_up, create, facts, prepare, repositories
+from harness.rds_backups import DAY_S, SeenFleet, create, facts, repositories
 from mainstay.control.backup_desk import BackupDesk
-from mainstay.engines.registry import Engines
-from mainstay.host.certificates import CertificateAuthorities
-from mainstay.host.vault import Vault
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup, DBSnapshot, Proof
 from mainstay.model.errors import Permanent
-from mainstay.model.node import ArchiveStatus, RestoreTarget
+from mainstay.model.node import ArchiveStatus, RestoreProgress, RestoreTarget
 from mainstay.model.repository_job import JobPhase, JobStatus, LogPromise, LostLog
 from mainstay.services.rds.promises import log_promise
 from mainstay.services.rds.restore_test_request import is_due
 from mainstay.store import Job
 from mainstay.workflows.automated_backups import AUTOMATED_BACKUPS, note_archive
-from mainstay.workflows.engine import Next, Tools, Work, new_job
+from mainstay.workflows.engine import Next, Work, new_job
 from mainstay.workflows.proofs import DAMAGES_MAX, proof_of, words
 from mainstay.workflows.verify_backups import _record
 
 NOW = 1_800_000_000.0
-
-
-class Woken:
-    """The worker, as far as the desk needs it."""
-
-    def wake(self) -> None:
-        return
-
-
-@pytest.fixture
-def fleet(rds: Any, group: str) -> SeenFleet:
-    return prepare(rds)
-
-
-@pytest.fixture
-def desk(rds: Any, fleet: SeenFleet) -> BackupDesk:
-    made: dict[type, Any] = rds.collaborators
-    tools = Tools(
-        store=rds.store, fleet=fleet, proxies=None, clock=rds.clock, randomness=rds.randomness,  # type: ignore[arg-type]
-        settings=rds.settings, engines=made[Engines], certificates=made[CertificateAuthorities], vault=made[Vault],
-    )  # fmt: skip
-    return BackupDesk(tools, Woken())  # type: ignore[arg-type]
-
-
-@pytest.fixture
-def backup(rds: Any, fleet: SeenFleet) -> DBInstanceAutomatedBackup:
-    """Of db1, of two days, with a log up to now."""
-    now = rds.clock.wall()
-    made = backed_up(rds, create(rds), now - 2 * DAY_S, now - DAY_S)
-    fleet.archive = ArchiveStatus(latest_restorable_at=now - 3.0, timeline="00000001", position="0/9000000")
-    return made
 
 
 async def test_a_row_says_what_is_promised_and_how_it_was_proven(
@@ -116,8 +82,8 @@ async def test_names_that_are_not_clear_are_explained(
     assert (await desk.verify_backups({"name": backup.arn}))["snapshot"] == ""
 
 
-async def further(desk: BackupDesk, **params: str) -> Any:
-    return await desk.restore_further({"name": "db1", "target": "db2", **params})
+async def further(desk: BackupDesk, *, target: str = "db2", paused: bool = False, **place: Any) -> Any:
+    return await desk.restore_further({"name": "db1", "target": target, "place": place, "paused": paused})
 
 
 async def test_a_restore_to_a_place_takes_the_right_base(
@@ -149,6 +115,67 @@ async def test_a_restore_to_a_place_takes_the_right_base(
     ):  # fmt: skip
         with pytest.raises(Permanent, match=text):
             await further(desk, **given)
+
+
+async def test_a_paused_restore_is_moved_on_and_opened(
+    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
+) -> None:
+    now = rds.clock.wall()
+    at = float(int(now - 3600))
+    await further(desk, at=at, paused=True)
+
+    def stored() -> DBInstance:
+        found: DBInstance = rds.get(DBInstance, "db2")
+        return found
+
+    def job() -> Job:
+        (found,) = [one for one in rds.jobs() if one.subject == f"db:{stored().dbi_resource_id}"]
+        return found  # type: ignore[no-any-return]
+
+    source = stored().restore_from
+    assert source is not None and source.paused and source.target == RestoreTarget(at=at, timeline="00000001")
+    for method, params in ((desk.open_paused, {}), (desk.move_paused, {"place": {"latest": True}})):
+        with pytest.raises(Permanent, match="has not arrived"):
+            await method({"name": "db2", **params})
+    fleet.restore = RestoreProgress(phase="paused", position="0/8000000", moment=at - 5)
+    for place, text in (
+        ({"at": at}, "is not after 0/8000000"),
+        ({"position": "0/8000000"}, "is not after 0/8000000"),
+        ({"at": now}, "It must be between"),
+        ({}, "Exactly one of"),
+    ):
+        with pytest.raises(Permanent, match=text):
+            await desk.move_paused({"name": "db2", "place": place})
+    await desk.move_paused({"name": "db2", "place": {"at": at + 1}})
+    moved = stored()
+    assert moved.restore_from == msgspec.structs.replace(source, target=RestoreTarget(at=at + 1, timeline="00000001"))
+    assert (moved.restart_token, moved.change, job().program) == (1, "creating", "restore_db_instance")
+    with pytest.raises(Permanent, match="has not arrived"):
+        await desk.open_paused({"name": "db2"})
+    fleet.started_for = 1
+    await desk.open_paused({"name": "db2"})
+    opened = stored()
+    assert opened.restart_token == 2 and not opened.waits_for_look and job().program == "restore_db_instance"
+    with pytest.raises(Permanent, match="is no restore that is paused"):
+        await desk.open_paused({"name": "db2"})
+    with pytest.raises(Permanent, match="no DB instance 'db7'"):
+        await desk.open_paused({"name": "db7"})
+
+
+async def test_a_paused_restore_that_failed_can_be_moved_on(
+    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
+) -> None:
+    """A transaction that was not in the log, say: what there is of the restore is not lost."""
+    await further(desk, transaction="777", paused=True)
+    made = rds.get(DBInstance, "db2")
+    with rds.store.transaction() as tx:
+        tx.put(msgspec.structs.replace(made, change="", failure="recovery ended"))
+        for job in tx.jobs(f"db:{made.dbi_resource_id}"):
+            tx.finish_job(job)
+    await desk.move_paused({"name": "db2", "place": {"latest": True}})
+    made = rds.get(DBInstance, "db2")
+    assert (made.change, made.failure, made.restart_token) == ("creating", "", 1)
+    assert [one.program for one in rds.jobs() if one.subject == f"db:{made.dbi_resource_id}"] == ["restore_db_instance"]
 
 
 def test_what_the_log_must_hold(rds: Any, backup: DBInstanceAutomatedBackup, fleet: SeenFleet) -> None:

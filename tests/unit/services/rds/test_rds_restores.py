@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import SeenFleet, backed_up, complete, create, finished, prepare, programs, repositories
+from mainstay.engines.postgresql.wal import parse_lsn
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup, DBSnapshot
 from mainstay.model.node import ArchiveStatus, RestoreTarget
@@ -69,11 +70,11 @@ def test_the_snapshot_stays_while_it_is_restored(rds: Any, snapshot: DBSnapshot)
     rds.call("DeleteDBSnapshot", DBSnapshotIdentifier="one")
     (repository,) = repositories(rds)
     with rds.store.read() as view:
-        kept = needed(view, repository, rds.clock.wall())
+        kept = needed(view, repository, rds.clock.wall(), parse_lsn)
     assert kept is not None and kept.kept_backups == (snapshot.backup_id,)
     finished(rds, "new")
     with rds.store.read() as view:
-        kept = needed(view, repository, rds.clock.wall())
+        kept = needed(view, repository, rds.clock.wall(), parse_lsn)
     assert kept is not None and kept.kept_backups == ()
 
 

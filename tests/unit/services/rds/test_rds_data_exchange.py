@@ -1,0 +1,144 @@
+"""Restores in place, going back, imports: what is recorded, and what is refused in words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from harness.rds_backups import SeenFleet, create, finished
+from mainstay.control.backup_desk import BackupDesk
+from mainstay.model.db_instance import DataChange, DBInstance
+from mainstay.model.db_snapshot import DBInstanceAutomatedBackup
+from mainstay.model.errors import Permanent
+from mainstay.workflows.automated_backups import gap_of
+from mainstay.workflows.engine import Finish, Next, Work
+from mainstay.workflows.exchange_data import EXCHANGE
+from mainstay.workflows.node_specs import _kept_data
+
+
+def stored(rds: Any, name: str = "db1") -> DBInstance:
+    found: DBInstance = rds.get(DBInstance, name)
+    return found
+
+
+def change(rds: Any, **fields: Any) -> None:
+    with rds.store.transaction() as tx:
+        tx.put(msgspec.structs.replace(stored(rds), **fields))
+
+
+def end(rds: Any) -> None:
+    """The exchange has come to its end, and its job with it."""
+    with rds.store.transaction() as tx:
+        for job in tx.jobs(f"db:{stored(rds).dbi_resource_id}"):
+            tx.finish_job(job)
+        tx.put(msgspec.structs.replace(stored(rds), change="").exchanged)
+
+
+async def test_a_restore_in_place_keeps_what_is_there_and_what_can_be_restored(
+    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
+) -> None:
+    now = rds.clock.wall()
+    before, at = stored(rds), float(int(now - 3600))
+    aside = await desk.restore_in_place({"name": "db1", "place": {"at": at}})
+    after = stored(rds)
+    assert after.exchange is not None and after.exchange.aside == aside and after.exchange.wanted != aside
+    assert after.exchange.restore_from is not None and after.exchange.restore_from.target.at == at
+    assert (after.change, after.restart_token) == ("modifying", before.restart_token + 1)
+    assert [one.name for one in after.kept_data] == [aside] and after.restoring_from == after.exchange.restore_from
+    kept = _kept_data(after, after.node_id)
+    assert set(kept["kept"]) == {aside, after.exchange.wanted} and kept["exchange"].wanted == after.exchange.wanted
+    with rds.store.read() as view:
+        gap = gap_of(view.get(DBInstanceAutomatedBackup, backup.scope, backup.facts.dbi_resource_id))
+    assert (gap.since, gap.until) == (at, now), "what happened in between is not promised any more"
+    with pytest.raises(Permanent, match="not in available state"):
+        await desk.go_back({"name": "db1", "kept": aside})
+    with pytest.raises(Permanent, match="is being exchanged"):
+        await desk.discard({"name": "db1", "kept": aside})
+    end(rds)
+    assert stored(rds).data_name == after.exchange.wanted and stored(rds).exchange is None
+    (row,) = await desk.list_kept_data({"instance": "db1"})
+    assert (row["name"], row["instance"]) == (aside, "db1") and "was restored in place to" in row["described"]
+    with pytest.raises(Permanent, match=f"keeps no data 'other' aside, but {aside}"):
+        await desk.go_back({"name": "db1", "kept": "other"})
+    assert await desk.go_back({"name": "db1", "kept": aside}) == after.exchange.wanted
+    assert stored(rds).exchange == DataChange(wanted=aside, aside=after.exchange.wanted)
+    end(rds)
+    assert [one.name for one in stored(rds).kept_data] == [after.exchange.wanted]
+    await desk.discard({"name": "db1", "kept": after.exchange.wanted})
+    assert stored(rds).kept_data == () and _kept_data(stored(rds), before.node_id) == {"kept": ()}
+
+
+async def test_an_exchange_that_fails_is_undone_and_one_that_fails_again_is_told(
+    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+) -> None:
+    aside = await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
+    wanted = stored(rds).exchange.wanted  # type: ignore[union-attr]
+
+    def exchange() -> Any:
+        (job,) = [one for one in rds.jobs() if one.program == EXCHANGE.name]
+        return job
+
+    def failed(reason: str) -> Any:
+        job = exchange()
+        outcome = EXCHANGE.failed(Work(job, desk._tools), Permanent(reason))
+        with rds.store.transaction() as tx:
+            outcome.record(tx)  # type: ignore[union-attr]
+            if isinstance(outcome, Next):
+                tx.put_job(msgspec.structs.replace(job, frame={**job.frame, **(outcome.frame or {})}))
+        return outcome
+
+    assert failed("damaged").step == "put_node"
+    undone = stored(rds)
+    assert undone.exchange == DataChange(wanted=aside, aside=wanted) and undone.change == "modifying"
+    assert exchange().frame["failure"] == "damaged" and undone.exchanged.kept_data == ()
+    assert isinstance(failed("still damaged"), Finish)
+    assert (stored(rds).change, stored(rds).failure) == ("", "still damaged")
+    assert [one.name for one in stored(rds).kept_data] == [aside], "it is there for whoever looks at it"
+
+
+async def test_what_cannot_be_exchanged_is_refused(
+    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+) -> None:
+    async def refused(text: str) -> None:
+        with pytest.raises(Permanent, match=text):
+            await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
+
+    for fields, text in (
+        ({"multi_az": True}, "is Multi-AZ"),
+        ({"source_dbi_resource_id": "db-OTHER"}, "read replicas or is one"),
+        ({"engine_version": "16.5"}, "The backup is of version 17.5, the DB instance of 16.5"),
+        ({"change": "rebooting"}, "not in available state"),
+    ):
+        before = stored(rds)
+        change(rds, **fields)
+        await refused(text)
+        with rds.store.transaction() as tx:
+            tx.put(before)
+    for _ in range(5):
+        await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
+        end(rds)
+        rds.clock.advance(1.0)
+    await refused("5 other data are kept aside already")
+    with pytest.raises(Permanent, match="has automated backups, and imported data has another history"):
+        await desk.expect_import({"name": "db1", "origin": "/somewhere"})
+    error = rds.refused("ModifyDBInstance", DBInstanceIdentifier="db1", MultiAZ=True)
+    assert "keeps the data of before a restore in place" in error
+    create(rds, "plain", BackupRetentionPeriod=0)
+    with pytest.raises(Permanent, match="not enabled for instance plain"):
+        await desk.restore_in_place({"name": "plain", "place": {"latest": True}})
+    plan = await desk.expect_import({"name": "plain", "origin": "/somewhere"})
+    assert (plan["engine"], plan["version"], plan["master"]) == ("postgres", "17.5", "chief")
+    assert [one.name for one in stored(rds, "plain").kept_data] == [plan["kept"]]
+    await desk.go_back({"name": "plain", "kept": plan["kept"]})
+    (job,) = [one for one in rds.jobs() if one.program == EXCHANGE.name and "plain" not in one.subject]
+    assert "imported from /somewhere" in job.frame["told"]
+    with rds.store.transaction() as tx:
+        tx.finish_job(job)
+        tx.put(msgspec.structs.replace(stored(rds, "plain"), change="").exchanged)
+    rds.call("ModifyDBInstance", DBInstanceIdentifier="plain", BackupRetentionPeriod=1, ApplyImmediately=True)
+    finished(rds, "plain")
+    (before,) = stored(rds, "plain").kept_data
+    with pytest.raises(Permanent, match="imported data has another history"):
+        await desk.go_back({"name": "plain", "kept": before.name})
