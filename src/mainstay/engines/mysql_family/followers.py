@@ -67,7 +67,7 @@ def password_of(spec: NodeSpec, characters: int) -> str:
 async def empty_directory(path: Path, user: User) -> None:
     """Makes a directory of the engine's user, in the place of whatever was there."""
     await remove(path)
-    await asyncio.to_thread(_make, path, user)
+    _make(path, user)
 
 
 def _make(path: Path, user: User) -> None:
@@ -93,15 +93,18 @@ async def put_in_place(unfinished: Path, files: NodeFiles, user: User) -> None:
     """The complete copy becomes the node's data, that of a follower, once it is on the disk."""
     discarded = files.volume / "data.discarded"
     await remove(discarded)
-    await asyncio.to_thread(_put_in_place, unfinished, files, user, discarded)
+    _mark(unfinished / FOLLOWER_FILE, user)
+    await asyncio.to_thread(fsync_tree, unfinished)
+    _exchange(unfinished, files, discarded)  # not in the thread, which would go on after this was cancelled
     await remove(discarded)
 
 
-def _put_in_place(unfinished: Path, files: NodeFiles, user: User, discarded: Path) -> None:
-    mark = unfinished / FOLLOWER_FILE
-    mark.touch(mode=0o600)
-    user.give(mark)
-    fsync_tree(unfinished)
+def _mark(path: Path, user: User) -> None:
+    path.touch(mode=0o600)
+    user.give(path)
+
+
+def _exchange(unfinished: Path, files: NodeFiles, discarded: Path) -> None:
     if files.data.exists():
         files.data.rename(discarded)
     unfinished.rename(files.data)
