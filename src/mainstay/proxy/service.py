@@ -135,6 +135,7 @@ class Listener:
 
     def arrived(self, login: Login) -> None:
         """A connection that nobody knows yet; there are at most `LOGINS_MAX` of them."""
+        self.metrics.add("ClientConnectionsReceived")
         if len(self._logins) >= LOGINS_MAX:
             oldest = next(iter(self._logins))
             del self._logins[oldest]
