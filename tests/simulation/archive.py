@@ -77,7 +77,7 @@ class SimulatedBackups:
 
     @asynccontextmanager
     async def begin(
-        self, spec: NodeSpec, files: NodeFiles, backup_id: str, standby: Any
+        self, spec: NodeSpec, host: Any, backup_id: str, standby: Any
     ) -> AsyncIterator[SimulatedBackup]:
         yield SimulatedBackup(self._clock)
 

@@ -31,6 +31,7 @@ from mainstay.decide.node import (
     process_identity,
     start_backoff_s,
 )
+from mainstay.engines.backups import BackupHost
 from mainstay.engines.base import EngineDriver, Health
 from mainstay.engines.builds import Builds
 from mainstay.host.cgroups import ControlGroups
@@ -331,6 +332,10 @@ class NodeActions:
     async def check(self, spec: NodeSpec, note: Callable[[int, int], None]) -> tuple[str, ...]:
         """Reads all that the running engine has; see `EngineBackups.check`."""
         return await self._driver.backups.check(spec, self.files, self.build(spec), self._tools.user, note)
+
+    def backup_host(self, spec: NodeSpec) -> BackupHost:
+        """What a backup of this node is made with."""
+        return BackupHost(files=self.files, build=self.build(spec), user=self._tools.user)
 
     def configure(self, name: str, content: str) -> None:
         """Writes one file of the configuration, for an engine that takes no session; it reads all of them then."""

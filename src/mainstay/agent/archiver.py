@@ -77,6 +77,8 @@ class Archiver:
                 try:
                     if not begun:
                         self._after = await asyncio.to_thread(self._last_place)
+                        if self._after is not None:
+                            await self._source.resume(self._archive, self._after)
                         begun = True
                     pause_s = await self._ship()
                     failures = 0
@@ -132,7 +134,7 @@ class Archiver:
         self._pieces = 0 if piece.start == 0 else self._pieces + 1
         merged = piece.last or self._pieces >= PIECES_MAX
         begin = 0 if merged else piece.start
-        data = read_range(piece.path, begin, piece.end)
+        data = read_range(piece.path, piece.skipped + begin, piece.skipped + piece.end)
         if piece.last:
             self._archive.complete(segment, data)
         else:

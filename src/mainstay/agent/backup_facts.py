@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from mainstay.backups.log_archive import LogArchive
 from mainstay.backups.manifests import read_header
 from mainstay.backups.objects import ObjectNotFound
 from mainstay.backups.repository import Repository
+from mainstay.backups.verify_log import NeededSegment
 from mainstay.engines.backups import EngineBackups
 from mainstay.model.repository_job import BackupFacts
 
@@ -24,6 +28,11 @@ def read_facts(repository: Repository, backup_id: str) -> BackupFacts | None:
     return msgspec.structs.replace(facts, size_bytes=header.size)
 
 
-def log_range(facts: BackupFacts, backups: EngineBackups) -> range:
-    """Numbers of the log segments between the backup's positions."""
-    return range(backups.index_at(facts.start_position), backups.index_at(facts.stop_position) + 1)
+def log_of(facts: BackupFacts, archive: LogArchive, backups: EngineBackups) -> Sequence[NeededSegment]:
+    """The log segments between the backup's positions."""
+    if facts.start_position == facts.stop_position:
+        return ()
+    name = backups.history_file(facts.timeline)
+    history = (archive.read_small(name) or b"").decode(errors="replace") if name else ""
+    stored = archive.segments(facts.timeline)
+    return backups.segments_between(facts.start_position, facts.stop_position, facts.timeline, history, stored)

@@ -163,9 +163,9 @@ class Jobs:
         if found is not None:
             return found
         keeper = self._running(job)
-        spec, files, driver = keeper.spec, keeper.hands.files, keeper.driver
+        spec, driver, host = keeper.spec, keeper.driver, keeper.hands.backup_host(keeper.spec)
         started_at = self._clock.wall()
-        async with driver.backups.begin(spec, files, job.backup_id, await self._standby(keeper, job)) as opened:
+        async with driver.backups.begin(spec, host, job.backup_id, await self._standby(keeper, job)) as opened:
             log.info("job.reads", job_id=job.job_id, from_standby=opened.from_standby)
 
             async def end() -> tuple[Sequence[SourceFile], BackupFacts]:

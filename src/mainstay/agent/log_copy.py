@@ -31,9 +31,12 @@ def copy_log(
             target.put_small(name, content)
     name = backups.history_file(promised.timeline)
     history = (source.read_small(name) or b"").decode(errors="replace") if name else ""
-    needed = backups.segments_between(promised.start_position, promised.end_position, promised.timeline, history)
+    stored = source.segments()
+    needed = backups.segments_between(
+        promised.start_position, promised.end_position, promised.timeline, history, stored
+    )
     there = {one.segment: one for one in target.segments()}
-    here = {one.segment: one for one in source.segments()}
+    here = {one.segment: one for one in stored}
     for number, one in enumerate(needed):
         note(number, len(needed))
         have = there.get(one.segment)

@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from mainstay.agent.backup_facts import FACTS, log_range, read_facts
+from mainstay.agent.backup_facts import FACTS, log_of, read_facts
 from mainstay.agent.log_copy import copy_log
 from mainstay.agent.verification import Verified, lost_log, plan_verification
 from mainstay.backups.jobs import (
@@ -249,25 +249,24 @@ def _copy_log(source: LogArchive, target: LogArchive, facts: BackupFacts, backup
         content = source.read_small(name)
         if content is not None:
             target.put_small(name, content)
-    wanted = log_range(facts, backups)
-    present = {one.segment.index: one.segment for one in source.segments(facts.timeline)}
-    for index in wanted:
-        data = source.read_segment(present[index]) if index in present else None
-        if data is not None:
-            target.complete(present[index], backups.whole_segment(data))
-        elif index != wanted[-1]:  # a stop position at the very beginning of a segment needs nothing of it
-            raise Permanent(f"a part of the log that the backup {facts.backup_id} needs is missing")
+    for one in log_of(facts, source, backups):
+        data = source.read_segment(one.segment)
+        if data is None:
+            raise Permanent(f"the log segment {one.name} that the backup {facts.backup_id} needs is missing")
+        target.complete(one.segment, backups.whole_segment(data))
 
 
 def _expire_log(repository: Repository, kept_backups: Sequence[str], kept_from: str, backups: EngineBackups) -> None:
     """An empty position keeps only what the backups need."""
-    ranges = [log_range(facts, backups) for one in kept_backups if (facts := read_facts(repository, one)) is not None]
+    archive = LogArchive(repository)
+    kept = [facts for one in kept_backups if (facts := read_facts(repository, one)) is not None]
+    of_backups = {one.index for facts in kept for one in log_of(facts, archive, backups)}
     begin = backups.index_at(kept_from) if kept_from else None
 
     def is_needed(segment: Segment) -> bool:
-        return (begin is not None and segment.index >= begin) or any(segment.index in one for one in ranges)
+        return (begin is not None and segment.index >= begin) or segment.index in of_backups
 
-    LogArchive(repository).delete_segments(is_needed)
+    archive.delete_segments(is_needed)
 
 
 def _destroy(repository: Repository) -> None:

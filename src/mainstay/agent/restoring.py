@@ -14,10 +14,9 @@ from pathlib import Path
 
 import structlog
 
-from mainstay.agent.log_server import LogServer
 from mainstay.agent.loss import newest_log, read_tail
 from mainstay.agent.repositories import Repositories
-from mainstay.backups.log_archive import Segment
+from mainstay.engines.backups import Recovery
 from mainstay.engines.base import EngineDriver
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory
@@ -41,7 +40,7 @@ class Restoring:
         self._user = user
         self._copied: RestoreProgress | None = None
         self._since = 0.0
-        self._server: LogServer | None = None
+        self._server: Recovery | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def copy(self, restore: RestoreSpec) -> None:
@@ -105,18 +104,10 @@ class Restoring:
         elif (self._serving is None or self._serving.done()) and (self.under_way or self._files.restoring.exists()):
             self._copied = None
             archive = self._repositories.log_archive(restore.repository)
-            backups = self._driver.backups
-
-            def fetch(name: str) -> bytes | None:
-                timeline = backups.timeline_of(name)
-                if not timeline:
-                    return archive.read_small(name)
-                return archive.read_segment(Segment(timeline, backups.index_of(name), name))
-
-            self._server = LogServer(self._files.restoring, self._user, backups, fetch)
+            self._server = self._driver.backups.recovery(restore, self._files, self._user, archive)
             self._serving = asyncio.create_task(self._run(self._server))
 
-    async def _run(self, server: LogServer) -> None:
+    async def _run(self, server: Recovery) -> None:
         try:
             await server.run()
         except (MainstayError, OSError) as error:

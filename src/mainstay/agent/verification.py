@@ -67,12 +67,16 @@ def plan_verification(
     of_window: tuple[NeededSegment, ...] = ()
     small: set[str] = set()
     for stretch in stretches:
+        if stretch.start_position == stretch.end_position:
+            continue  # a backup that is consistent by itself
         name = backups.history_file(stretch.timeline)
         small |= {name} - {""}
         history = _history(archive, name) if name else ""
         if history is None:
             continue
-        found = backups.segments_between(stretch.start_position, stretch.end_position, stretch.timeline, history)
+        found = backups.segments_between(
+            stretch.start_position, stretch.end_position, stretch.timeline, history, stored
+        )
         if promised is not None and stretch is stretches[0]:
             of_window = tuple(found)
         for one in found:
@@ -96,7 +100,7 @@ def lost_log(
     for one in plan.promised:
         place = repository.key(place_of(one.segment))
         if any(key == place or key.startswith((place + "/", place + ".")) for key in damaged):
-            end = backups.position_in(one.name, backups.segment_bytes or one.end)
+            end = backups.position_in(one.name, backups.segment_bytes)
             lost.append(LostLog(start_position=backups.position_in(one.name, 0), end_position=end))
     return tuple(lost[:LOST_MAX])
 

@@ -17,12 +17,16 @@ from mainstay.backups.sealing import Damaged
 
 
 class NeededSegment(msgspec.Struct, frozen=True, array_like=True):
-    """A segment that a replay reads, `end` bytes of it (0: whatever there is)."""
+    """A segment that a replay reads, `end` bytes of it (0: whatever there is).
+
+    `below`: with as many bytes it would go on in another segment, which is missing then (0: it never does).
+    """
 
     timeline: str
     index: int
     name: str
     end: int = 0
+    below: int = 0
 
     @property
     def segment(self) -> Segment:
@@ -79,6 +83,8 @@ def _look(
     if len(content) < needed.end:
         reason = f"the log segment {segment.name} ends at byte {len(content)}, before {needed.end}"
         return [Damaged(key, reason)]
+    if needed.below and len(content) >= needed.below:
+        return [Damaged(key, f"the log segment {segment.name} goes on in another one, which is missing")]
     return []
 
 

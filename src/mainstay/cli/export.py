@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from mainstay.agent.backup_facts import log_of
 from mainstay.agent.repositories import SystemRepositories
 from mainstay.cli.agent import ask_control
 from mainstay.cli.progress import Show, bar
@@ -74,11 +75,8 @@ async def _write(
     spec = RestoreSpec(repository=ref, backup_id=facts.backup_id, target=RestoreTarget(timeline=facts.timeline))
     await repositories.restore(spec, directory, user, lambda done, total: show("files", done, total))
     archive = repositories.log_archive(ref)
-    name = driver.backups.history_file(facts.timeline)
-    history = (archive.read_small(name) or b"") if name else b""
-    needed = driver.backups.segments_between(
-        facts.start_position, facts.stop_position, facts.timeline, history.decode()
-    )
+    needed = log_of(facts, archive, driver.backups)
+    name = driver.backups.history_file(facts.timeline) if needed else ""
 
     owner = None if user.user_id is None or user.group_id is None else (user.user_id, user.group_id)
 
@@ -99,7 +97,7 @@ async def _write(
         put(f"{driver.backups.log_directory}/{one.name}", driver.backups.whole_segment(content))
         show("log", number + 1, len(needed))
     if name:
-        put(f"{driver.backups.log_directory}/{name}", history)
+        put(f"{driver.backups.log_directory}/{name}", archive.read_small(name) or b"")
     for file, content in driver.backups.export_files(facts, user.name).items():
         put(file, content)
     fsync_directory(directory / driver.backups.log_directory)

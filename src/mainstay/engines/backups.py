@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from mainstay.backups.log_archive import LogArchive, StoredSegment
 from mainstay.backups.verify_log import NeededSegment
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User
@@ -31,7 +32,10 @@ class LogPlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogPiece(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes `start` to `end` of a segment, durable in the engine's file `path`. `last`: the segment ends there."""
+    """Bytes `start` to `end` of a segment, durable in the engine's file `path`. `last`: the segment ends there.
+
+    The segment begins `skipped` bytes into the file.
+    """
 
     timeline: str
     segment: str
@@ -39,6 +43,7 @@ class LogPiece(msgspec.Struct, frozen=True, kw_only=True):
     start: int
     end: int
     last: bool
+    skipped: int = 0
 
     @property
     def place(self) -> LogPlace:
@@ -65,6 +70,9 @@ class LogLook(msgspec.Struct, frozen=True, kw_only=True):
 
 class LogSource(Protocol):
     """The log of one running primary, through a session of its own. Every method raises `Transient` if it is away."""
+
+    async def resume(self, archive: LogArchive, after: LogPlace) -> None:
+        """Called once, before the first look, if something is in the archive already, up to this place."""
 
     async def look(self, after: LogPlace | None) -> LogLook:
         """What has become durable after this place; None: from the oldest that the engine keeps for us.
@@ -104,6 +112,14 @@ class Standby(Protocol):
         """Writes a file of its configuration, and makes its engine read all of them."""
 
 
+class BackupHost(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup is made with: the node's places, what it runs, and as whom."""
+
+    files: NodeFiles
+    build: EngineBuild
+    user: User
+
+
 class OpenBackup(Protocol):
     """A backup that has begun: the engine takes care that what is copied from now on can be made consistent."""
 
@@ -130,6 +146,28 @@ class BackupEnd(msgspec.Struct, frozen=True, kw_only=True):
     log: tuple[LogPiece, ...]
 
 
+class Recovery(Protocol):
+    """Brings one restored engine, which is starting, to its target."""
+
+    @property
+    def failure(self) -> str:
+        """What is wrong with the archive, or with what is in it, in words for a person; "" if nothing is."""
+
+    @property
+    def lacking(self) -> str:
+        """What the archive has not got, should the engine say that it lacks something."""
+
+    @property
+    def served_bytes(self) -> int:
+        """How much of the log the engine was given."""
+
+    async def run(self) -> None:
+        """Until it is done, or cancelled. If it cannot be done the engine ends, and `failure` or its log say why."""
+
+    def remove(self) -> None:
+        """Leaves nothing behind but the database."""
+
+
 class EngineBackups(Protocol):
     """Backups of one engine."""
 
@@ -137,7 +175,7 @@ class EngineBackups(Protocol):
         """The log of this node, which leads."""
 
     def begin(
-        self, spec: NodeSpec, files: NodeFiles, backup_id: str, standby: Standby | None
+        self, spec: NodeSpec, host: BackupHost, backup_id: str, standby: Standby | None
     ) -> AbstractAsyncContextManager[OpenBackup]:
         """Begins a backup of this node, which leads; leaving the context without `finish` gives it up.
 
@@ -153,14 +191,11 @@ class EngineBackups(Protocol):
     def recovering(self, files: NodeFiles) -> bool:
         """Whether the data is a restored backup that has not reached its target yet."""
 
-    def recovery_options(self, restore: RestoreSpec, files: NodeFiles) -> tuple[str, ...]:
-        """Arguments of the engine's start command while it is `recovering`."""
+    def recovery(self, restore: RestoreSpec, files: NodeFiles, user: User, archive: LogArchive) -> Recovery:
+        """What helps an engine that is `recovering` from outside, for one life of it."""
 
     def segments_after(self, name: str, count: int) -> list[str]:
-        """Names that the engine will want next, to be fetched before it asks."""
-
-    def timeline_of(self, name: str) -> str:
-        """The timeline that a segment belongs to, "" if the name is that of a small file."""
+        """Names of the next segments of the timeline, as far as they follow from this one's."""
 
     def whole_segment(self, data: bytes) -> bytes:
         """A segment that is still growing in the repository, as the engine takes it."""
@@ -176,10 +211,13 @@ class EngineBackups(Protocol):
         Leaves traces in the databases: only for a copy that is thrown away. Raises `Transient` if it goes away.
         """
 
-    def segments_between(self, start: str, end: str, timeline: str, history: str) -> Sequence[NeededSegment]:
+    def segments_between(
+        self, start: str, end: str, timeline: str, history: str, stored: Sequence[StoredSegment]
+    ) -> Sequence[NeededSegment]:
         """What a recovery from one position to the other along the timeline reads, with how much of it there must be.
 
-        `history` is the content of the timeline's `history_file`.
+        `history` is the content of the timeline's `history_file`, `stored` what the archive has: some engines' segments
+        do not tell from positions alone. Of those that are missing at least one is named.
         """
 
     def history_file(self, timeline: str) -> str:
@@ -201,10 +239,10 @@ class EngineBackups(Protocol):
 
     @property
     def segment_bytes(self) -> int:
-        """Length of a segment that has ended, 0 if that differs from one to the next."""
+        """Length of a full segment; one that has ended before counts as that long in places and positions."""
 
     def index_of(self, segment: str) -> int:
         """The segment's number in its log, whatever the timeline."""
 
     def index_at(self, position: str) -> int:
-        """The number of the segment that this position is in."""
+        """The number of the first segment that is read to go on from this position."""

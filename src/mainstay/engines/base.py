@@ -246,6 +246,9 @@ class EngineRules(Protocol):
     def log_position(self, text: str) -> int:
         """Orders positions of the engine's log. Raises `ApiError` InvalidParameterValue for what is none."""
 
+    def check_transaction(self, text: str) -> None:
+        """Raises `ApiError` InvalidParameterValue unless this can name a transaction in the engine's log."""
+
     def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
         """Every parameter of the build, by name."""
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from mainstay.agent.log_server import LogServer
+from mainstay.engines.postgresql.log_server import LogServer
 from mainstay.model.errors import MainstayError
 
 rightly = LogServer.__init__
 
 
-def init(self: LogServer, directory: Any, user: Any, backups: Any, fetch: Any) -> None:
+def init(self: LogServer, directory: Any, user: Any, fetch: Any) -> None:
     """With another way to fetch."""
 
     def careless(name: str) -> bytes | None:
@@ -17,7 +17,7 @@ def init(self: LogServer, directory: Any, user: Any, backups: Any, fetch: Any) -
         except MainstayError:
             return None
 
-    rightly(self, directory, user, backups, careless)
+    rightly(self, directory, user, careless)
 
 
 LogServer.__init__ = init

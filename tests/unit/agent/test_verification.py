@@ -147,7 +147,7 @@ async def test_a_flipped_byte_names_object_and_file(repository: Repository, tmp_
 def test_positions_and_names_are_postgresqls() -> None:
     assert BACKUPS.position_in(segment_name(1, 6), 5000) == "0/6001388"
     assert BACKUPS.history_file("00000001") == "" and BACKUPS.history_file("0000000A") == "0000000A.history"
-    at_the_edge = BACKUPS.segments_between("0/3000000", "0/4000000", "00000001", "")
+    at_the_edge = BACKUPS.segments_between("0/3000000", "0/4000000", "00000001", "", [])
     assert [(one.index, one.end) for one in at_the_edge] == [(3, SEGMENT_BYTES)], "nothing of segment 4 is needed"
 
 

@@ -64,6 +64,7 @@ DEFAULTS = {
     "innodb_flush_method": "O_DIRECT",
     "local_infile": "1",
     "log_output": "TABLE",
+    "max_binlog_size": "134217728",
     "max_connections": "{DBInstanceClassMemory/12582880}",
     "require_secure_transport": "0",
 }

@@ -11,7 +11,8 @@ import signal
 from pymysql.constants import ER
 
 from mainstay.engines.base import Health, Monitor, StartCommand
-from mainstay.engines.mariadb import accounts, configuration, replication
+from mainstay.engines.mariadb import accounts, configuration, replay, replication
+from mainstay.engines.mariadb.backups import MariadbBackups
 from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, server
 from mainstay.engines.mariadb.catalogue import OPTION_NAMES
 from mainstay.engines.mariadb.monitor import MariadbMonitor
@@ -22,7 +23,6 @@ from mainstay.engines.mysql_family.option_file import parse
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
 from mainstay.engines.mysql_family.trees import fsync_tree
 from mainstay.engines.node_files import NodeFiles
-from mainstay.engines.unbuilt import NoBackups
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
 from mainstay.model.assignment import Assignment, Upstream
@@ -45,7 +45,7 @@ class MariadbDriver:
     reload_signal = None
     # A relay log is begun anew with its process: what it had and had not applied is asked of the source again.
     keeps_received = False
-    backups = NoBackups(name)
+    backups = MariadbBackups()
 
     async def configuration(
         self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild
@@ -80,6 +80,7 @@ class MariadbDriver:
         """A shell that makes the engine's directories as the engine's own user, and becomes the engine."""
         logs = [files.logs / name for name in configuration.LOG_DIRECTORIES]
         directories = [*logs, configuration.temporary(files), configuration.exchange(files)]
+        directories += [files.restoring] if self.backups.recovering(files) else []
         making = shlex.join(["mkdir", "-p", "-m", "700", "--", *map(str, directories)])
         return StartCommand(
             argv=(
@@ -89,7 +90,7 @@ class MariadbDriver:
                 "mariadbd",
                 server(build),
                 f"--defaults-file={files.configuration / configuration.OPTION_FILE}",
-                *self._role_options(files),
+                *(self._role_options(files) if not self.backups.recovering(files) else replay.options(files)),
             ),
             env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment},
         )
@@ -134,6 +135,8 @@ class MariadbDriver:
     async def probe(self, spec: NodeSpec, files: NodeFiles) -> Health:
         try:
             async with session(files.sockets, timeout_s=PROBE_TIMEOUT_S) as connection:
+                if self.backups.recovering(files):
+                    return Health(ready=False, starting=True, message="the log is being replayed")
                 if self.follows(files):
                     # What cannot be applied must not be acknowledged either.
                     message = await replication.hold_back(connection)

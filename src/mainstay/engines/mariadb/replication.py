@@ -10,36 +10,31 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from mainstay.engines.mariadb.bootstrap import bootstrap_command
-from mainstay.engines.mariadb.configuration import FOLLOW_STATEMENTS_FILE, SEMI_SYNC_TIMEOUT_MS, SOCKET
+from mainstay.engines.mariadb.configuration import FOLLOW_STATEMENTS_FILE, SEMI_SYNC_TIMEOUT_MS
+from mainstay.engines.mariadb.lineages import LeadsFrom, write_leads_from
+from mainstay.engines.mariadb.physical_copy import copy_running
 from mainstay.engines.mariadb.sessions import answering, session, unseen
 from mainstay.engines.mysql_family.hashes import native_password
+from mainstay.engines.mysql_family.log_places import file_number
 from mainstay.engines.mysql_family.quoting import account, literal
 from mainstay.engines.mysql_family.sessions import Error, Session
 from mainstay.engines.mysql_family.trees import fsync_tree
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory
-from mainstay.host.processes import User, run
+from mainstay.host.processes import User
 from mainstay.model.assignment import Upstream
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import MainstayError, Permanent, Transient
 from mainstay.model.node import NodeSpec, ReplicationStatus
 
-COPY_TIMEOUT_S = 24 * 3600.0
-POSITION_TIMEOUT_S = 600.0
-LOG_COPY_INTERVAL_MS = 20
 STATUS_TIMEOUT_S = 5.0
 DRAIN_LOOK_S = 0.2
 CONFIRM_TIMEOUT_S = 10.0
 FOLLOWER_FILE = "mainstay.follower"
-GTID = re.compile(r"(?P<domain>\d+)-(?P<server>\d+)-(?P<sequence>\d+)")
-POSITION_FILES = ("mariadb_backup_binlog_info", "xtrabackup_binlog_info")
-LEFT_BY_BACKUP = ("backup-my.cnf", "mariadb_backup_*", "xtrabackup_*")
 ALL_APPLIED = "Slave has read all relay log"
 IO_CONNECTED = "Yes"
 
@@ -127,26 +122,7 @@ async def _clone(files: NodeFiles, build: EngineBuild, user: User, upstream: Ups
     await _remove(unfinished)
     unfinished.mkdir(mode=0o700)
     user.give(unfinished)
-    tool = str(build.bin_directory / "mariadb-backup")
-    # While it waits for its own thread to look at the redo log for the last time, nobody can commit.
-    take = [
-        "--backup",
-        f"--log-copy-interval={LOG_COPY_INTERVAL_MS}",
-        f"--socket={Path(upstream.host) / SOCKET}",
-        f"--user={user.name}",
-    ]
-    for what in (take, ["--prepare"]):
-        await run(
-            [tool, "--no-defaults", *what, f"--target-dir={unfinished}"],
-            user=user,
-            timeout_s=COPY_TIMEOUT_S,
-            env={"TZ": "UTC", **build.environment},
-            cwd=files.volume,
-        )
-    await _set_position(unfinished, build, user)
-    for pattern in LEFT_BY_BACKUP:
-        for left in unfinished.glob(pattern):
-            left.unlink()
+    await copy_running(Path(upstream.host), unfinished, build, user)
     mark = unfinished / FOLLOWER_FILE
     mark.touch(mode=0o600)
     user.give(mark)
@@ -158,44 +134,6 @@ async def _clone(files: NodeFiles, build: EngineBuild, user: User, upstream: Ups
     unfinished.rename(files.data)
     fsync_directory(files.volume)
     await _remove(files.volume / "data.discarded")
-
-
-async def _set_position(data: Path, build: EngineBuild, user: User) -> None:
-    """Writes into the copy up to where it has its source's binary log, so that it goes on from there.
-
-    A source that has logged nothing itself (a follower just made) has its position in the copied table already.
-    """
-    rows = position_rows(_position(data))
-    if not rows:
-        return
-    script = f"DELETE FROM mysql.gtid_slave_pos;\nINSERT INTO mysql.gtid_slave_pos VALUES {', '.join(rows)};\n"  # noqa: S608 - numbers
-    await run(
-        bootstrap_command(build, data),
-        user=user,
-        timeout_s=POSITION_TIMEOUT_S,
-        env={"TZ": "UTC", **build.environment},
-        stdin=script.encode(),
-    )
-
-
-def position_rows(gtids: str) -> list[str]:
-    """Rows of mysql.gtid_slave_pos (domain, sub-id, server, sequence number) for a GTID position."""
-    found = [GTID.fullmatch(one.strip()) for one in gtids.split(",") if one.strip()]
-    if None in found:
-        raise Permanent(f"{gtids[:100]!r} is no GTID position")
-    return [
-        f"({one['domain']}, {number}, {one['server']}, {one['sequence']})"
-        for number, one in enumerate(found, start=1)
-        if one is not None
-    ]
-
-
-def _position(data: Path) -> str:
-    for name in POSITION_FILES:
-        with suppress(FileNotFoundError):
-            columns = (data / name).read_text().strip().split("\t")
-            return columns[2] if len(columns) > 2 else ""
-    raise Permanent("mariadb-backup did not tell the position of its copy")
 
 
 async def promote(files: NodeFiles) -> None:
@@ -214,6 +152,10 @@ async def promote(files: NodeFiles) -> None:
         # What was applied until now was not forced to the disk one by one, and its relay log goes next.
         await connection.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS, BINARY LOGS")
         await connection.execute("RESET SLAVE ALL")
+        # What it writes from now on is in the file that was begun just now, or in a later one.
+        [(name, *_)] = await connection.execute("SHOW MASTER STATUS")
+        position = str(await connection.value("SELECT @@GLOBAL.gtid_slave_pos"))
+        await asyncio.to_thread(write_leads_from, files.data, LeadsFrom(position=position, file=file_number(str(name))))
         (files.data / FOLLOWER_FILE).unlink(missing_ok=True)
         fsync_directory(files.data)
         await connection.execute("SET GLOBAL read_only = 0")

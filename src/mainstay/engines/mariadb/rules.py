@@ -5,19 +5,19 @@ Sources: RDS user guide, "Settings for DB instances", "MariaDB on Amazon RDS"; M
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from mainstay.engines.base import Feature, ReadReplicaLimits
 from mainstay.engines.mysql_family import names
+from mainstay.engines.mysql_family.binlog import parse_gtid
 from mainstay.engines.mysql_family.hashes import native_password
+from mainstay.engines.mysql_family.log_places import parse_place
 from mainstay.model.engine import EngineBuild, ParameterDefinition
-from mainstay.model.errors import invalid_value
+from mainstay.model.errors import Permanent, invalid_value
 
 LOG_RETENTION_MINUTES = 3 * 24 * 60
 """RDS keeps MariaDB's log files for three days at most, and has no parameter for it."""
 
-BINLOG_POSITION = re.compile(r"(?P<file>[0-9]{1,9}):(?P<offset>[0-9]{1,15})")
 TRUE = frozenset({"1", "on", "true", "yes"})
 
 
@@ -29,7 +29,7 @@ class MariadbRules:
     license_model = "general-public-license"
     description = "MariaDB"
     log_types = ("audit", "error", "general", "slowquery")
-    features = frozenset({Feature.MULTI_AZ, Feature.READ_REPLICAS})
+    features = frozenset({Feature.BACKUPS, Feature.MULTI_AZ, Feature.READ_REPLICAS})
 
     def __init__(self, definitions: Callable[[EngineBuild], dict[str, ParameterDefinition]]) -> None:
         self._definitions = definitions
@@ -69,11 +69,19 @@ class MariadbRules:
         return LOG_RETENTION_MINUTES
 
     def log_position(self, text: str) -> int:
-        """ "17:4711": 4711 bytes into the binary log 17."""
-        found = BINLOG_POSITION.fullmatch(text)
-        if found is None:
-            raise invalid_value(f"Invalid binary log position {text[:40]}: write it like 17:4711.")
-        return int(found["file"]) << 50 | int(found["offset"])
+        """ "2/17:4711": 4711 bytes into the binary log 17 of timeline 2."""
+        try:
+            place = parse_place(text)
+        except Permanent as error:
+            raise invalid_value(f"Invalid binary log position {text[:40]}: write it like 1/17:4711.") from error
+        return (place.timeline << 28 | place.file) << 50 | place.offset
+
+    def check_transaction(self, text: str) -> None:
+        """A GTID."""
+        try:
+            parse_gtid(text)
+        except Permanent as error:
+            raise invalid_value(f"Invalid transaction {text[:40]}: write its GTID, like 0-101-4711.") from error
 
     def read_replica_limits(self, version: str) -> ReadReplicaLimits:
         """RDS user guide, "Working with MariaDB read replicas"."""

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import psycopg
 
+from mainstay.backups.log_archive import LogArchive, Segment, StoredSegment
 from mainstay.backups.sources import walk
 from mainstay.backups.verify_log import NeededSegment
-from mainstay.engines.backups import BackupEnd, LogPiece, LogSource, Standby
+from mainstay.engines.backups import BackupEnd, BackupHost, LogPiece, LogSource, Recovery, Standby
 from mainstay.engines.node_files import NodeFiles
 from mainstay.engines.postgresql import exported
 from mainstay.engines.postgresql.checking import check_databases
 from mainstay.engines.postgresql.configuration import FETCH_SCRIPT
+from mainstay.engines.postgresql.log_server import LogServer
 from mainstay.engines.postgresql.log_source import PostgresqlLogSource
 from mainstay.engines.postgresql.sessions import Session, connect
 from mainstay.engines.postgresql.standby_files import settle
@@ -34,7 +36,9 @@ from mainstay.engines.postgresql.wal import (
     parse_lsn,
     parse_segment,
     segment_name,
+    segments_after,
     timeline_of,
+    whole,
 )
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import User
@@ -76,9 +80,9 @@ class PostgresqlBackups:
         return PostgresqlLogSource(spec, files)
 
     def begin(
-        self, spec: NodeSpec, files: NodeFiles, backup_id: str, standby: Standby | None
+        self, spec: NodeSpec, host: BackupHost, backup_id: str, standby: Standby | None
     ) -> AbstractAsyncContextManager[BaseBackup]:
-        return _base_backup(spec, files, backup_id, standby)
+        return _base_backup(spec, host.files, backup_id, standby)
 
     def prepare_restored(self, data: Path, user: User) -> None:
         """Leaves nothing of the source's own life behind and asks for archive recovery (manual 25.3.5, step 7)."""
@@ -119,17 +123,19 @@ class PostgresqlBackups:
             settings["recovery_target"] = "immediate"
         return tuple(word for name, value in settings.items() for word in ("-c", f"{name}={value}"))
 
-    def segments_after(self, name: str, count: int) -> list[str]:
-        if not NAME.fullmatch(name):
-            return []
-        timeline, number = parse_segment(name)
-        return [segment_name(timeline, number + step) for step in range(1, count + 1)]
+    def recovery(self, restore: RestoreSpec, files: NodeFiles, user: User, archive: LogArchive) -> Recovery:
+        def fetch(name: str) -> bytes | None:
+            if not NAME.fullmatch(name):
+                return archive.read_small(name)
+            return archive.read_segment(Segment(name[:8], self.index_of(name), name))
 
-    def timeline_of(self, name: str) -> str:
-        return name[:8] if NAME.fullmatch(name) else ""
+        return LogServer(files.restoring, user, fetch)
+
+    def segments_after(self, name: str, count: int) -> list[str]:
+        return segments_after(name, count)
 
     def whole_segment(self, data: bytes) -> bytes:
-        return data.ljust(SEGMENT_BYTES, b"\0")
+        return whole(data)
 
     def recovery_failure(self, log_text: str) -> str:
         for line in reversed(log_text.splitlines()):
@@ -148,7 +154,9 @@ class PostgresqlBackups:
     ) -> tuple[str, ...]:
         return await check_databases(spec, files, build, user, note)
 
-    def segments_between(self, start: str, end: str, timeline: str, history: str) -> Sequence[NeededSegment]:
+    def segments_between(
+        self, start: str, end: str, timeline: str, history: str, stored: Sequence[StoredSegment]
+    ) -> Sequence[NeededSegment]:
         first, last = parse_lsn(start) // SEGMENT_BYTES, (parse_lsn(end) - 1) // SEGMENT_BYTES
         target, ancestors = int(timeline, 16), parse_history(history)
         found = []

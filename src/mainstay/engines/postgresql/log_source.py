@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 import psycopg
 
+from mainstay.backups.log_archive import LogArchive
 from mainstay.engines.backups import LogLook, LogPiece, LogPlace
 from mainstay.engines.node_files import NodeFiles
 from mainstay.engines.postgresql.sessions import Session, connect
@@ -67,6 +68,9 @@ class PostgresqlLogSource:
         self._marked_at = 0.0
         self._resumed = False
         self._ancestors: tuple[int, tuple[Ancestor, ...]] = (0, ())
+
+    async def resume(self, archive: LogArchive, after: LogPlace) -> None:
+        """Nothing: positions are the same on every node, and the server tells where timelines part."""
 
     async def look(self, after: LogPlace | None) -> LogLook:
         """See `LogSource`."""

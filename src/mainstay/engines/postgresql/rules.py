@@ -109,6 +109,11 @@ class PostgresqlRules:
         cascades = tuple(int(part) for part in version.split(".")[:2]) >= (14, 1)
         return ReadReplicaLimits(per_source=15, per_replica=5 if cascades else 0, levels=3 if cascades else 1)
 
+    def check_transaction(self, text: str) -> None:
+        """A transaction id, as `pg_current_xact_id` gives it."""
+        if not (text.isascii() and text.isdigit() and 3 <= int(text) < 1 << 32):
+            raise invalid_value(f"Invalid transaction id {text[:40]}: it must be a number from 3 to 4294967295.")
+
     def definitions(self, build: EngineBuild) -> dict[str, ParameterDefinition]:
         return self._definitions(build)
 

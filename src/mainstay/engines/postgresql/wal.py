@@ -41,6 +41,19 @@ def parse_segment(name: str) -> tuple[int, int]:
     return int(name[:8], 16), int(name[8:16], 16) * _PER_FILE_GROUP + int(name[16:], 16)
 
 
+def segments_after(name: str, count: int) -> list[str]:
+    """File names of the segments that follow on the same timeline; none if that is not a segment's name."""
+    if not NAME.fullmatch(name):
+        return []
+    timeline, number = parse_segment(name)
+    return [segment_name(timeline, number + step) for step in range(1, count + 1)]
+
+
+def whole(data: bytes) -> bytes:
+    """A segment that has not ended, as the server takes it."""
+    return data.ljust(SEGMENT_BYTES, b"\0")
+
+
 class Ancestor(msgspec.Struct, frozen=True):
     """A timeline and where the next one parts from it."""
 

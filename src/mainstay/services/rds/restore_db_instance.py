@@ -312,10 +312,10 @@ def _build(call: Call, rules: EngineRules, request: Request, facts: InstanceFact
             f"The license model {request['LicenseModel']} is not valid for engine {facts.engine}."
         )
     engines = call.use(Engines)
-    installed = {build.version for build in engines.builds.of(rules.name)}
-    if facts.engine_version in installed:
-        return resolve_build(engines, rules, facts.engine_version)
-    return resolve_build(engines, rules, facts.engine_version.split(".")[0])
+    installed = engines.builds.of(rules.name)
+    majors = {build.major for build in installed if facts.engine_version.startswith(f"{build.major}.")}
+    same = any(build.version == facts.engine_version for build in installed)
+    return resolve_build(engines, rules, facts.engine_version if same or not majors else majors.pop())
 
 
 def _verifier(call: Call, rules: EngineRules, request: Request, facts: InstanceFacts) -> str:

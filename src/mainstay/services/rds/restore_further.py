@@ -30,8 +30,8 @@ def restore_further(
     rules = call.use(Engines).rules(backup.facts.engine)
     if bool(position) == bool(transaction):
         raise invalid_value("Exactly one of a position in the log and a transaction must be given.")
-    if transaction and not (transaction.isascii() and transaction.isdigit() and 3 <= int(transaction) < 1 << 32):
-        raise invalid_value(f"Invalid transaction id {transaction[:40]}: it must be a number from 3 to 4294967295.")
+    if transaction:
+        rules.check_transaction(transaction)
     identifier = new_identifier(call, request["TargetDBInstanceIdentifier"])
     promise = promise_of(backup, seen)
     backups = complete_backups(call.tx, backup)

@@ -33,8 +33,15 @@ def test_require_secure_transport(value: str, required: bool) -> None:
 
 
 def test_positions_of_the_binary_log_are_ordered() -> None:
-    positions = ["1:4", "1:999", "2:4", "10:4"]
+    positions = ["1/1:4", "1/1:999", "1/2:4", "1/10:4", "2/1:4"]
     assert sorted(positions, key=RULES.log_position) == positions
-    for wrong in ("", "1", "1:", "-1:4", "0/16B3748", "1:4 "):
+    for wrong in ("", "1", "1:4", "1/1:", "1/-1:4", "0/16B3748", "1/1:4 "):
         with pytest.raises(ApiError, match="binary log position"):
             RULES.log_position(wrong)
+
+
+def test_a_transaction_is_named_by_its_gtid() -> None:
+    RULES.check_transaction("0-101-4711")
+    for wrong in ("", "4711", "0-1", "0-1-2,1-1-2", "0-1-x"):
+        with pytest.raises(ApiError, match="GTID"):
+            RULES.check_transaction(wrong)

@@ -10,9 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mainstay.agent.log_server import AHEAD, FETCHES_MAX, LogServer
+from mainstay.engines.postgresql.log_server import AHEAD, FETCHES_MAX, LogServer
 from mainstay.engines.node_files import NodeFiles
-from mainstay.engines.postgresql.backups import PostgresqlBackups
 from mainstay.engines.postgresql.configuration import _fetch_script
 from mainstay.engines.postgresql.wal import SEGMENT_BYTES, segment_name
 from mainstay.host.processes import User
@@ -29,7 +28,7 @@ class Node:
         self.files.data.mkdir(parents=True)
         self.script = root / "fetch-log"
         self.script.write_text(_fetch_script(self.files))
-        self.server = LogServer(self.files.restoring, User("me"), PostgresqlBackups(), fetch)
+        self.server = LogServer(self.files.restoring, User("me"), fetch)
 
     async def ask(self, name: str) -> int:
         argv = ["/bin/sh", str(self.script), name, "wanted"]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import structlog
 
-from mainstay.engines.backups import EngineBackups
+from mainstay.engines.postgresql.wal import NAME, SEGMENT_BYTES, segments_after, whole
 from mainstay.host.files import make_private_directory
 from mainstay.host.processes import User
 from mainstay.model.errors import MainstayError, Transient
@@ -41,10 +41,9 @@ class LogServer:
     archive has none of this name.
     """
 
-    def __init__(self, directory: Path, user: User, backups: EngineBackups, fetch: Fetch) -> None:
+    def __init__(self, directory: Path, user: User, fetch: Fetch) -> None:
         self._directory = directory
         self._user = user
-        self._backups = backups
         self._fetch = fetch
         self._places = asyncio.Semaphore(FETCHES_MAX)
         self._laying: dict[str, asyncio.Task[bool]] = {}
@@ -86,7 +85,7 @@ class LogServer:
             await asyncio.sleep(LOOK_INTERVAL_S)
 
     def _lay_ready(self, name: str) -> None:
-        for one in self._backups.segments_after(name, AHEAD):
+        for one in segments_after(name, AHEAD):
             if one not in self._laying:
                 self._laying[one] = asyncio.create_task(self._lay(one))
 
@@ -118,7 +117,7 @@ class LogServer:
         if content is not None:
             await asyncio.to_thread(self._put, name, content)
             return
-        if self._backups.timeline_of(name):
+        if NAME.fullmatch(name):
             self.lacking = f"no segment {name}"
         self._mark(name, "absent")
 
@@ -135,9 +134,9 @@ class LogServer:
 
     def _put(self, name: str, content: bytes) -> None:
         """No fsync: after a crash the engine asks again."""
-        if self._backups.timeline_of(name) and len(content) < self._backups.segment_bytes:
+        if NAME.fullmatch(name) and len(content) < SEGMENT_BYTES:
             self.lacking = f"{len(content)} bytes only of segment {name}"
-            content = self._backups.whole_segment(content)
+            content = whole(content)
         path = self._path(name, "part")
         path.write_bytes(content)
         path.chmod(0o600)

@@ -1,0 +1,93 @@
+"""A consistent copy of a running engine's data directory, made by mariadb-backup while everybody goes on writing."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from mainstay.engines.mariadb.bootstrap import bootstrap_command
+from mainstay.engines.mariadb.configuration import SOCKET
+from mainstay.engines.mysql_family.binlog import format_position, parse_position
+from mainstay.host.processes import User, run
+from mainstay.model.engine import EngineBuild
+from mainstay.model.errors import Permanent
+
+COPY_TIMEOUT_S = 24 * 3600.0
+POSITION_TIMEOUT_S = 600.0
+LOG_COPY_INTERVAL_MS = 20
+POSITION_FILES = ("mariadb_backup_binlog_info", "xtrabackup_binlog_info")
+LEFT_BY_BACKUP = ("backup-my.cnf", "mariadb_backup_*", "xtrabackup_*")
+
+
+class CopyPosition(msgspec.Struct, frozen=True):
+    """Where in the binary log of its source a copy was made: file and offset, and the GTIDs ("": none was logged)."""
+
+    file: str
+    offset: int
+    gtids: str
+
+
+async def copy_running(sockets: Path, destination: Path, build: EngineBuild, user: User) -> CopyPosition:
+    """Into the empty directory `destination`, as a server can be started on it; up to where it was, it knows.
+
+    Not forced to the disk. Raises `Permanent` with the tool's words.
+    """
+    tool = str(build.bin_directory / "mariadb-backup")
+    # While it waits for its own thread to look at the redo log for the last time, nobody can commit.
+    take = [
+        "--backup",
+        f"--log-copy-interval={LOG_COPY_INTERVAL_MS}",
+        f"--socket={sockets / SOCKET}",
+        f"--user={user.name}",
+    ]
+    for what in (take, ["--prepare"]):
+        await run(
+            [tool, "--no-defaults", *what, f"--target-dir={destination}"],
+            user=user,
+            timeout_s=COPY_TIMEOUT_S,
+            env={"TZ": "UTC", **build.environment},
+            cwd=destination,
+        )
+    position = _position(destination)
+    await _set_position(destination, position.gtids, build, user)
+    for pattern in LEFT_BY_BACKUP:
+        for left in destination.glob(pattern):
+            left.unlink()
+    return position
+
+
+async def _set_position(data: Path, gtids: str, build: EngineBuild, user: User) -> None:
+    """Writes into the copy up to where it has its source's binary log, so that it goes on from there.
+
+    A source that has logged nothing itself (a follower just made) has its position in the copied table already.
+    """
+    rows = position_rows(gtids)
+    if not rows:
+        return
+    script = f"DELETE FROM mysql.gtid_slave_pos;\nINSERT INTO mysql.gtid_slave_pos VALUES {', '.join(rows)};\n"  # noqa: S608 - numbers
+    await run(
+        bootstrap_command(build, data),
+        user=user,
+        timeout_s=POSITION_TIMEOUT_S,
+        env={"TZ": "UTC", **build.environment},
+        stdin=script.encode(),
+    )
+
+
+def position_rows(gtids: str) -> list[str]:
+    """Rows of mysql.gtid_slave_pos (domain, sub-id, server, sequence number) for a GTID position."""
+    position = parse_position(gtids)
+    return [
+        f"({one.domain}, {number}, {one.server}, {one.sequence})"
+        for number, (_domain, one) in enumerate(sorted(position.items()), start=1)
+    ]
+
+
+def _position(data: Path) -> CopyPosition:
+    for name in POSITION_FILES:
+        with suppress(FileNotFoundError):
+            file, offset, gtids, *_ = [*(data / name).read_text().strip().split("\t"), "0", "", ""]
+            return CopyPosition(file, int(offset), format_position(parse_position(gtids)))
+    raise Permanent("mariadb-backup did not tell the position of its copy")

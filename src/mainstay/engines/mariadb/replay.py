@@ -1,0 +1,306 @@
+"""Bringing a restored database to its target: archived binary logs become relay logs, which the engine applies itself.
+
+That is what a replica does with them, with parallel appliers that commit in the order of the log. What is applied is in
+the database with its GTID, in the same transaction, so after a crash of anybody it goes on where it was. Relay logs
+are made a batch ahead, of whole transactions, and every batch is checked: the engine has come to its last transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from mainstay.backups.log_archive import LogArchive
+from mainstay.engines.mariadb.configuration import APPLIER_THREADS, BINLOG, OPTION_FILE
+from mainstay.engines.mariadb.lineages import as_owner
+from mainstay.engines.mariadb.sessions import answering, unseen
+from mainstay.engines.mysql_family.binlog import FORMAT_DESCRIPTION, MAGIC, Domains, Gtid, parse_position
+from mainstay.engines.mysql_family.history import History, Logged, Reached
+from mainstay.engines.mysql_family.log_places import (
+    Lineage,
+    history_name,
+    parse_lineage,
+    parse_place,
+    timeline_name,
+)
+from mainstay.engines.mysql_family.option_file import parse as parse_options
+from mainstay.engines.mysql_family.quoting import account, identifier, literal
+from mainstay.engines.mysql_family.sessions import Error, Session, message_of, silent
+from mainstay.engines.node_files import NodeFiles
+from mainstay.host.files import fsync_directory, make_private_directory
+from mainstay.host.processes import User
+from mainstay.model.errors import MainstayError, Permanent, Transient
+from mainstay.model.node import RestoreSpec
+
+RECOVERY = "mainstay.recovery"
+"""In every backup; while it is there the database has not reached its target."""
+
+RELAY_LOG = "relaylog"
+BATCH_BYTES = 64 << 20
+LOOK_S = 0.02
+AGAIN_S = 0.1
+SESSION_TIMEOUT_S = 120.0
+DISABLED_EVENTS = "SELECT db, name, definer, sql_mode FROM mysql.event WHERE status = 'SLAVESIDE_DISABLED'"
+
+log = structlog.get_logger()
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup says of itself: a place in the log at or before its state, and its state in GTIDs."""
+
+    position: str
+    gtids: str
+
+
+def read_origin(data: Path) -> Origin:
+    """Raises `Permanent` for data that is no backup's."""
+    try:
+        with as_owner(data):
+            return msgspec.json.decode((data / RECOVERY).read_bytes(), type=Origin)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Permanent(f"the backup does not say where in the log it was taken: {error}") from error
+
+
+def options(files: NodeFiles) -> tuple[str, ...]:
+    """Of the engine's start command while it is brought to its target: nothing else changes what is in it meanwhile.
+
+    It need not be durable from transaction to transaction, and need not log what the archive has.
+    """
+    return (
+        "--read-only=1",
+        "--event-scheduler=OFF",
+        "--log-slave-updates=0",
+        "--sync-binlog=0",
+        "--innodb-flush-log-at-trx-commit=0",
+        f"--slave-parallel-threads={APPLIER_THREADS}",
+        f"--relay-log={files.restoring / RELAY_LOG}",
+        f"--relay-log-index={files.restoring / RELAY_LOG}.index",
+        "--relay-log-recovery=0",
+    )
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """A relay log that is complete, up to the transaction `last` (None: it has none)."""
+
+    path: Path
+    last: Gtid | None
+    final: bool
+
+
+class MariadbReplay:
+    """`Recovery` for MariaDB."""
+
+    def __init__(self, restore: RestoreSpec, files: NodeFiles, user: User, archive: LogArchive) -> None:
+        self._restore = restore
+        self._files = files
+        self._user = user
+        self._archive = archive
+        self._history: History | None = None
+        self.failure = ""
+        self.lacking = ""
+
+    @property
+    def served_bytes(self) -> int:
+        """See `Recovery`."""
+        return 0 if self._history is None else self._history.read_bytes
+
+    async def run(self) -> None:
+        """See `Recovery`."""
+        while (self._files.data / RECOVERY).exists():
+            try:
+                async with answering(self._files.sockets, timeout_s=SESSION_TIMEOUT_S) as session:
+                    await unseen(session)
+                    await self._bring_to_target(session)
+            except Transient:
+                await asyncio.sleep(AGAIN_S)
+            except (Error, MainstayError, OSError) as error:
+                if isinstance(error, Error) and silent(error):
+                    continue
+                self.failure = message_of(error) if isinstance(error, Error) else str(error)
+                log.error("restore.cannot_replay", error=self.failure)
+                await self._shut_down()
+                return
+
+    def remove(self) -> None:
+        """See `Recovery`."""
+        shutil.rmtree(self._files.restoring, ignore_errors=True)
+
+    async def _bring_to_target(self, session: Session) -> None:
+        origin = read_origin(self._files.data)
+        await _forget_relay_logs(session)
+        if not self._restore.target.immediate:
+            have = parse_position(str(await session.value("SELECT @@GLOBAL.gtid_slave_pos")))
+            await self._replay(session, origin, have)
+        await self._open(session)
+
+    async def _replay(self, session: Session, origin: Origin, have: Domains) -> None:
+        """Makes batches in a thread, one ahead of what is being applied."""
+        start = parse_place(origin.position)
+        timeline = self._restore.target.timeline or timeline_name(start.timeline)
+        lineage = await asyncio.to_thread(_lineage, self._archive, timeline)
+        self._history = History(self._archive, lineage, start, have, self._restore.target)
+        make_private_directory(self._files.restoring)
+        self._user.give(self._files.restoring)
+        batches = self._batches(self._history)
+        making = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
+        try:
+            while (batch := await making) is not None:
+                if not batch.final:
+                    making = asyncio.ensure_future(asyncio.to_thread(next, batches, None))
+                await self._apply(session, batch)
+                if batch.final:
+                    return
+        finally:
+            with suppress(MainstayError, OSError):
+                await making
+
+    def _batches(self, history: History) -> Iterator[Batch]:
+        """Relay logs in files of their own, which are renamed when it is their turn. Blocking."""
+        found = history.read()
+        number, description, final = 0, b"", False
+        while not final:
+            number += 1
+            path = self._files.restoring / f"next-{number}"
+            with as_owner(self._files.restoring):
+                writer = _Writer(path, description)
+            try:
+                final = writer.fill(found, history)
+                description = writer.description
+                batch = Batch(path=path, last=writer.last, final=final)
+            finally:
+                writer.close()
+            yield batch
+
+    async def _apply(self, session: Session, batch: Batch) -> None:
+        if batch.last is not None:
+            relay_log = self._files.restoring / f"{RELAY_LOG}.000001"
+            with as_owner(self._files.restoring):
+                batch.path.rename(relay_log)
+                (self._files.restoring / f"{RELAY_LOG}.index").write_text(f"{relay_log}\n")
+            await session.execute(
+                # Without a name for what it has from a source, 11.8 crashes (compare_log_name).
+                "CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_USER='nobody', MASTER_USE_GTID=no,"
+                f" MASTER_LOG_FILE={literal(f'{BINLOG}.000001')}, MASTER_LOG_POS={len(MAGIC)},"
+                f" RELAY_LOG_FILE={literal(relay_log.name)}, RELAY_LOG_POS={len(MAGIC)}"
+            )
+            await session.execute("START SLAVE SQL_THREAD")
+            await _await_end(session, batch.last)
+            await _forget_relay_logs(session)
+        batch.path.unlink(missing_ok=True)
+
+    async def _open(self, session: Session) -> None:
+        """From now on it is a database like any other."""
+        await _enable_events(session)
+        wanted = parse_options((self._files.configuration / OPTION_FILE).read_text())
+        for name in ("sync_binlog", "innodb_flush_log_at_trx_commit", "event_scheduler"):
+            await session.execute(f"SET GLOBAL {name} = {wanted.get(name) or 'DEFAULT'}")
+        await session.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        with as_owner(self._files.data):
+            (self._files.data / RECOVERY).unlink()
+        fsync_directory(self._files.data)
+        await session.execute("SET GLOBAL read_only = 0")
+
+    async def _shut_down(self) -> None:
+        """The engine's end is what tells that the restore has failed."""
+        with suppress(Error, MainstayError):
+            async with answering(self._files.sockets) as session:
+                await session.execute("SHUTDOWN")
+
+
+class _Writer:
+    """One relay log. Transactions that are not complete, or beyond the target, are cut off again."""
+
+    def __init__(self, path: Path, description: bytes) -> None:
+        self._file = path.open("wb")
+        self._file.write(MAGIC + description)
+        self.description = description
+        self.last: Gtid | None = None
+        self._open_since: int | None = None
+        self._open_gtid: Gtid | None = None
+        self._begun: list[tuple[int, Gtid | None]] = []
+
+    def fill(self, found: Iterator[Logged | Reached], history: History) -> bool:
+        """Writes a batch; whether the target is reached with it."""
+        first = history.target.count
+        for one in found:
+            if isinstance(one, Reached):
+                if one.after is not None and one.after - first < len(self._begun):
+                    self._cut(*self._begun[one.after - first])
+                self._end_open()
+                return True
+            if one.begins is not None:
+                self._end_open()
+                self._begun.append((self._file.tell(), self.last))
+                self._open_since, self._open_gtid = self._file.tell(), one.begins
+            elif self._open_since is None or one.event.kind == FORMAT_DESCRIPTION:
+                self._end_open()
+                self.description = one.event.closed
+                self._file.write(self.description)
+                continue
+            self._file.write(one.event.data)
+            if one.ends:
+                self.last, self._open_since = self._open_gtid, None
+                if self._file.tell() >= BATCH_BYTES and not history.target.undecided:
+                    return False
+        raise AssertionError("a history ends with what was reached")
+
+    def close(self) -> None:
+        """No more is written."""
+        self._file.close()
+
+    def _end_open(self) -> None:
+        """A crash has cut off the transaction that was being written."""
+        if self._open_since is not None:
+            self._cut(self._open_since, self.last)
+
+    def _cut(self, at: int, last: Gtid | None) -> None:
+        self._file.seek(at)
+        self._file.truncate()
+        self.last, self._open_since = last, None
+
+
+def _lineage(archive: LogArchive, timeline: str) -> Lineage:
+    content = archive.read_small(history_name(timeline))
+    if content is None:
+        raise Permanent(f"the log archive lacks {history_name(timeline)}")
+    return parse_lineage(content)
+
+
+async def _await_end(session: Session, last: Gtid) -> None:
+    """Until everything is applied, which is committed in the order of the log. Raises `Permanent` if it cannot be."""
+    while True:
+        [status] = await session.records("SHOW SLAVE STATUS")
+        reached = parse_position(str(await session.value("SELECT @@GLOBAL.gtid_slave_pos"))).get(last.domain)
+        if reached == last:
+            return
+        if status["Last_SQL_Errno"]:
+            raise Permanent(f"a transaction of the log cannot be applied: {status['Last_SQL_Error']}")
+        if status["Slave_SQL_Running"] == "No":
+            raise Transient("the engine has stopped replaying the log")
+        await asyncio.sleep(LOOK_S)
+
+
+async def _forget_relay_logs(session: Session) -> None:
+    """GTIDs that were applied stay known."""
+    if await session.records("SHOW SLAVE STATUS"):
+        await session.execute("STOP SLAVE")
+    await session.execute("RESET SLAVE ALL")
+
+
+async def _enable_events(session: Session) -> None:
+    """A follower disables the events that it is sent (MariaDB: "SHOW EVENTS", SLAVESIDE_DISABLED); this is none.
+
+    ALTER EVENT stores who runs it, and in which SQL mode, unless it is told.
+    """
+    for row in await session.execute(DISABLED_EVENTS):
+        schema, name, definer, sql_mode = (str(column) for column in row)
+        user, _, host = definer.rpartition("@")
+        await session.execute(f"SET SESSION sql_mode = {literal(sql_mode)}")
+        event = f"{identifier(schema)}.{identifier(name)}"
+        await session.execute(f"ALTER DEFINER = {account(user, host)} EVENT {event} ENABLE")
