@@ -76,9 +76,7 @@ class SimulatedBackups:
         return None
 
     @asynccontextmanager
-    async def begin(
-        self, spec: NodeSpec, host: Any, backup_id: str, standby: Any
-    ) -> AsyncIterator[SimulatedBackup]:
+    async def begin(self, spec: NodeSpec, host: Any, backup_id: str, standby: Any) -> AsyncIterator[SimulatedBackup]:
         yield SimulatedBackup(self._clock)
 
     def prepare_restored(self, data: Path, user: User) -> None:

@@ -58,9 +58,7 @@ class Shop:
         return [row[0] for row in self.run("SELECT a FROM kept ORDER BY a")]
 
     def restorable(self, moment: datetime) -> None:
-        eventually(
-            lambda: self.service.describe(self.identifier).get("LatestRestorableTime", LONG_AGO) >= moment
-        )
+        eventually(lambda: self.service.describe(self.identifier).get("LatestRestorableTime", LONG_AGO) >= moment)
 
     def restored(self, target: str, moment: datetime | None = None) -> Shop:
         wanted = {"UseLatestRestorableTime": True} if moment is None else {"RestoreTime": moment}

@@ -31,7 +31,7 @@ def test_a_multi_az_instance_with_replicas_keeps_every_commit_and_they_follow_on
     service: Service, engine: EngineUnderTest
 ) -> None:
     rds = service.client("rds")
-    backups = {"BackupRetentionPeriod": 1} if engine.dialect.engine == "postgres" else {}
+    backups = {"BackupRetentionPeriod": 1}
     source = engine.create(service, MultiAZ=True, DBName="shop", **backups)
     name = source["DBInstanceIdentifier"]
     first, second = f"{name}-r1", f"{name}-r2"
@@ -61,9 +61,8 @@ def test_a_multi_az_instance_with_replicas_keeps_every_commit_and_they_follow_on
             rds.create_db_instance_read_replica(DBInstanceIdentifier=replica, SourceDBInstanceIdentifier=of)
             made.append(replica)
             replicas.append(service.await_status(replica, "available"))
-            if backups:
-                rds.modify_db_instance(DBInstanceIdentifier=replica, ApplyImmediately=True, **backups)
-                service.await_status(replica, "available")
+            rds.modify_db_instance(DBInstanceIdentifier=replica, ApplyImmediately=True, **backups)
+            service.await_status(replica, "available")
         eventually(lambda: [rows(one) for one in replicas] == [[1], [1]])
         assert not write(replicas[0], 99) and not write(replicas[1], 99)
 

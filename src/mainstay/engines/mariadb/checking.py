@@ -31,7 +31,9 @@ async def check_tables(files: NodeFiles, note: Callable[[int, int], None]) -> tu
             note(done, total)
             rows = await session.execute(f"CHECK TABLE {identifier(schema)}.{identifier(name)} EXTENDED")
             for _table, _operation, kind, text in rows:
-                if str(kind).lower() not in NO_FINDING or (kind == "status" and text not in ("OK", "Table is already up to date")):
+                if str(kind).lower() not in NO_FINDING or (
+                    kind == "status" and text not in ("OK", "Table is already up to date")
+                ):
                     damages.append(f"{schema}.{name}: {text}")
             done += size
         note(total, total)

@@ -35,7 +35,16 @@ from mainstay.engines.mariadb.lineages import (
     write_shipped,
 )
 from mainstay.engines.mariadb.sessions import connect
-from mainstay.engines.mysql_family.binlog import GTID, GTID_LIST, Event, State, events, highest, parse_position, state_of
+from mainstay.engines.mysql_family.binlog import (
+    GTID,
+    GTID_LIST,
+    Event,
+    State,
+    events,
+    highest,
+    parse_position,
+    state_of,
+)
 from mainstay.engines.mysql_family.log_places import (
     FIRST_TIMELINE,
     SEGMENT_BYTES,
@@ -178,9 +187,7 @@ class MariadbLogSource:
         pieces = [piece for file in range(begin.file, current + 1) for piece in self._pieces(begin, offset, file, end)]
         return self._look(moment, end, pieces=tuple(pieces))
 
-    def _look(
-        self, moment: float, end: Place, *, pieces: tuple[LogPiece, ...] = (), missing: str = ""
-    ) -> LogLook:
+    def _look(self, moment: float, end: Place, *, pieces: tuple[LogPiece, ...] = (), missing: str = "") -> LogLook:
         timeline = timeline_name(end.timeline)
         return LogLook(
             moment=moment,
@@ -253,13 +260,15 @@ class _Archived(msgspec.Struct, frozen=True):
 def _archived(archive: LogArchive, after: LogPlace) -> _Archived:
     last = parse_segment(after.segment)
     lineage = parse_lineage(archive.read_small(history_name(after.timeline)) or b"")
-    stored = [one.segment for one in archive.segments(after.timeline) if parse_segment(one.segment.name).file == last.file]
+    stored = [
+        one.segment for one in archive.segments(after.timeline) if parse_segment(one.segment.name).file == last.file
+    ]
     state = state_of(events(archive.read_segment(segment) or b"" for segment in stored))
     return _Archived(last, state, lineage.first_file, lineage.ancestors)
 
 
 def _goes_on(data: Path, archived: _Archived, logs: list[int]) -> LeadsFrom | None:
-    """The newest binary log of a former follower that leaves nothing out behind the archive, with where it took over."""
+    """From which binary log of a former follower nothing is left out behind the archive, with where it took over."""
     leads_from = read_leads_from(data)
     if leads_from is None:
         return None
@@ -311,5 +320,3 @@ def _age_s(path: Path) -> float:
 
 def _words(error: Error | TimeoutError) -> str:
     return message_of(error) if isinstance(error, Error) else f"no answer within {LOOK_TIMEOUT_S:.0f} s"
-
-

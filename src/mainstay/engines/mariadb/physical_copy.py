@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from pathlib import Path
 
@@ -52,10 +53,14 @@ async def copy_running(sockets: Path, destination: Path, build: EngineBuild, use
         )
     position = _position(destination)
     await _set_position(destination, position.gtids, build, user)
+    await asyncio.to_thread(_remove_left, destination)
+    return position
+
+
+def _remove_left(destination: Path) -> None:
     for pattern in LEFT_BY_BACKUP:
         for left in destination.glob(pattern):
             left.unlink()
-    return position
 
 
 async def _set_position(data: Path, gtids: str, build: EngineBuild, user: User) -> None:

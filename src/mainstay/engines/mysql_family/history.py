@@ -109,7 +109,9 @@ class Target:
 class History:
     """What is to be replayed on a database that has every transaction up to `have`, to bring it to the target."""
 
-    def __init__(self, archive: LogArchive, lineage: Lineage, start: Place, have: Domains, target: RestoreTarget) -> None:
+    def __init__(
+        self, archive: LogArchive, lineage: Lineage, start: Place, have: Domains, target: RestoreTarget
+    ) -> None:
         self._archive = archive
         self._lineage = lineage
         self._start = start

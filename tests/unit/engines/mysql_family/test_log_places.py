@@ -83,7 +83,9 @@ def test_whatever_is_missing_is_among_what_is_needed_or_shows_in_its_neighbour(g
 
 def test_histories_are_followed_over_failovers() -> None:
     lineage = Lineage(
-        timeline=3, first_file=7, ancestors=(Stretch(1, 3, Part(1, 4, 0), "0-1-5"), Stretch(2, 1, Part(2, 1, 0), "0-2-9"))
+        timeline=3,
+        first_file=7,
+        ancestors=(Stretch(1, 3, Part(1, 4, 0), "0-1-5"), Stretch(2, 1, Part(2, 1, 0), "0-2-9")),
     )
     there = [Part(1, 3, 0), Part(1, 4, 0), Part(1, 5, 0), Part(2, 1, 0), Part(3, 7, 0)]
     assert [one for one, *_ in needed("1/4:80", "3/7:90", there, lineage)] == [

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from mainstay.engines.postgresql.log_server import AHEAD, FETCHES_MAX, LogServer
 from mainstay.engines.node_files import NodeFiles
 from mainstay.engines.postgresql.configuration import _fetch_script
+from mainstay.engines.postgresql.log_server import AHEAD, FETCHES_MAX, LogServer
 from mainstay.engines.postgresql.wal import SEGMENT_BYTES, segment_name
 from mainstay.host.processes import User
 from mainstay.model.errors import Permanent, Transient
