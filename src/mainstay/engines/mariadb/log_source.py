@@ -34,6 +34,7 @@ from mainstay.engines.mariadb.lineages import (
     read_shipped,
     write_shipped,
 )
+from mainstay.engines.mariadb.replication import follows
 from mainstay.engines.mariadb.sessions import connect
 from mainstay.engines.mysql_family.binlog import (
     GTID,
@@ -84,7 +85,7 @@ class MariadbLogSource:
     """`LogSource` for MariaDB."""
 
     def __init__(self, spec: NodeSpec, files: NodeFiles) -> None:
-        self._sockets = files.sockets
+        self._files = files
         self._data = files.data
         self._repository = "" if spec.archive is None else spec.archive.prefix
         self._session: Session | None = None
@@ -104,6 +105,8 @@ class MariadbLogSource:
 
     async def look(self, after: LogPlace | None) -> LogLook:
         """See `LogSource`."""
+        if follows(self._files):  # it has been told to lead, and has not applied everything yet
+            raise Transient("the engine does not lead yet")
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 session = await self._open()
@@ -142,7 +145,7 @@ class MariadbLogSource:
 
     async def _open(self) -> Session:
         if self._session is None:
-            self._session = await connect(self._sockets, timeout_s=LOOK_TIMEOUT_S, replicated=True)
+            self._session = await connect(self._files.sockets, timeout_s=LOOK_TIMEOUT_S, replicated=True)
             for statement in AS_IT_STANDS:
                 await self._session.execute(statement)
         return self._session

@@ -125,7 +125,7 @@ class MariadbReplay:
                 self.failure = message_of(error) if isinstance(error, Error) else str(error)
                 log.error("restore.cannot_replay", error=self.failure)
                 await self._shut_down()
-                return
+                await asyncio.Event().wait()  # what went wrong is asked for when the engine has ended
 
     def remove(self) -> None:
         """See `Recovery`."""

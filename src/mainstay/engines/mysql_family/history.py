@@ -118,6 +118,7 @@ class History:
         self._have = {domain: one.sequence for domain, one in have.items()}
         self.target = Target(target, have)
         self.read_bytes = 0
+        self._changes_hands = False
 
     def read(self) -> Iterator[Logged | Reached]:
         """Events, and in the end `Reached`. Raises `Permanent` for a log that is not whole, `Transient`.
@@ -133,8 +134,7 @@ class History:
                     if isinstance(found, Reached):
                         return
                 place = Place(stretch.timeline, file, self._file_bytes)
-            if any(one.sequence > self._have.get(domain, 0) for domain, one in ends_at.items()):
-                raise Permanent(f"the log archive lacks the end of timeline {stretch.timeline}")
+            self._changes_hands = True
         self.target.end_of_log(place)
         yield Reached()
 
@@ -144,6 +144,7 @@ class History:
             if event.kind == FORMAT_DESCRIPTION:
                 yield Logged(event)
             elif event.kind == GTID:
+                self._require_no_hole(event.gtid)
                 begun = event if self._wanted(event.gtid, ends_at) else None
                 if begun is not None:
                     if reached := self.target.begins(event, Place(file.timeline, file.file, event.offset)):
@@ -159,6 +160,12 @@ class History:
                 if reached := self.target.goes_on(event):
                     yield reached
                     return
+
+    def _require_no_hole(self, gtid: Gtid) -> None:
+        """Where another leader's log begins, it begins with what is known, or just behind that."""
+        if self._changes_hands and gtid.sequence > self._have.get(gtid.domain, 0) + 1:
+            raise Permanent(f"the log archive lacks the end of a timeline: what comes before {gtid} is missing")
+        self._changes_hands = False
 
     def _wanted(self, gtid: Gtid, ends_at: Domains | None) -> bool:
         if gtid.sequence <= self._have.get(gtid.domain, 0):

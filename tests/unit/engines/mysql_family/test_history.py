@@ -129,9 +129,25 @@ def test_after_a_failover_the_history_is_the_new_leaders(archive: LogArchive) ->
     begun = [one.begins for one in found if isinstance(one, Logged) and one.begins]
     assert begun == [Gtid(0, 1, 11), Gtid(0, 1, 12), Gtid(0, 2, 13), Gtid(0, 2, 14)]
     assert replayed(archive, moment(12), lineage=lineage) == [11]
-    far = Lineage(timeline=2, first_file=1, ancestors=(Stretch(1, 3, last, "0-1-15"),))
-    with pytest.raises(Permanent, match="lacks the end of timeline 1"):
-        replayed(archive, moment(21), lineage=far)
+
+
+def test_what_the_old_leader_had_not_shipped_must_be_in_the_new_ones_log(archive: LogArchive) -> None:
+    old, lacking, whole = Binlog(1), Binlog(2), Binlog(2)
+    old.write(11, 11)
+    for log in (whole, lacking):
+        if log is whole:
+            log.write(12, 12, server=1)
+        log.write(13, 13)
+        log.mark(14, 20.0)
+    archive_log(archive, FIRST, {3: old})
+    for timeline, log in ((2, whole), (3, lacking)):
+        lineage = Lineage(timeline=timeline, first_file=1, ancestors=(Stretch(1, 3, Part(1, 3, 0), "0-1-12"),))
+        archive_log(archive, lineage, {1: log})
+        if log is whole:
+            assert replayed(archive, moment(20), lineage=lineage) == [11, 12, 13]
+        else:
+            with pytest.raises(Permanent, match="what comes before 0-2-13 is missing"):
+                replayed(archive, moment(20), lineage=lineage)
 
 
 def test_a_missing_binary_log_is_named(archive: LogArchive) -> None:
