@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
 from harness.dialects import ClientError, EngineUnderTest
 from harness.pairs import MultiAZ
 from harness.service import Service, eventually
+from harness.shop import Shop, whole_second
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
-
-LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -27,46 +23,6 @@ def made(service: Service) -> Iterator[list[str]]:
     yield names
     for name in names:
         service.delete_instance(name)
-
-
-def whole_second() -> datetime:
-    """Waits for the beginning of the next second, which it returns: what was before is before, what comes is after."""
-    moment = int(time.time()) + 1
-    while time.time() < moment + 0.01:
-        time.sleep(0.005)
-    return datetime.fromtimestamp(moment, UTC)
-
-
-class Shop:
-    """A table of numbers in an instance."""
-
-    def __init__(self, service: Service, engine: EngineUnderTest, identifier: str) -> None:
-        self.service, self.engine, self.identifier = service, engine, identifier
-
-    def run(self, *statements: str) -> list[tuple[Any, ...]]:
-        instance = self.service.describe(self.identifier)
-        rows: list[tuple[Any, ...]] = []
-        with self.engine.connect(self.service, instance, database="shop") as client:
-            for statement in statements:
-                rows = client.rows(statement)
-        return rows
-
-    def insert(self, *numbers: int) -> None:
-        self.run(*(f"INSERT INTO kept VALUES ({number})" for number in numbers))
-
-    def numbers(self) -> list[int]:
-        return [row[0] for row in self.run("SELECT a FROM kept ORDER BY a")]
-
-    def restorable(self, moment: datetime) -> None:
-        eventually(lambda: self.service.describe(self.identifier).get("LatestRestorableTime", LONG_AGO) >= moment)
-
-    def restored(self, target: str, moment: datetime | None = None) -> Shop:
-        wanted = {"UseLatestRestorableTime": True} if moment is None else {"RestoreTime": moment}
-        self.service.client("rds").restore_db_instance_to_point_in_time(
-            SourceDBInstanceIdentifier=self.identifier, TargetDBInstanceIdentifier=target, **wanted
-        )
-        self.service.await_status(target, "available")
-        return Shop(self.service, self.engine, target)
 
 
 def test_any_second_comes_back_and_so_does_what_was_dropped(

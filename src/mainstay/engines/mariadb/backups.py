@@ -17,6 +17,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from mainstay.backups.log_archive import LogArchive, StoredSegment
 from mainstay.backups.sources import walk
@@ -43,6 +44,8 @@ from mainstay.engines.mysql_family.log_places import (
     parse_segment,
     timeline_name,
 )
+from mainstay.engines.mysql_family.quoting import literal
+from mainstay.engines.mysql_family.sessions import Error
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User
 from mainstay.model.backup import SourceFile
@@ -55,6 +58,9 @@ UNFINISHED = "data.backing-up-"
 SHIPPING_PATIENCE_S = 60.0
 SHIPPING_LOOK_S = 0.1
 ROOM_PERCENT = 110
+SETTLE_PATIENCE_S = 60.0
+
+log = structlog.get_logger()
 
 
 class MariadbBackups:
@@ -69,7 +75,7 @@ class MariadbBackups:
     def begin(
         self, spec: NodeSpec, host: BackupHost, backup_id: str, standby: Standby | None
     ) -> AbstractAsyncContextManager[PhysicalBackup]:
-        return _physical_backup(spec, host)
+        return _physical_backup(spec, host, standby)
 
     def prepare_restored(self, data: Path, user: User) -> None:
         """Nothing has to be done: what was backed up is a data directory that says that it was restored."""
@@ -127,11 +133,10 @@ class MariadbBackups:
 class PhysicalBackup:
     """`OpenBackup` for MariaDB; see `_physical_backup`."""
 
-    from_standby = False
-
-    def __init__(self, copy: Path, place: Place, consistent_at: float) -> None:
+    def __init__(self, copy: Path, place: Place, consistent_at: float, *, from_standby: bool) -> None:
         self._place = place
         self._consistent_at = consistent_at
+        self.from_standby = from_standby
         self.sources: Sequence[SourceFile] = list(walk(copy))
 
     async def finish(self) -> BackupEnd:
@@ -147,7 +152,12 @@ class PhysicalBackup:
 
 
 @asynccontextmanager
-async def _physical_backup(spec: NodeSpec, host: BackupHost) -> AsyncIterator[PhysicalBackup]:
+async def _physical_backup(spec: NodeSpec, host: BackupHost, standby: Standby | None) -> AsyncIterator[PhysicalBackup]:
+    """Of a standby, its state when the copy is made: it has applied all that the leader had logged before.
+
+    The place is the leader's in any case, from before the copy: what of the log behind it is in the copy is left out by
+    its GTID.
+    """
     await _await_shipping(spec, host.files)
     beside = host.files.volume if host.files.logs_on_volume else host.files.root
     await asyncio.to_thread(_remove_copies, host.files)
@@ -155,14 +165,22 @@ async def _physical_backup(spec: NodeSpec, host: BackupHost) -> AsyncIterator[Ph
     copy = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=beside))
     try:
         host.user.give(copy)
+        source, position = host.files.sockets, await _logged(host.files)
+        if standby is not None and await _settled(standby, position):
+            source = standby.files.sockets
+        else:
+            standby = None
         try:
-            position = await copy_running(host.files.sockets, copy, host.build, host.user)
+            changes = () if standby is None else await _events(host.files)
+            copied = await copy_running(source, copy, host.build, host.user, changes=changes)
         except Permanent as error:  # no room, an engine that stopped: it may be gone at the next try
             raise Transient(f"copying failed: {error.message}", retry_after_s=2.0) from error
+        if standby is not None and not standby.unchanged():
+            raise Transient("the standby was restarted or has taken over while it was copied", retry_after_s=1.0)
         async with answering(host.files.sockets) as session:
             consistent_at = float(await session.value("SELECT UNIX_TIMESTAMP(NOW(6))"))
-        place = await asyncio.to_thread(_finish_copy, host.files.data, copy, position)
-        yield PhysicalBackup(copy, place, consistent_at)
+        place = await asyncio.to_thread(_finish_copy, host.files.data, copy, position, copied.gtids)
+        yield PhysicalBackup(copy, place, consistent_at, from_standby=standby is not None)
     finally:
         await asyncio.to_thread(shutil.rmtree, copy, ignore_errors=True)
 
@@ -180,13 +198,44 @@ async def _await_shipping(spec: NodeSpec, files: NodeFiles) -> None:
     raise Transient("the log of the instance is not shipped yet")
 
 
-def _finish_copy(data: Path, copy: Path, position: CopyPosition) -> Place:
+async def _logged(files: NodeFiles) -> CopyPosition:
+    """Where the leader's log ends now. Raises `Transient`."""
+    async with answering(files.sockets) as session:
+        [(name, offset, *_)] = await session.execute("SHOW MASTER STATUS")
+        return CopyPosition(str(name), int(offset), str(await session.value("SELECT @@GLOBAL.gtid_binlog_pos")))
+
+
+async def _events(files: NodeFiles) -> list[str]:
+    """What a standby's copy must be told: there all events are disabled, whatever they are here. Raises `Transient`."""
+    async with answering(files.sockets) as session:
+        rows = await session.execute("SELECT db, name, status FROM mysql.event WHERE status <> 'SLAVESIDE_DISABLED'")
+    return [
+        f"UPDATE mysql.event SET status = {literal(str(status))}"  # noqa: S608 - quoted
+        f" WHERE db = {literal(str(schema))} AND name = {literal(str(name))}"
+        for schema, name, status in rows
+    ]
+
+
+async def _settled(standby: Standby, position: CopyPosition) -> bool:
+    """Whether the standby has applied all of this; False if it does not get there."""
+    if not position.gtids:
+        return False
+    try:
+        async with answering(standby.files.sockets, timeout_s=SETTLE_PATIENCE_S * 2) as session:
+            waited = await session.value("SELECT MASTER_GTID_WAIT(%s, %s)", (position.gtids, SETTLE_PATIENCE_S))
+    except (Error, Transient) as error:
+        log.warning("backup.standby_not_settled", node_id=standby.node_id, error=str(error))
+        return False
+    return waited == 0 and standby.unchanged()
+
+
+def _finish_copy(data: Path, copy: Path, position: CopyPosition, gtids: str) -> Place:
     """Writes into the copy where in the log it is; that place."""
     shipped = read_shipped(data)
     timeline = FIRST_TIMELINE if shipped is None else shipped.lineage.timeline
     place = Place(timeline, file_number(position.file), position.offset)
     with as_owner(copy):
-        (copy / RECOVERY).write_bytes(msgspec.json.encode(Origin(position=str(place), gtids=position.gtids)))
+        (copy / RECOVERY).write_bytes(msgspec.json.encode(Origin(position=str(place), gtids=gtids)))
         (copy / RECOVERY).chmod(0o600)
     return place
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,10 +31,12 @@ class CopyPosition(msgspec.Struct, frozen=True):
     gtids: str
 
 
-async def copy_running(sockets: Path, destination: Path, build: EngineBuild, user: User) -> CopyPosition:
+async def copy_running(
+    sockets: Path, destination: Path, build: EngineBuild, user: User, *, changes: Sequence[str] = ()
+) -> CopyPosition:
     """Into the empty directory `destination`, as a server can be started on it; up to where it was, it knows.
 
-    Not forced to the disk. Raises `Permanent` with the tool's words.
+    `changes` are made in the copy. Not forced to the disk. Raises `Permanent` with the tool's words.
     """
     tool = str(build.bin_directory / "mariadb-backup")
     # While it waits for its own thread to look at the redo log for the last time, nobody can commit.
@@ -52,7 +55,7 @@ async def copy_running(sockets: Path, destination: Path, build: EngineBuild, use
             cwd=destination,
         )
     position = _position(destination)
-    await _set_position(destination, position.gtids, build, user)
+    await _change(destination, [*_set_position(position.gtids), *changes], build, user)
     await asyncio.to_thread(_remove_left, destination)
     return position
 
@@ -63,15 +66,21 @@ def _remove_left(destination: Path) -> None:
             left.unlink()
 
 
-async def _set_position(data: Path, gtids: str, build: EngineBuild, user: User) -> None:
+def _set_position(gtids: str) -> list[str]:
     """Writes into the copy up to where it has its source's binary log, so that it goes on from there.
 
     A source that has logged nothing itself (a follower just made) has its position in the copied table already.
     """
     rows = position_rows(gtids)
     if not rows:
+        return []
+    return ["DELETE FROM mysql.gtid_slave_pos", f"INSERT INTO mysql.gtid_slave_pos VALUES {', '.join(rows)}"]  # noqa: S608 - numbers
+
+
+async def _change(data: Path, statements: Sequence[str], build: EngineBuild, user: User) -> None:
+    if not statements:
         return
-    script = f"DELETE FROM mysql.gtid_slave_pos;\nINSERT INTO mysql.gtid_slave_pos VALUES {', '.join(rows)};\n"  # noqa: S608 - numbers
+    script = "".join(f"{statement};\n" for statement in statements)
     await run(
         bootstrap_command(build, data),
         user=user,

@@ -30,7 +30,7 @@ from mainstay.engines.mysql_family.log_places import (
     timeline_name,
 )
 from mainstay.engines.mysql_family.option_file import parse as parse_options
-from mainstay.engines.mysql_family.quoting import account, identifier, literal
+from mainstay.engines.mysql_family.quoting import literal
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of, silent
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory, make_private_directory
@@ -46,7 +46,6 @@ BATCH_BYTES = 64 << 20
 LOOK_S = 0.02
 AGAIN_S = 0.1
 SESSION_TIMEOUT_S = 120.0
-DISABLED_EVENTS = "SELECT db, name, definer, sql_mode FROM mysql.event WHERE status = 'SLAVESIDE_DISABLED'"
 
 log = structlog.get_logger()
 
@@ -196,7 +195,6 @@ class MariadbReplay:
 
     async def _open(self, session: Session) -> None:
         """From now on it is a database like any other."""
-        await _enable_events(session)
         wanted = parse_options((self._files.configuration / OPTION_FILE).read_text())
         for name in ("sync_binlog", "innodb_flush_log_at_trx_commit", "event_scheduler"):
             await session.execute(f"SET GLOBAL {name} = {wanted.get(name) or 'DEFAULT'}")
@@ -291,16 +289,3 @@ async def _forget_relay_logs(session: Session) -> None:
     if await session.records("SHOW SLAVE STATUS"):
         await session.execute("STOP SLAVE")
     await session.execute("RESET SLAVE ALL")
-
-
-async def _enable_events(session: Session) -> None:
-    """A follower disables the events that it is sent (MariaDB: "SHOW EVENTS", SLAVESIDE_DISABLED); this is none.
-
-    ALTER EVENT stores who runs it, and in which SQL mode, unless it is told.
-    """
-    for row in await session.execute(DISABLED_EVENTS):
-        schema, name, definer, sql_mode = (str(column) for column in row)
-        user, _, host = definer.rpartition("@")
-        await session.execute(f"SET SESSION sql_mode = {literal(sql_mode)}")
-        event = f"{identifier(schema)}.{identifier(name)}"
-        await session.execute(f"ALTER DEFINER = {account(user, host)} EVENT {event} ENABLE")

@@ -1,0 +1,254 @@
+"""What backups of MariaDB must show beyond the conformance suite: what a binary log does not say by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pymysql
+import pytest
+
+from harness.dialects import MARIADB, EngineUnderTest, installed_engines
+from harness.pairs import MultiAZ
+from harness.service import Service, eventually
+from harness.shop import Shop, whole_second
+from harness.volumes import why_not
+from mainstay.engines.builds import Builds
+from mainstay.engines.mariadb.bootstrap import place_options, server
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
+
+NEWEST = [one for one in installed_engines() if one.dialect is MARIADB][-1:]
+TABLE = "CREATE TABLE kept (a int PRIMARY KEY)"
+
+
+@pytest.fixture(scope="module", params=NEWEST, ids=lambda one: one.version)
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
+    found: EngineUnderTest = request.param
+    return found
+
+
+@pytest.fixture
+def own() -> Iterator[Service]:
+    """A service that a test has for itself."""
+    with Service() as service:
+        yield service
+
+
+def made(service: Service, engine: EngineUnderTest, identifier: str = "source", **members: Any) -> Shop:
+    """An instance with an empty table, of which everything from now on can be restored."""
+    engine.create(service, identifier, **{"DBName": "shop", "BackupRetentionPeriod": 1, **members})
+    shop = Shop(service, engine, identifier)
+    shop.run(TABLE)
+    shop.restorable(whole_second())
+    return shop
+
+
+def snapshot(service: Service, source: str, name: str) -> None:
+    rds = service.client("rds")
+    rds.create_db_snapshot(DBInstanceIdentifier=source, DBSnapshotIdentifier=name)
+    eventually(lambda: snapshot_status(service, name) == "available")
+
+
+def snapshot_status(service: Service, name: str) -> str:
+    found = service.client("rds").describe_db_snapshots(DBSnapshotIdentifier=name)["DBSnapshots"]
+    return str(found[0]["Status"])
+
+
+def from_snapshot(shop: Shop, name: str, target: str) -> Shop:
+    rds = shop.service.client("rds")
+    rds.restore_db_instance_from_db_snapshot(DBInstanceIdentifier=target, DBSnapshotIdentifier=name)
+    shop.service.await_status(target, "available")
+    return Shop(shop.service, shop.engine, target)
+
+
+def test_whatever_is_in_the_log_is_replayed(own: Service, engine: EngineUnderTest) -> None:
+    """Events, users, routines, other storage engines, a transaction that is longer than a segment of the archive."""
+    shop = made(own, engine)
+    shop.run(
+        "CREATE TABLE big (a int PRIMARY KEY AUTO_INCREMENT, b longtext)",
+        "CREATE TABLE old_style (a int) ENGINE=MyISAM",
+        "INSERT INTO old_style VALUES (1), (2)",
+        "CREATE USER clerk@'%' IDENTIFIED BY 'clerk-password-1'",
+        "GRANT SELECT ON shop.* TO clerk@'%'",
+        "CREATE PROCEDURE twice(IN x int) INSERT INTO kept VALUES (2 * x)",
+        "CREATE EVENT tidy ON SCHEDULE EVERY 1 DAY DO DELETE FROM shop.kept WHERE a > 1000",
+        "BEGIN",
+        *("INSERT INTO big (b) VALUES (REPEAT(MD5(UUID()), 32768))" for _ in range(40)),
+        "COMMIT",
+        "CALL twice(21)",
+    )
+    total = shop.run("SELECT COUNT(*), SUM(CRC32(b)) FROM big")
+    moment = whole_second()
+    shop.run("DROP DATABASE shop", "CREATE DATABASE shop")
+    shop.restorable(moment)
+    back = shop.restored("back", moment)
+    assert back.run("SELECT COUNT(*), SUM(CRC32(b)) FROM big") == total
+    assert back.numbers() == [42] and back.run("SELECT COUNT(*) FROM old_style") == [(2,)]
+    events = back.run("SELECT EVENT_NAME, STATUS, DEFINER FROM information_schema.EVENTS ORDER BY 1")
+    assert events == [("tidy", "SLAVESIDE_DISABLED", "app@%")], "docs/mariadb.md tells so"
+    instance = own.describe("back")
+    with engine.connect(own, instance, user="clerk", password="clerk-password-1", database="shop") as clerk:
+        assert clerk.value("SELECT COUNT(*) FROM kept") == 1
+    settings = "SELECT @@GLOBAL.read_only, @@GLOBAL.event_scheduler, @@GLOBAL.innodb_flush_log_at_trx_commit"
+    assert back.run(settings) == [(0, "OFF", 1)]
+
+
+def test_what_users_say_of_the_time_moves_nothing(own: Service, engine: EngineUnderTest) -> None:
+    shop = made(own, engine)
+    shop.run("SET timestamp = 4102444800", "INSERT INTO kept VALUES (1)")
+    time.sleep(2.5)
+    shop.insert(2)
+    moment = whole_second()
+    shop.run("SET timestamp = 946684800", "INSERT INTO kept VALUES (3)")
+    time.sleep(2.5)
+    shop.run("SET timestamp = 946684800", "INSERT INTO kept VALUES (4)")
+    shop.restorable(whole_second())
+    restored = shop.restored("back", moment).numbers()
+    assert restored in ([1, 2], [1, 2, 3]), "what is logged less than a second after it may say that it was before"
+
+
+def test_a_missing_binary_log_is_named_and_a_restore_test_and_a_verification_prove_the_rest(
+    own: Service, engine: EngineUnderTest
+) -> None:
+    shop = made(own, engine)
+    for number in range(3):
+        shop.insert(number)
+        shop.run("FLUSH BINARY LOGS")
+    shop.insert(9)
+    shop.restorable(whole_second())
+    assert own.cli("backups", "verify", "source").returncode == 0
+    assert own.cli("backups", "restore-test", "source").returncode == 0
+    wholes = sorted(path for path in (own.home / "objects").rglob("*.whole") if "log" in path.parts)
+    gone = next(path for path in wholes if "000002.000000" in path.name)
+    kept = gone.read_bytes()
+    gone.unlink()
+    told = own.cli("backups", "verify", "source", check=False)
+    assert told.returncode == 1 and "mysql-bin-changelog.000002" in told.stdout, told.stdout
+    gone.write_bytes(kept)
+
+
+def test_kills_in_the_middle_of_a_backup_and_of_a_restore(own: Service, engine: EngineUnderTest) -> None:
+    shop = made(own, engine)
+    shop.run("CREATE TABLE heavy (a int PRIMARY KEY AUTO_INCREMENT, b longtext)")
+    shop.run(*("INSERT INTO heavy (b) VALUES (REPEAT(MD5(UUID()), 32768))" for _ in range(30)))
+    before = shop.run("SELECT COUNT(*), SUM(CRC32(b)) FROM heavy")
+    own.client("rds").create_db_snapshot(DBInstanceIdentifier="source", DBSnapshotIdentifier="shot")
+    time.sleep(0.5)
+    own.kill("agent")
+    eventually(lambda: snapshot_status(own, "shot") == "available")
+    shop.insert(*range(200))
+    moment = whole_second()
+    shop.restorable(moment)
+    own.client("rds").restore_db_instance_to_point_in_time(
+        SourceDBInstanceIdentifier="source", TargetDBInstanceIdentifier="back", RestoreTime=moment
+    )
+    for _ in range(3):
+        time.sleep(0.7)
+        own.kill("agent")
+    own.await_status("back", "available")
+    back = Shop(own, engine, "back")
+    assert back.run("SELECT COUNT(*), SUM(CRC32(b)) FROM heavy") == before and back.numbers() == list(range(200))
+    assert from_snapshot(shop, "shot", "of-shot").run("SELECT COUNT(*), SUM(CRC32(b)) FROM heavy") == before
+    assert not list((own.home / "agent" / "nodes").glob("*/data.backing-up-*")), "nothing is left of the killed attempt"
+
+
+def test_an_exported_snapshot_is_started_by_a_stock_server(own: Service, engine: EngineUnderTest) -> None:
+    shop = made(own, engine, BackupRetentionPeriod=1)
+    shop.insert(5)
+    snapshot(own, "source", "shot")
+    user = pwd.getpwnam(own.settings.engine_user) if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+    build = Builds(own.settings).resolve("mariadb", engine.version)
+    with tempfile.TemporaryDirectory() as parent:
+        os.chmod(parent, 0o711)  # noqa: S103 - the engine's user is to get through
+        target = Path(parent) / "exported"
+        target.mkdir(mode=0o700)
+        os.chown(target, user.pw_uid, user.pw_gid)
+        owner = ["--owner", user.pw_name] if os.geteuid() == 0 else []
+        own.cli("backups", "export", "shot", str(target), *owner)
+        assert (target / "README-MAINSTAY.txt").exists()
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in place_options(build).items()]
+        process = subprocess.Popen(
+            [server(build), f"--defaults-file={target}/my.cnf", f"--datadir={target}", *options],
+            user=user.pw_uid, group=user.pw_gid, env=build.environment, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            eventually((target / "mysqld.sock").exists)
+            session = pymysql.connect(unix_socket=str(target / "mysqld.sock"), user=pwd.getpwuid(os.geteuid()).pw_name)
+            with session, session.cursor() as cursor:
+                cursor.execute("SELECT a FROM shop.kept")
+                assert cursor.fetchall() == ((5,),)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def test_a_place_and_a_transaction_are_targets_too(own: Service, engine: EngineUnderTest) -> None:
+    shop = made(own, engine)
+    shop.insert(1)
+    [(name, offset, *_)] = shop.run("SHOW MASTER STATUS")
+    shop.insert(2)
+    [(gtid,)] = shop.run("SELECT @@GLOBAL.gtid_binlog_pos")
+    shop.insert(3)
+    shop.restorable(whole_second())
+    place = f"1/{int(name.rpartition('.')[2])}:{offset}"
+    own.cli("backups", "restore", "source", "at-place", "--to-lsn", place)
+    own.cli("backups", "restore", "source", "at-gtid", "--to-xid", gtid)
+    for target, expected in (("at-place", [1]), ("at-gtid", [1, 2])):
+        own.await_status(target, "available")
+        assert Shop(own, engine, target).numbers() == expected
+    own.cli("backups", "restore", "source", "never", "--to-xid", "0-1-999999999")
+    own.await_status("never", "incompatible-restore")
+
+
+@pytest.mark.skipif(bool(why_not("image", True)), reason=why_not("image", True))
+def test_a_plain_instance_becomes_an_encrypted_one_that_is_backed_up_like_any_other(
+    own: Service, engine: EngineUnderTest
+) -> None:
+    rds = own.client("rds")
+    key = str(own.client("kms").create_key()["KeyMetadata"]["Arn"])
+    shop = made(own, engine)
+    shop.insert(1)
+    snapshot(own, "source", "plain")
+    rds.copy_db_snapshot(SourceDBSnapshotIdentifier="plain", TargetDBSnapshotIdentifier="sealed", KmsKeyId=key)
+    eventually(lambda: snapshot_status(own, "sealed") == "available")
+    encrypted = from_snapshot(shop, "sealed", "encrypted")
+    assert own.describe("encrypted")["StorageEncrypted"] and encrypted.numbers() == [1]
+    encrypted.restorable(whole_second())
+    encrypted.insert(2)
+    moment = whole_second()
+    encrypted.insert(3)
+    encrypted.restorable(whole_second())
+    again = encrypted.restored("again", moment)
+    assert again.numbers() == [1, 2] and own.describe("again")["StorageEncrypted"]
+    for name in ("again", "encrypted"):
+        own.delete_instance(name)
+    own.cli("down")
+
+
+def test_the_files_of_a_pair_are_the_standbys(own: Service, engine: EngineUnderTest) -> None:
+    shop = made(own, engine, MultiAZ=True)
+    pair = MultiAZ(own, own.describe("source"))
+    pair.await_in_sync()
+    shop.insert(1, 2, 3)
+    shop.run("CREATE EVENT `ti'dy` ON SCHEDULE EVERY 1 DAY DO DELETE FROM shop.kept WHERE a > 1000")
+    shop.run("CREATE EVENT resting ON SCHEDULE EVERY 1 DAY DISABLE DO DELETE FROM shop.kept")
+    snapshot(own, "source", "shot")
+    rows = json.loads(own.cli("backups", "list", "--json").stdout)
+    assert [row["from_standby"] for row in rows if row["name"] == "shot"] == [True]
+    shop.insert(4)
+    moment = whole_second()
+    shop.insert(5)
+    shop.restorable(whole_second())
+    of_shot = from_snapshot(shop, "shot", "of-shot")
+    assert of_shot.numbers() == [1, 2, 3]
+    events = of_shot.run("SELECT EVENT_NAME, STATUS FROM information_schema.EVENTS ORDER BY 1")
+    assert events == [("resting", "DISABLED"), ("ti'dy", "ENABLED")]
+    assert shop.restored("back", moment).numbers() == [1, 2, 3, 4]
