@@ -70,8 +70,10 @@ def restore_test(instance: Instance, home: Home = None, region: Region = "", as_
 def restore(
     instance: Instance,
     new_instance: Annotated[str, typer.Argument(help="Identifier of the DB instance that is made.")],
-    to_lsn: Annotated[str, typer.Option("--to-lsn", help="Up to this place in the log, such as 16/B374D848.")] = "",
-    to_xid: Annotated[str, typer.Option("--to-xid", help="Up to and with this transaction.")] = "",
+    to_lsn: Annotated[
+        str, typer.Option("--to-lsn", help="Up to this place in the log: 16/B374D848; of MariaDB 1/17:4711.")
+    ] = "",
+    to_xid: Annotated[str, typer.Option("--to-xid", help="Up to and with this transaction; of MariaDB a GTID.")] = "",
     db_instance_class: Annotated[str, typer.Option("--class", help="Its class; the source's without.")] = "",
     home: Home = None,
     region: Region = "",
@@ -95,7 +97,7 @@ def export(
     region: Region = "",
     owner: Annotated[str, typer.Option(help="System user who is to own the files (root only).")] = "",
 ) -> None:
-    """Write a snapshot as plain files that stock PostgreSQL starts from, checked; README-MAINSTAY.txt says how."""
+    """Write a snapshot as plain files that a stock server starts from, checked; README-MAINSTAY.txt says how."""
     from mainstay.cli.export import export_snapshot
 
     export_snapshot(load_settings(os.environ, home=home), snapshot, directory, region=region, owner=owner)

@@ -96,7 +96,7 @@ def test_what_a_restore_refuses(rds: Any, snapshot: DBSnapshot) -> None:
         "InvalidDBSnapshotStateFault: Snapshot two is not in available state."
     )
     rds.builds.present = [one for one in rds.builds.present if one.major == "18"]
-    assert "Cannot find version 17 for postgres" in refused()
+    assert "Cannot find version 17.5 for postgres" in refused()
 
 
 def test_a_newer_minor_version_serves_where_the_old_one_is_gone(rds: Any, snapshot: DBSnapshot) -> None:
