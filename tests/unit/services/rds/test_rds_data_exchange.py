@@ -9,6 +9,9 @@ import pytest
 
 from harness.rds_backups import SeenFleet, create, finished
 from mainstay.control.backup_desk import BackupDesk
+from mainstay.engines.base import Feature
+from mainstay.engines.mariadb.rules import MariadbRules
+from mainstay.engines.postgresql.rules import PostgresqlRules
 from mainstay.model.db_instance import DataChange, DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup
 from mainstay.model.errors import Permanent
@@ -142,3 +145,14 @@ async def test_what_cannot_be_exchanged_is_refused(
     (before,) = stored(rds, "plain").kept_data
     with pytest.raises(Permanent, match="imported data has another history"):
         await desk.go_back({"name": "plain", "kept": before.name})
+
+
+async def test_an_engine_without_it_is_refused(
+    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PostgresqlRules, "features", frozenset({Feature.BACKUPS}))
+    with pytest.raises(Permanent, match="Restores in place and imports: not available for engine postgres"):
+        await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
+    with pytest.raises(Permanent, match="Restores that pause for a look: not available for engine postgres"):
+        await desk.restore({"source": "db1", "target": "new", "class": "", "place": {"latest": True}, "paused": True})
+    assert {Feature.PAUSED_RESTORES, Feature.DATA_EXCHANGE}.isdisjoint(MariadbRules.features)
