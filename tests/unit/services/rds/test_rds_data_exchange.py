@@ -154,5 +154,5 @@ async def test_an_engine_without_it_is_refused(
     with pytest.raises(Permanent, match="Restores in place and imports: not available for engine postgres"):
         await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
     with pytest.raises(Permanent, match="Restores that pause for a look: not available for engine postgres"):
-        await desk.restore({"source": "db1", "target": "new", "class": "", "place": {"latest": True}, "paused": True})
+        await desk.restore_further({"name": "db1", "target": "new", "place": {"latest": True}, "paused": True})
     assert {Feature.PAUSED_RESTORES, Feature.DATA_EXCHANGE}.isdisjoint(MariadbRules.features)
