@@ -162,7 +162,7 @@ async def _physical_backup(spec: NodeSpec, host: BackupHost, standby: Standby | 
     await _await_shipping(spec, host.files)
     beside = host.files.volume if host.files.logs_on_volume else host.files.root
     await asyncio.to_thread(_remove_copies, host.files)
-    _require_room(host.files, beside)
+    await asyncio.to_thread(_require_room, host.files, beside)
     copy = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=beside))
     try:
         host.user.give(copy)

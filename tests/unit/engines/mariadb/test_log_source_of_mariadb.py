@@ -173,3 +173,29 @@ async def test_one_that_is_still_to_take_over_ships_nothing(leader: Leader) -> N
     with pytest.raises(Transient, match="does not lead yet"):
         await leader.source.look(None)
     assert os.listdir(leader.files.data) == ["mainstay.follower"]
+
+
+class Session:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    async def execute(self, statement: str) -> None:
+        self.told.append(statement)
+
+
+async def test_the_engine_keeps_what_could_not_be_stored_for_long(leader: Leader) -> None:
+    session: Any = Session()
+    for number in (1, 2):
+        leader.put(number, b"x" * 50)
+    leader.look(None, 1, 50)
+    waiting = leader.look(after(1, 1, 0, 10), 2, 9).pieces
+    await leader.source._hold(session, waiting)
+    assert session.told == [], "it is there for a moment only"
+    os.utime(leader.files.data / f"{LOG}.000001", (0, 0))
+    for _ in range(2):
+        await leader.source._hold(session, waiting)
+    assert session.told == [log_source.KEEP]
+    await leader.source._hold(session, ())
+    assert session.told == [log_source.KEEP, log_source.KEEP_NO_MORE]
