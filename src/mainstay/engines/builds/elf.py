@@ -18,6 +18,7 @@ MAGIC_64_LITTLE_ENDIAN = b"\x7fELF\x02\x01"
 TYPE_EXECUTABLE, TYPE_SHARED = 2, 3
 SEGMENT_LOAD, SEGMENT_DYNAMIC, SEGMENT_INTERPRETER = 1, 2, 3
 TAG_NEEDED, TAG_STRING_TABLE, TAG_RPATH, TAG_RUNPATH = 1, 5, 15, 29
+DYNAMIC_BYTES_MAX = 1 << 20
 NAME_BYTES_MAX = 4096
 
 
@@ -71,7 +72,7 @@ def _dynamic_linking(file: BinaryIO, segments: list[_Segment]) -> Elf | None:
         if segment.kind == SEGMENT_INTERPRETER:
             interpreter = _text(file, segment.offset)
     file.seek(dynamic.offset)
-    content = file.read(dynamic.size)
+    content = file.read(min(dynamic.size, DYNAMIC_BYTES_MAX))  # read() makes room for all that it is asked for
     entries = [entry for entry in DYNAMIC_ENTRY.iter_unpack(content[: len(content) // 16 * 16]) if entry[0]]
     strings = _file_offset(segments, next((value for tag, value in entries if tag == TAG_STRING_TABLE), 0))
     search = [_text(file, strings + value) for tag, value in entries if tag in (TAG_RPATH, TAG_RUNPATH)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mainstay.engines.builds.elf import read_elf
@@ -36,6 +36,7 @@ def test_other_files_are_none(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@example(at=437, value=1, length=820)  # a dynamic section of 2 to the 40 bytes
 @given(at=st.integers(0, 1200), value=st.integers(0, 255), length=st.integers(0, 20_000))
 def test_damage_never_raises(tmp_path: Path, at: int, value: int, length: int) -> None:
     content = bytearray(PROGRAM.read_bytes())
