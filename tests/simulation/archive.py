@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mainstay.agent.repositories import Note
-from mainstay.engines.backups import BackupEnd
+from mainstay.engines.backups import BackupEnd, Recovery
 from mainstay.engines.node_files import NodeFiles
+from mainstay.engines.postgresql.log_server import LogServer
 from mainstay.host.clock import SimulatedClock
 from mainstay.host.processes import User
 from mainstay.model.backup import SourceFile
@@ -90,6 +91,10 @@ class SimulatedBackups:
 
     def recovering(self, files: NodeFiles) -> bool:
         return (files.data / RECOVERY_MARK).exists()
+
+    def recovery(self, restore: Any, files: NodeFiles, user: User, archive: Any) -> Recovery:
+        """The real server of a log that nobody asks for."""
+        return LogServer(files.restoring, user, lambda _name: None)
 
 
 class SimulatedArchiver:
