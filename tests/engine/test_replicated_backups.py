@@ -102,6 +102,9 @@ def test_backups_follow_and_are_restored_there(kept: Service) -> None:
 
 def test_stopped_replication_keeps_what_there_is_also_without_its_source(kept: Service) -> None:
     source = kept.describe("source")
+    abroad(kept).start_db_instance_automated_backups_replication(SourceDBInstanceArn=source["DBInstanceArn"])
+    tick(kept, 1)
+    tick(kept, 2)
     await_copied(kept, tick(kept, 3))
     stopped = abroad(kept).stop_db_instance_automated_backups_replication(SourceDBInstanceArn=source["DBInstanceArn"])
     assert stopped["DBInstanceAutomatedBackup"]["Status"] == "retained"
