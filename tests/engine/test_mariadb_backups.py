@@ -21,7 +21,8 @@ from harness.service import Service, eventually
 from harness.shop import Shop, whole_second
 from harness.volumes import why_not
 from mainstay.engines.builds import Builds
-from mainstay.engines.mariadb.bootstrap import place_options, server
+from mainstay.engines.mariadb.bootstrap import SHARE, server
+from mainstay.engines.mysql_family.layout import place_options
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -174,7 +175,7 @@ def test_an_exported_snapshot_is_started_by_a_stock_server(own: Service, engine:
         owner = ["--owner", user.pw_name] if os.geteuid() == 0 else []
         own.cli("backups", "export", "shot", str(target), *owner)
         assert (target / "README-MAINSTAY.txt").exists()
-        options = [f"--{name.replace('_', '-')}={value}" for name, value in place_options(build).items()]
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in place_options(build, *SHARE).items()]
         process = subprocess.Popen(
             [server(build), f"--defaults-file={target}/my.cnf", f"--datadir={target}", *options],
             user=user.pw_uid, group=user.pw_gid, env=build.environment, stderr=subprocess.DEVNULL,
