@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -237,14 +236,13 @@ def judge_restore(operations: Iterable[Operation], present: Iterable[Row], targe
 
     Acknowledged before it: there. Begun after it: not there. Nothing twice, and nothing that nobody wrote.
     """
-    offset = time.time() - time.monotonic()
     history = list(operations)
     rows = list(present)
     there = set(rows)
     before = {
-        one.row for one in history if one.outcome is Outcome.ACKNOWLEDGED and one.ended + offset < target - CLOCK_S
+        one.row for one in history if one.outcome is Outcome.ACKNOWLEDGED and one.ended + one.clock_s < target - CLOCK_S
     }
-    after = {one.row for one in history if one.began + offset > target + CLOCK_S}
+    after = {one.row for one in history if one.began + one.clock_s > target + CLOCK_S}
     found = {
         "acknowledged before and missing": before - there,
         "begun after and there": after & there,
@@ -257,4 +255,4 @@ def judge_restore(operations: Iterable[Operation], present: Iterable[Row], targe
 
 
 CLOCK_S = 0.002
-"""How far the wall clock may have been set between an operation and the verdict."""
+"""How far the wall clock may be set within one operation."""

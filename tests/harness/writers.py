@@ -45,14 +45,20 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+def clock_s() -> float:
+    """What is to be added to `time.monotonic` now to get the time of the wall clock, which is set now and then."""
+    return time.time() - time.monotonic()
+
+
 class Operation(msgspec.Struct, frozen=True):
-    """One insert, as its client saw it."""
+    """One insert, as its client saw it. `clock_s` as it was at its end."""
 
     row: Row
     began: float
     ended: float
     outcome: Outcome
     message: str = ""
+    clock_s: float = msgspec.field(default_factory=clock_s)
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
