@@ -4,6 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 ENGINE_VERSION ?= 17
 MARIADB_VERSION ?= 11.8
+MYSQL_VERSION ?= 9.7
 
 .PHONY: run test check bench faults format down clean venv venv-dev engine
 
@@ -11,7 +12,7 @@ run: venv engine
 	$(BIN)/mainstay up --detach
 	$(BIN)/mainstay tour
 	@echo
-	@echo "The service goes on running. More versions: $(BIN)/mainstay engines install postgres 18 (or 15), mariadb 11.8 (or 10.11)."
+	@echo "The service goes on running. More versions: $(BIN)/mainstay engines install postgres 18 (or 15), mariadb 11.8 (or 10.11), mysql 9.7."
 	@echo "Stop it with: $(BIN)/mainstay down"
 
 venv:
@@ -39,6 +40,7 @@ test: check
 
 faults: venv-dev engine
 	$(BIN)/mainstay engines install mariadb $(MARIADB_VERSION)
+	$(BIN)/mainstay engines install mysql $(MYSQL_VERSION)
 	$(BIN)/pytest tests/faults --faults-full
 
 bench: venv-dev engine
