@@ -176,13 +176,17 @@ class MultiAZ:
 
     def relay_follower(self, link: Link) -> None:
         """The standby's connection goes over the link: one from before the link was there is ended."""
-        if link.state()["followers"]:
-            return
-        for pid in self.processes(self.standby):
-            with suppress(psutil.NoSuchProcess):
-                if "walreceiver" in " ".join(psutil.Process(pid).cmdline()):
-                    os.kill(pid, signal.SIGTERM)
-        eventually(lambda: link.state()["followers"])
+
+        def relayed() -> bool:
+            if link.state()["followers"]:
+                return True
+            for pid in self.processes(self.standby):  # the one that comes next may have been too early as well
+                with suppress(psutil.NoSuchProcess):
+                    if "walreceiver" in " ".join(psutil.Process(pid).cmdline()):
+                        os.kill(pid, signal.SIGTERM)
+            return False
+
+        eventually(relayed, interval_s=0.5)
 
     def kill_rounds(
         self, link: Link, writers: Writers, rounds: int, *, whats: Sequence[str] = ("everything",), dwell_s: float = 0.4
