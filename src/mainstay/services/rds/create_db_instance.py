@@ -38,7 +38,7 @@ from mainstay.services.rds.instance_view import InstanceView
 from mainstay.services.rds.master_secret import keep_master_password, with_managed_password
 from mainstay.services.rds.option_groups import default_option_group, require_option_group
 from mainstay.services.rds.parameter_groups import default_parameter_group, require_parameter_group
-from mainstay.services.rds.placement import place, require_capacity
+from mainstay.services.rds.placement import Place, place, require_capacity
 from mainstay.services.rds.quotas import DB_INSTANCES, require_room
 from mainstay.services.rds.storage import Storage, requested_maximum, storage
 from mainstay.services.rds.table import handles
@@ -103,32 +103,15 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
     parameter_group = chosen_parameter_group(call, rules, build, request.get("DBParameterGroupName"))
     option_group = chosen_option_group(call, rules, build, request.get("OptionGroupName"))
     return DBInstance(
-        scope=call.scope,
-        db_instance_identifier=identifier,
-        dbi_resource_id="db-" + call.randomness.text(RESOURCE_ID_CHARACTERS, BASE32_UPPER),
-        node_id=new_node_id(call),
-        multi_az=multi_az,
-        standby_node_id=new_node_id(call) if multi_az else "",
-        standby_subnet_id=where.standby_subnet_id,
-        secondary_availability_zone=where.secondary_availability_zone,
+        **new_members(call, request, identifier, where, stored, multi_az=multi_az),
         engine=rules.name,
         engine_version=build.version,
         db_instance_class=db_class.name,
-        allocated_storage_gib=stored.allocated_gib,
-        storage_type=stored.storage_type,
-        iops=stored.iops,
-        storage_throughput=stored.throughput,
         max_allocated_storage_gib=requested_maximum(request, rules.name, stored),
         db_name=_database(rules, request.get("DBName")),
         master_username=username,
         master_password_verifier=verifier,
         port=check_port(request.get("Port", rules.default_port)),
-        vpc_id=where.subnet_group.vpc_id,
-        subnet_id=where.subnet_id,
-        vpc_security_group_ids=where.group_ids,
-        db_subnet_group_name=where.subnet_group.db_subnet_group_name,
-        availability_zone=where.availability_zone,
-        publicly_accessible=where.publicly_accessible,
         backup_retention_period_days=retention_period_of_new(rules, request),
         preferred_backup_window=backup,
         preferred_maintenance_window=maintenance,
@@ -137,13 +120,39 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
         db_parameter_group_name=parameter_group,
         parameter_group_in_force=parameter_group,
         option_group_name=option_group,
-        copy_tags_to_snapshot=request.get("CopyTagsToSnapshot", False),
-        deletion_protection=request.get("DeletionProtection", False),
-        iam_database_authentication_enabled=request.get("EnableIAMDatabaseAuthentication", False),
-        ca_certificate_identifier=check_authority(call, request.get("CACertificateIdentifier")),
         tags=with_tags({}, request.get("Tags") or ()),
-        requested_at=call.clock.wall(),
     )
+
+
+def new_members(
+    call: Call, request: Request, identifier: str, where: Place, stored: Storage, *, multi_az: bool
+) -> dict[str, Any]:
+    """Members of `DBInstance` that are made alike for every new one: names, place, storage, what the request sets."""
+    return {
+        "scope": call.scope,
+        "db_instance_identifier": identifier,
+        "dbi_resource_id": "db-" + call.randomness.text(RESOURCE_ID_CHARACTERS, BASE32_UPPER),
+        "node_id": new_node_id(call),
+        "multi_az": multi_az,
+        "standby_node_id": new_node_id(call) if multi_az else "",
+        "standby_subnet_id": where.standby_subnet_id,
+        "secondary_availability_zone": where.secondary_availability_zone,
+        "allocated_storage_gib": stored.allocated_gib,
+        "storage_type": stored.storage_type,
+        "iops": stored.iops,
+        "storage_throughput": stored.throughput,
+        "vpc_id": where.subnet_group.vpc_id,
+        "subnet_id": where.subnet_id,
+        "vpc_security_group_ids": where.group_ids,
+        "db_subnet_group_name": where.subnet_group.db_subnet_group_name,
+        "availability_zone": where.availability_zone,
+        "publicly_accessible": where.publicly_accessible,
+        "copy_tags_to_snapshot": request.get("CopyTagsToSnapshot", False),
+        "deletion_protection": request.get("DeletionProtection", False),
+        "iam_database_authentication_enabled": request.get("EnableIAMDatabaseAuthentication", False),
+        "ca_certificate_identifier": check_authority(call, request.get("CACertificateIdentifier")),
+        "requested_at": call.clock.wall(),
+    }
 
 
 def new_node_id(call: Call) -> str:

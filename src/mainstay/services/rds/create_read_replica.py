@@ -13,7 +13,6 @@ from mainstay.decide.identifiers import check_db_instance_identifier
 from mainstay.decide.rds_tags import with_tags
 from mainstay.engines.base import EngineRules, Feature
 from mainstay.engines.registry import Engines
-from mainstay.host.randomness import BASE32_UPPER
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import ApiError, invalid_value, missing_parameter
@@ -21,12 +20,10 @@ from mainstay.services.ec2.changes import notify
 from mainstay.services.ec2.interfaces import create_service_interface
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.create_db_instance import (
-    RESOURCE_ID_CHARACTERS,
-    check_authority,
     check_port,
     chosen_option_group,
     chosen_parameter_group,
-    new_node_id,
+    new_members,
     resolve_build,
     windows,
 )
@@ -130,14 +127,7 @@ def _replica(call: Call, request: Request, identifier: str, source: DBInstance) 
         (source.preferred_backup_window, source.preferred_maintenance_window) if same_region else windows(call, {})
     )
     return DBInstance(
-        scope=call.scope,
-        db_instance_identifier=identifier,
-        dbi_resource_id="db-" + call.randomness.text(RESOURCE_ID_CHARACTERS, BASE32_UPPER),
-        node_id=new_node_id(call),
-        multi_az=multi_az,
-        standby_node_id=new_node_id(call) if multi_az else "",
-        standby_subnet_id=where.standby_subnet_id,
-        secondary_availability_zone=where.secondary_availability_zone,
+        **new_members(call, request, identifier, where, stored, multi_az=multi_az),
         source_dbi_resource_id=source.dbi_resource_id,
         source_identifier=name_for(call.scope, source),
         engine=source.engine,
@@ -147,30 +137,15 @@ def _replica(call: Call, request: Request, identifier: str, source: DBInstance) 
         master_username=source.master_username,
         master_password_verifier=source.master_password_verifier,
         db_instance_class=db_class.name,
-        allocated_storage_gib=stored.allocated_gib,
-        storage_type=stored.storage_type,
-        iops=stored.iops,
-        storage_throughput=stored.throughput,
         max_allocated_storage_gib=requested_maximum(request, source.engine, stored),
         port=check_port(request.get("Port", source.port)),
-        vpc_id=where.subnet_group.vpc_id,
-        subnet_id=where.subnet_id,
-        vpc_security_group_ids=where.group_ids,
-        db_subnet_group_name=where.subnet_group.db_subnet_group_name,
-        availability_zone=where.availability_zone,
-        publicly_accessible=where.publicly_accessible,
         preferred_backup_window=backup,
         preferred_maintenance_window=maintenance,
         auto_minor_version_upgrade=request.get("AutoMinorVersionUpgrade", source.auto_minor_version_upgrade),
         db_parameter_group_name=parameter_group,
         parameter_group_in_force=parameter_group,
         option_group_name=option_group,
-        copy_tags_to_snapshot=request.get("CopyTagsToSnapshot", False),
-        deletion_protection=request.get("DeletionProtection", False),
-        iam_database_authentication_enabled=request.get("EnableIAMDatabaseAuthentication", False),
-        ca_certificate_identifier=check_authority(call, request.get("CACertificateIdentifier")),
         tags=with_tags({}, request.get("Tags") or ()),
-        requested_at=call.clock.wall(),
     )
 
 

@@ -15,7 +15,6 @@ from mainstay.decide.rds_tags import with_tags
 from mainstay.decide.restore_window import base_backup, moment_text, restore_window
 from mainstay.engines.base import EngineRules
 from mainstay.engines.registry import Engines
-from mainstay.host.randomness import BASE32_UPPER
 from mainstay.model.db_instance import DBInstance, RestoreFrom
 from mainstay.model.db_snapshot import AVAILABLE, BackupRepository, DBInstanceAutomatedBackup, InstanceFacts
 from mainstay.model.engine import EngineBuild
@@ -26,12 +25,10 @@ from mainstay.services.ec2.interfaces import create_service_interface
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.backup_settings import retention_period, with_automated_backups
 from mainstay.services.rds.create_db_instance import (
-    RESOURCE_ID_CHARACTERS,
-    check_authority,
     check_port,
     chosen_option_group,
     chosen_parameter_group,
-    new_node_id,
+    new_members,
     resolve_build,
     verifier_of,
     windows,
@@ -252,14 +249,7 @@ def _instance(call: Call, request: Request, identifier: str, restoring: Restorin
     )
     parameter_group = chosen_parameter_group(call, rules, build, request.get("DBParameterGroupName"))
     return DBInstance(
-        scope=call.scope,
-        db_instance_identifier=identifier,
-        dbi_resource_id="db-" + call.randomness.text(RESOURCE_ID_CHARACTERS, BASE32_UPPER),
-        node_id=new_node_id(call),
-        multi_az=multi_az,
-        standby_node_id=new_node_id(call) if multi_az else "",
-        standby_subnet_id=where.standby_subnet_id,
-        secondary_availability_zone=where.secondary_availability_zone,
+        **new_members(call, request, identifier, where, stored, multi_az=multi_az),
         restore_from=restoring.source,
         engine=facts.engine,
         engine_version=build.version,
@@ -268,18 +258,8 @@ def _instance(call: Call, request: Request, identifier: str, restoring: Restorin
         master_username=facts.master_username,
         master_password_verifier=_verifier(call, rules, request, facts),
         db_instance_class=db_class.name,
-        allocated_storage_gib=stored.allocated_gib,
-        storage_type=stored.storage_type,
-        iops=stored.iops,
-        storage_throughput=stored.throughput,
         max_allocated_storage_gib=requested_maximum(request, facts.engine, stored),
         port=check_port(request.get("Port", facts.port)),
-        vpc_id=where.subnet_group.vpc_id,
-        subnet_id=where.subnet_id,
-        vpc_security_group_ids=where.group_ids,
-        db_subnet_group_name=where.subnet_group.db_subnet_group_name,
-        availability_zone=where.availability_zone,
-        publicly_accessible=where.publicly_accessible,
         backup_retention_period_days=retention_period(request, facts.backup_retention_period_days),
         preferred_backup_window=backup,
         preferred_maintenance_window=maintenance,
@@ -287,12 +267,7 @@ def _instance(call: Call, request: Request, identifier: str, restoring: Restorin
         db_parameter_group_name=parameter_group,
         parameter_group_in_force=parameter_group,
         option_group_name=chosen_option_group(call, rules, build, request.get("OptionGroupName")),
-        copy_tags_to_snapshot=request.get("CopyTagsToSnapshot", False),
-        deletion_protection=request.get("DeletionProtection", False),
-        iam_database_authentication_enabled=request.get("EnableIAMDatabaseAuthentication", False),
-        ca_certificate_identifier=check_authority(call, request.get("CACertificateIdentifier")),
         tags=with_tags(restoring.tags, request.get("Tags") or ()),
-        requested_at=call.clock.wall(),
     )
 
 
