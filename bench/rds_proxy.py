@@ -1,9 +1,8 @@
 """RDS Proxy beside PgBouncer (transaction pooling) and beside no pooler: `pgbench -S` in three protocol modes, latency
 at a fixed rate, logins, idle clients.
 
-Clients over TCP loopback, each pooler with at most 20 connections to the same engine; PgBouncer connects to the
-engine's address, the proxy to its Unix socket, as it always does on one machine. Every round runs all ways one after
-the other, each round beginning with another one.
+Clients over TCP loopback, each pooler with at most 20 connections to the same engine, by its Unix socket, as the proxy
+always connects on one machine. Every round runs all ways one after the other, each round beginning with another one.
 """
 
 from __future__ import annotations
@@ -124,7 +123,8 @@ def run(say: Callable[[str], None]) -> list[Table]:
         _pgbench(pgbench, environment, direct, "-i", "-q", "-s", str(SCALE))
         ways = {"direct": direct, "RDS Proxy": _proxy(service)}
         raise_file_limit()
-        with _pgbouncer(direct, service, say) as peer:
+        sockets = service.settings.runtime / "nodes" / str(node["node"])
+        with _pgbouncer(sockets, direct.port, service, say) as peer:
             label = "PgBouncer"
             if peer is not None:
                 ways["PgBouncer"] = peer
@@ -182,8 +182,8 @@ def _max_connections(service: Service) -> str:
 
 
 @contextmanager
-def _pgbouncer(direct: Way, service: Service, say: Callable[[str], None]) -> Iterator[Way | None]:
-    """PgBouncer in front of the engine, or None where it cannot be had."""
+def _pgbouncer(sockets: Path, engine_port: int, service: Service, say: Callable[[str], None]) -> Iterator[Way | None]:
+    """PgBouncer in front of the engine whose socket is in this directory, or None where it cannot be had."""
     program = pgbouncer(service.settings.builds, say)
     if program is None:
         say("there is no pgbouncer: only direct connections beside the proxy")
@@ -198,7 +198,7 @@ def _pgbouncer(direct: Way, service: Service, say: Callable[[str], None]) -> Ite
     (directory / "users.txt").write_text(f'"app" "{PASSWORD}"\n')
     (directory / "pgbouncer.ini").write_text(
         f"""[databases]
-postgres = host={direct.address} port={direct.port} dbname=postgres
+postgres = host={sockets} port={engine_port} dbname=postgres
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -217,7 +217,9 @@ client_tls_key_file = {directory}/server.key
     directory.chmod(0o711)
     for path in directory.glob("*.*"):
         path.chmod(0o644)  # it refuses to run as root; the password in it is the harness's
-    who: dict[str, Any] = {"user": "nobody", "extra_groups": []} if os.geteuid() == 0 else {}
+    engines = sockets.stat()  # their user may use the socket
+    who: dict[str, Any] = {"user": engines.st_uid, "group": engines.st_gid, "extra_groups": []}
+    who = who if os.geteuid() == 0 else {}
     process = subprocess.Popen([str(program), "-q", str(directory / "pgbouncer.ini")], stderr=subprocess.DEVNULL, **who)
     try:
         time.sleep(0.5)

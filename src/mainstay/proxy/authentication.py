@@ -47,6 +47,9 @@ class Exchange:
         """What to send first."""
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """Does what can be done before the answer comes. Called when the client has been sent something."""
+
     def answer(self, body: bytes) -> bytes:
         """The body of a password message in; what to send next. Raises `Refused` or `WireError`."""
         raise NotImplementedError
@@ -90,12 +93,31 @@ class ScramExchange(Exchange):
         self._name = name
         self._user = user
         self._end_point = end_point
+        self._known: Verifier | None = None
+        self._nonce = ""
         self._server: ScramServer | None = None
 
     def begin(self) -> bytes:
         """See `Exchange`."""
         offered = [SCRAM_PLUS, SCRAM] if self._end_point else [SCRAM]
         return wire.authentication(10, b"".join([wire.cstring(one) for one in offered]) + b"\0")
+
+    def prepare(self) -> None:
+        """See `Exchange`."""
+        self._verifier()
+
+    def _verifier(self) -> Verifier:
+        known = self._known
+        if known is None:
+            # An unknown user gets a salt that is always the same, and can never prove anything.
+            salt = _salt(self._name)
+            if self._user is None:
+                known = Verifier(salt, ITERATIONS, os.urandom(32), os.urandom(32))
+            else:
+                known = verifier(self._user.password, salt)
+            self._known = known
+            self._nonce = b2a_base64(os.urandom(NONCE_BYTES), newline=False).decode()
+        return known
 
     def answer(self, body: bytes) -> bytes:
         """See `Exchange`."""
@@ -114,14 +136,8 @@ class ScramExchange(Exchange):
         plus = chosen == SCRAM_PLUS.encode() and bool(self._end_point)
         if not plus and chosen != SCRAM.encode():
             raise Refused("28000", "RDS supports only IAM, MD5, or SCRAM authentication.")
-        # An unknown user gets a salt that is always the same, and can never prove anything.
-        salt = _salt(self._name)
-        if self._user is None:
-            known = Verifier(salt, ITERATIONS, os.urandom(32), os.urandom(32))
-        else:
-            known = verifier(self._user.password, salt)
-        nonce = b2a_base64(os.urandom(NONCE_BYTES), newline=False).decode()
-        self._server = server = ScramServer(known, nonce, self._end_point, plus=plus)
+        known = self._verifier()
+        self._server = server = ScramServer(known, self._nonce, self._end_point, plus=plus)
         return server.first(body[min(len(body), position + 4) :])
 
 

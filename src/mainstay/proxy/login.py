@@ -28,6 +28,7 @@ from mainstay.proxy.streams import Poller, Stream
 from mainstay.proxy.transport import DirectReceiver
 
 if TYPE_CHECKING:
+    from mainstay.proxy.pool import Pool
     from mainstay.proxy.service import Listener
 
 LOGIN_TIMEOUT_S: Final = 30.0
@@ -53,7 +54,7 @@ VerifyToken = Callable[[str, ProxyUser, "Listener"], Awaitable[bool]]
 class Login(DirectReceiver):
     """A connection until it is a session; then the stream is the session's."""
 
-    def __init__(self, listener: Listener, poller: Poller, connection: socket.socket, address: str) -> None:
+    def __init__(self, listener: Listener, poller: Poller, connection: socket.SocketType, address: str) -> None:
         self.deadline_at = monotonic() + LOGIN_TIMEOUT_S
         self._listener = listener
         self._stream = Stream(poller, connection, self)
@@ -66,6 +67,12 @@ class Login(DirectReceiver):
         """How it proves who it is; None: by a token."""
 
         self._session: ClientSession | None = None
+        self._made: ClientSession | None = None
+        """A session for it, as long as it has not proven who it is."""
+
+        self._welcome = b""
+        """What it is told when it is let in, if that is known before."""
+
         listener.arrived(self)
         if not listener.admits(address):
             self._refuse("28000", "no security group of this proxy lets this address in")
@@ -124,6 +131,7 @@ class Login(DirectReceiver):
                 self._enter(answer)
             else:
                 self._stream.write(answer)
+                self._prepare()
         elif user is not None:
             self._expected = _NOTHING
             self._listener.spawn(self._verify(body.rstrip(b"\0").decode(errors="replace"), user))
@@ -189,6 +197,7 @@ class Login(DirectReceiver):
         if user is None or not user.iam_required:
             self._exchange = proof = exchange(packet.user, user, listener.end_point if self._secure else b"")
             self._stream.write(before + proof.begin())
+            proof.prepare()
         elif self._secure:
             self._stream.write(before + wire.authentication(3))
         else:
@@ -206,23 +215,45 @@ class Login(DirectReceiver):
 
     # In, or out
 
+    def _prepare(self) -> None:
+        """Makes what the client gets when it has proven who it is, while it still computes the proof, which takes it
+        milliseconds. Only for a pool that is there: who is not known yet must not have one made.
+        """
+        packet, user = self._packet, self._user
+        if packet is not None and user is not None:
+            pool = self._listener.present_pool(user, packet.database)
+            if pool is not None:
+                self._make(pool, packet)
+
+    def _make(self, pool: Pool, packet: StartupMessage) -> ClientSession:
+        """A session that nobody knows of yet."""
+        listener = self._listener
+        settings: Settings = {name: setting_sql(name, value) for name, value in packet.settings.items()}
+        number, secret = listener.new_key(LONG_KEY_BYTES if packet.minor >= MINOR_NEWEST else 4)
+        self._made = session = ClientSession(pool, self._stream, settings, number, secret, listener.name)
+        told = pool.welcome.told(packet.settings)
+        self._welcome = _welcome(session, told) if told else b""
+        return session
+
     def _enter(self, answer: bytes) -> None:
         """Makes it a session. `answer` is the last word of the proof."""
         packet, user, listener = self._packet, self._user, self._listener
         if packet is None or user is None:
             raise no_credentials("" if packet is None else packet.user)
         self._expected = _NOTHING
-        listener.known(self)
         pool = listener.pool(user, packet.database)
-        settings: Settings = {name: setting_sql(name, value) for name, value in packet.settings.items()}
-        number, secret = listener.new_key(LONG_KEY_BYTES if packet.minor >= MINOR_NEWEST else 4)
-        self._session = session = ClientSession(pool, self._stream, settings, number, secret, listener.name)
-        if told := pool.welcome.told(packet.settings):
-            self._greet(session, answer, told)
-            return
-        if answer:
-            self._stream.write(answer)
-        session.learn_parameters(self._learned)
+        session, self._made = self._made, None
+        if session is None or session.pool is not pool:
+            session = self._make(pool, packet)
+        session.last_request_at = pool.now()
+        if self._welcome:
+            self._greet(session, answer + self._welcome)
+        else:
+            if answer:
+                self._stream.write(answer)
+            listener.known(self)
+            self._session = session
+            session.learn_parameters(self._learned)
 
     def _learned(self, found: dict[str, str] | LoginFailed) -> None:
         """What the engine reports to this session, or why it lets it not in."""
@@ -232,14 +263,15 @@ class Login(DirectReceiver):
         if isinstance(found, LoginFailed):
             self._refuse(found.sqlstate, str(found))
         else:
-            self._greet(session, b"", session.pool.welcome.learn_with(self._packet.settings, found))
+            self._greet(session, _welcome(session, session.pool.welcome.learn_with(self._packet.settings, found)))
 
-    def _greet(self, session: ClientSession, answer: bytes, told: bytes) -> None:
+    def _greet(self, session: ClientSession, welcome: bytes) -> None:
+        """The client, which waits for this, is told first; it is heard when all is in its place."""
         self._session, self._expected = None, _OVER
-        self._listener.entered(session)
+        self._stream.write(welcome)
         self._stream.set_protocol(session)
-        key = wire.backend_key_data(session.number, session.secret)
-        self._stream.write(answer + wire.authentication(0) + told + key + wire.ready_for_query(b"I"))
+        self._listener.known(self)
+        self._listener.entered(session)
         if self._data:
             session.data_received(self._data)
 
@@ -254,3 +286,9 @@ class Login(DirectReceiver):
         log.info("proxy.client_refused", proxyEndpoint=listener.name, reason=text)
         self._stream.write(wire.error_response(sqlstate, text, severity="FATAL"))
         self._stream.close()
+
+
+def _welcome(session: ClientSession, told: bytes) -> bytes:
+    """All that a client gets when it is let in. `told`: the engine's parameters."""
+    key = wire.backend_key_data(session.number, session.secret)
+    return wire.authentication(0) + told + key + wire.ready_for_query(b"I")

@@ -13,19 +13,19 @@ class Metrics:
     """What happened since the process started, and what is now."""
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self.counts: dict[str, int] = {}  # not a Counter, which is three times as slow
         self._borrows = 0
         self._borrow_us = 0
         self.pin_reasons: Counter[str] = Counter()
 
     def add(self, name: str, count: int = 1) -> None:
         """One more."""
-        self.counts[name] += count
+        self.counts[name] = self.counts.get(name, 0) + count
 
     def observe(self, name: str, seconds: float) -> None:
         """One more duration."""
-        self.counts[f"{name}Count"] += 1
-        self.counts[f"{name}Microseconds"] += int(seconds * 1e6)
+        self.add(f"{name}Count")
+        self.add(f"{name}Microseconds", int(seconds * 1e6))
 
     def borrowed(self, waited_s: float) -> None:
         """A session got a connection."""

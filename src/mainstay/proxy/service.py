@@ -171,6 +171,10 @@ class Listener:
         """Where its sessions get their connections."""
         return self._proxy.target.pool(user, database)
 
+    def present_pool(self, user: ProxyUser, database: str) -> Pool | None:
+        """That one, if it has been made."""
+        return self._proxy.target.pools.get((user.username, database))
+
     def new_key(self, secret_bytes: int) -> tuple[int, bytes]:
         """A cancel key."""
         return self._proxy.keys.new(secret_bytes)

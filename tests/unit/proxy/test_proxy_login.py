@@ -205,6 +205,59 @@ def test_a_client_is_let_in(tmp_path: Path, certificate: ServerCertificate, user
     run(test())
 
 
+def test_what_is_prepared_for_a_client_is_nobodys_until_it_has_proven_who_it_is(
+    tmp_path: Path, certificate: ServerCertificate
+) -> None:
+    async def test() -> None:
+        async with served(tmp_path, certificate) as place:
+            first = await place.client()
+            await first.prove("app", "wrong")
+            assert (await first.error())["C"] == "28P01"
+            await first.leave()
+            assert not place.proxy.target.pools, "who is not known has no pool made"
+            known = await place.client()
+            await known.prove("app", "secret")
+            await known.welcome()
+            liar = await place.client()
+            await liar.prove("app", "wrong")  # now there is a pool, and its session has been prepared
+            assert (await liar.error())["C"] == "28P01"
+            await liar.leave()
+            assert list(place.proxy.sessions) == list(place.proxy.keys.sessions) and len(place.proxy.sessions) == 1
+            await known.leave()
+            await place.until_gone()
+            assert place.counts["ClientConnectionsClosed"] == 1
+
+    run(test())
+
+
+def test_a_session_is_prepared_anew_when_its_pool_has_changed_meanwhile(
+    tmp_path: Path, certificate: ServerCertificate
+) -> None:
+    async def test() -> None:
+        async with served(tmp_path, certificate) as place:
+            known = await place.client()
+            await known.prove("app", "secret")
+            await known.welcome()
+            slow = await place.client()
+            await slow.send(wire.startup({"user": "app", "database": "postgres"}))
+            await slow.read()
+            scram = ScramClient("secret", "client's nonce")
+            first = scram.first()
+            await slow.send(wire.message(b"p", wire.cstring(SCRAM) + len(first).to_bytes(4, "big") + first))
+            _kind, body = await slow.read()
+            place.proxy.target.pools.clear()
+            place.proxy.target.max_connections += 1
+            await slow.send(wire.message(b"p", scram.final(body[4:])))
+            assert await slow.welcome() == REPORTED
+            (pool,) = place.proxy.target.pools.values()
+            assert pool in {session.pool for session in place.proxy.sessions.values()}
+            for client in (known, slow):
+                await client.leave()
+            await place.until_gone()
+
+    run(test())
+
+
 def test_what_comes_with_the_proof_is_the_sessions(tmp_path: Path, certificate: ServerCertificate) -> None:
     async def test() -> None:
         async with served(tmp_path, certificate) as place:

@@ -24,7 +24,10 @@ class CancelRequest(msgspec.Struct, frozen=True):
 
 
 class StartupMessage(msgspec.Struct, frozen=True):
-    """The client wants a session. `settings` are run-time parameters, `refused` protocol options we do not know."""
+    """The client wants a session. `settings` are run-time parameters, `refused` protocol options we do not know.
+
+    It may be shared by several clients that send the same: nothing may change it.
+    """
 
     minor: int
     user: str

@@ -6,7 +6,6 @@ name inside the exchange: the one of the startup packet counts.
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import hmac
@@ -29,13 +28,23 @@ class ScramError(Exception):
 class Verifier:
     """What a server keeps of a password."""
 
-    __slots__ = ("iterations", "salt", "server_key", "stored_key")
+    __slots__ = ("_server", "_stored", "challenge", "stored_key")
 
     def __init__(self, salt: bytes, iterations: int, stored_key: bytes, server_key: bytes) -> None:
-        self.salt = salt
-        self.iterations = iterations
+        self.challenge = f"s={_encoded(salt)},i={iterations}"
+        """What a client must know to prove that it knows the password."""
+
         self.stored_key = stored_key
-        self.server_key = server_key
+        self._stored = hmac.new(stored_key, digestmod="sha256")
+        self._server = hmac.new(server_key, digestmod="sha256")
+
+    def client_signature(self, signed: bytes) -> bytes:
+        """ClientSignature of an AuthMessage."""
+        return _continued(self._stored, signed)
+
+    def server_signature(self, signed: bytes) -> bytes:
+        """ServerSignature of an AuthMessage."""
+        return _continued(self._server, signed)
 
 
 @lru_cache(maxsize=1024)
@@ -92,9 +101,8 @@ class ScramServer:
         if "m" in attributes or "r" not in attributes or not attributes["r"]:
             raise ScramError("malformed message")
         self._gs2, self._first_bare = f"{flag},,", bare
-        salt = base64.b64encode(self._known.salt).decode()
         self._nonces = attributes["r"] + self._nonce
-        self._server_first = f"r={self._nonces},s={salt},i={self._known.iterations}"
+        self._server_first = f"r={self._nonces},{self._known.challenge}"
         return self._server_first.encode()
 
     def final(self, data: bytes) -> bytes:
@@ -109,13 +117,13 @@ class ScramServer:
             raise ScramError("malformed message")
         proof = _decoded(proof_text)
         signed = f"{self._first_bare},{self._server_first},{without_proof}".encode()
-        signature = _hmac(self._known.stored_key, signed)
+        signature = self._known.client_signature(signed)
         if len(proof) != len(signature):
             raise ScramError("malformed message")
         client_key = _xor(proof, signature)
         if not hmac.compare_digest(hashlib.sha256(client_key).digest(), self._known.stored_key):
             raise ScramError("the password is wrong")
-        return b"v=" + base64.b64encode(_hmac(self._known.server_key, signed))
+        return b"v=" + binascii.b2a_base64(self._known.server_signature(signed), newline=False)
 
 
 class ScramClient:
@@ -149,7 +157,7 @@ class ScramClient:
         signature = _hmac(hashlib.sha256(client_key).digest(), signed)
         proof = _xor(client_key, signature)
         self._server_signature = _hmac(_hmac(salted, b"Server Key"), signed)
-        return f"{without_proof},p={base64.b64encode(proof).decode()}".encode()
+        return f"{without_proof},p={_encoded(proof)}".encode()
 
     def check(self, data: bytes) -> None:
         """server-final-message: the server knows the password too. Raises `ScramError`."""
@@ -173,6 +181,13 @@ def _hmac(key: bytes, data: bytes) -> bytes:
     return hmac.digest(key, data, "sha256")
 
 
+def _continued(keyed: hmac.HMAC, data: bytes) -> bytes:
+    """The code of `data` under a key that is set up already: setting it up costs more than the rest."""
+    copy = keyed.copy()
+    copy.update(data)
+    return copy.digest()
+
+
 def _xor(one: bytes, other: bytes) -> bytes:
     """Of two that are equally long."""
     return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).to_bytes(len(one), "big")
@@ -194,8 +209,12 @@ def _attributes(text: str) -> dict[str, str]:
     return found
 
 
+def _encoded(data: bytes) -> str:
+    return binascii.b2a_base64(data, newline=False).decode()
+
+
 def _decoded(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return binascii.a2b_base64(text, strict_mode=True)
     except (binascii.Error, ValueError) as error:
         raise ScramError("malformed message") from error

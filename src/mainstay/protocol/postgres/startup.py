@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import lru_cache
 from typing import Final
 
 from mainstay.protocol.postgres.packets import CancelRequest, FirstPacket, GSSENCRequest, SSLRequest, StartupMessage
 from mainstay.protocol.postgres.wire import WireError
 
 STARTUP_BYTES_MAX: Final = 10_000
+KNOWN_BYTES_MAX: Final = 512
+"""Longer packets are read anew each time, so that what clients can make us keep is little."""
+
 _two = struct.Struct("!II")
 _SSL: Final = (1234 << 16) + 5679
 _GSS: Final = (1234 << 16) + 5680
@@ -45,7 +49,14 @@ def first_packet(data: bytes | bytearray) -> tuple[FirstPacket, int] | None:
         raise WireError(
             "Feature not supported: RDS Proxy supports only version 3.0 of the PostgreSQL messaging protocol.", "0A000"
         )
-    return _startup(body, code & 0xFFFF), length
+    # The clients of one program all send the same.
+    known = _known if len(body) <= KNOWN_BYTES_MAX else _startup
+    return known(body, code & 0xFFFF), length
+
+
+@lru_cache(maxsize=256)
+def _known(body: bytes, minor: int) -> StartupMessage:
+    return _startup(body, minor)
 
 
 def _startup(body: bytes, minor: int) -> StartupMessage:

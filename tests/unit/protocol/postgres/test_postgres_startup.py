@@ -6,7 +6,7 @@ import pytest
 
 from mainstay.protocol.postgres import wire
 from mainstay.protocol.postgres.packets import CancelRequest, GSSENCRequest, SSLRequest, StartupMessage
-from mainstay.protocol.postgres.startup import STARTUP_BYTES_MAX, first_packet, parse_options
+from mainstay.protocol.postgres.startup import KNOWN_BYTES_MAX, STARTUP_BYTES_MAX, first_packet, parse_options
 from mainstay.protocol.postgres.wire import WireError
 
 
@@ -25,6 +25,13 @@ def test_packets() -> None:
     packet = wire.startup({"user": "u"}, minor=2)
     assert all(first_packet(packet[:size]) is None for size in range(len(packet)))
     assert first_packet(packet) == (StartupMessage(2, "u", "u", {}, False, ()), len(packet))
+
+
+def test_only_short_packets_are_kept_for_others_that_send_the_same() -> None:
+    assert startup(user="u", application_name="a") is startup(user="u", application_name="a")
+    assert startup(user="u", application_name="a") != startup(user="u", application_name="b")
+    long = "a" * KNOWN_BYTES_MAX
+    assert startup(user="u", application_name=long) is not startup(user="u", application_name=long)
 
 
 @pytest.mark.parametrize(
