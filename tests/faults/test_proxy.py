@@ -13,18 +13,23 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
 from harness.pairs import MultiAZ
 from harness.proxy import ProxyUnderTest, RawClient, kinds
 from harness.service import Service, eventually
+from mainstay.host.certificates import CertificateAuthorities
+from mainstay.host.clock import SystemClock
+from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
 IDLE_CLIENTS, IDLE_CLIENTS_FULL = 60, 500
 RACES, RACES_FULL = 1_500, 10_000
+CHANGES, CHANGES_FULL = 12, 100
 
 
 @pytest.fixture(scope="module")
@@ -302,6 +307,73 @@ def test_garbage_beside_good_clients(proxy: ProxyUnderTest, pytestconfig: pytest
     eventually(lambda: not proxy.sessions())
     eventually(lambda: proxy.stats()["DatabaseConnectionsCurrentlyBorrowed"] == 0)
     eventually(lambda: len(os.listdir(f"/proc/{proxy.pid}/fd")) < 150)
+
+
+def test_changes_of_a_proxy_under_load(pair: MultiAZ, proxy: ProxyUnderTest, pytestconfig: pytest.Config) -> None:
+    """Secrets, certificates and the size of the pool change again and again: no statement fails.
+
+    The engine has a new password before the proxy has, as when a secret is rotated, while the pool must grow.
+    """
+    changes = CHANGES_FULL if pytestconfig.getoption("--faults-full") else CHANGES
+    authorities = CertificateAuthorities(pair.service.home / "proxy-test-ca", SystemClock())
+    ended = threading.Event()
+    failures: list[BaseException] = []
+    done: Counter[str] = Counter()
+
+    def stays() -> None:
+        with proxy.connect(user="changing", password="changed-0") as session:
+            while not ended.is_set():
+                session.execute("SELECT pg_sleep(0.002)")
+                done["stays"] += 1
+
+    def comes_and_goes() -> None:
+        while not ended.is_set():
+            with psycopg.connect(**proxy.tls_parameters()) as session:
+                session.execute("SELECT 1")
+                done["comes and goes"] += 1
+
+    def watched(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    with pair.connect() as admin:
+        admin.execute("DROP ROLE IF EXISTS changing")
+        admin.execute("CREATE ROLE changing LOGIN PASSWORD 'changed-0'")
+    users = proxy.spec.users
+    proxy.put(users=(*users, ProxyUser(username="changing", password="changed-0")))
+    threads = [threading.Thread(target=watched, args=(work,)) for work in [stays] * 12 + [comes_and_goes] * 2]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: done["stays"] > 100 and done["comes and goes"] > 2)
+        for number in range(1, changes + 1):
+            before = done["stays"]
+            if number % 3 == 0:
+                # Connections go, and the next ones are opened with a password that the engine no longer takes.
+                proxy.put(pool={"max_connections_percent": 2, "max_idle_connections_percent": 1})
+                eventually(lambda: failures or proxy.stats()["DatabaseConnections"] <= 2)
+                with pair.connect() as admin:
+                    admin.execute(f"ALTER ROLE changing PASSWORD 'changed-{number}'")
+                proxy.put(pool={"max_connections_percent": 50, "max_idle_connections_percent": 50})
+                time.sleep(0.3)
+                proxy.put(users=(*users, ProxyUser(username="changing", password=f"changed-{number}")))
+            elif number % 3 == 1:
+                (listener,) = proxy.spec.listeners
+                fresh = authorities.issue((listener.name,), (listener.address,))[0]
+                proxy.put(listeners=(msgspec.structs.replace(listener, certificate=fresh),))
+            else:
+                proxy.put(pool={"max_connections_percent": 10 + number % 40})
+            eventually(lambda: failures or done["stays"] > before + 20)  # noqa: B023 - called at once
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(60)
+        proxy.put(users=users)
+        with pair.connect() as admin:
+            admin.execute("DROP ROLE changing")
+    assert failures == []
 
 
 def test_kill_of_the_proxy_leaves_nothing(pair: MultiAZ, proxy: ProxyUnderTest) -> None:

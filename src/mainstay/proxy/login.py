@@ -61,6 +61,9 @@ class Login(DirectReceiver):
         self._data = b""
         self._expected = _FIRST_PACKET
         self._secure = False
+        self._end_point = b""
+        """The hash of the certificate that the client has seen; b"" without TLS."""
+
         self._packet: StartupMessage | None = None
         self._user: ProxyUser | None = None
         self._exchange: Exchange | None = None
@@ -152,8 +155,8 @@ class Login(DirectReceiver):
     def _first_packet(self) -> bool:
         data = self._data
         if not self._secure and data and data[0] == _CLIENT_HELLO:  # direct TLS (55.2.11)
-            self._data, self._secure = b"", True
-            self._stream.start_tls(self._listener.tls, data, alpn=ALPN)
+            self._data = b""
+            self._start_tls(data, ALPN)
             return False
         found = first_packet(data)
         if found is None:
@@ -171,9 +174,13 @@ class Login(DirectReceiver):
             self._stream.write(b"N")
         elif isinstance(packet, SSLRequest):
             self._stream.write(b"S")
-            self._secure = True
-            self._stream.start_tls(self._listener.tls)
+            self._start_tls()
         return bool(self._data)
+
+    def _start_tls(self, received: bytes = b"", alpn: str = "") -> None:
+        """With the certificate that the listener has now; it may have another one before the proof comes."""
+        self._secure, self._end_point = True, self._listener.end_point
+        self._stream.start_tls(self._listener.tls, received, alpn=alpn)
 
     async def _cancel(self, packet: CancelRequest) -> None:
         await self._listener.cancel(packet)
@@ -195,7 +202,7 @@ class Login(DirectReceiver):
         user = listener.user(packet.user)
         self._packet, self._user, self._expected = packet, user, _PROOF
         if user is None or not user.iam_required:
-            self._exchange = proof = exchange(packet.user, user, listener.end_point if self._secure else b"")
+            self._exchange = proof = exchange(packet.user, user, self._end_point)
             self._stream.write(before + proof.begin())
             proof.prepare()
         elif self._secure:

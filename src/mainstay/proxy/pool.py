@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -39,6 +39,10 @@ CLEAN = b"DISCARD ALL"
 OPEN_RETRY_S = 0.25
 CANCEL_TIMEOUT_S = 5.0
 _RETRIABLE = frozenset({"53300", "57P03", "08006", "08001", "57P01"})
+_NOT_TAKEN = "28P01"
+ROTATION_S = 15.0
+"""So long the new password of a user may take to come here when the engine has it already (Secrets Manager user guide,
+"How rotation works": it is set in the database, tested, and only then the secret's current value)."""
 
 log = structlog.get_logger()
 
@@ -105,6 +109,11 @@ class Target:
             self.pools[key] = Pool(self, user, database)
         self.pools[key].user = user
         return self.pools[key]
+
+    def know(self, users: Mapping[str, ProxyUser]) -> None:
+        """Users by name, with the passwords that count for connections opened from now on."""
+        for pool in self.pools.values():
+            pool.user = users.get(pool.user.username, pool.user)
 
     def moved(self, place: str | tuple[str, int] | None, epoch: int) -> None:
         """The database is elsewhere now, or nowhere: what is connected to another place is of no use."""
@@ -181,7 +190,7 @@ class Target:
     async def _opened(self, pool: Pool) -> None:
         connection: ServerConnection | None = None
         error: Exception | None = None
-        epoch = self.database.epoch
+        epoch, password = self.database.epoch, pool.user.password
         try:
             connection = await self.connector(pool)
         except Exception as raised:
@@ -190,6 +199,7 @@ class Target:
         self.opening -= 1
         if connection is not None and not connection.closed and epoch == self.database.epoch:
             self.problem = ""
+            pool.logged_in(password)
             pool.welcome.learn(connection.parameters)
             self.connections.add(connection)
             if not self.max_connections:
@@ -201,13 +211,13 @@ class Target:
             return
         if connection is not None:
             connection.close()
-        self._failed(pool, error)
+        self._failed(pool, error, password)
 
-    def _failed(self, pool: Pool, error: Exception | None) -> None:
+    def _failed(self, pool: Pool, error: Exception | None, password: str) -> None:
         self.metrics.add("DatabaseConnectionsSetupFailed")
         self.problem = str(error or "the database moved meanwhile")
         log.warning("proxy.connection_failed", user=pool.user.username, database=pool.database, error=self.problem)
-        if isinstance(error, LoginFailed) and error.sqlstate not in _RETRIABLE:
+        if isinstance(error, LoginFailed) and pool.hopeless(error, password):
             # No retry heals a wrong password or a database that does not exist: whoever waits for this pool is told.
             for entry in [entry for entry in self.waiters if entry[1].pool is pool]:
                 self.waiters.remove(entry)
@@ -275,7 +285,8 @@ class Target:
             log.warning("proxy.query_failed", purpose=purpose, error=str(error))
             connection.close()
             if purpose == "init":
-                self._failed(connection.pool, LoginFailed("08006", f"the initialization query failed: {error}"))
+                failure = LoginFailed("08006", f"the initialization query failed: {error}")
+                self._failed(connection.pool, failure, connection.pool.user.password)
         elif purpose == "clean":
             connection.applied, connection.applied_version = {}, None
             connection.prepared.clear()
@@ -340,6 +351,12 @@ class Pool:
         self.database = database
         self.idle: list[ServerConnection] = []
         self.opening = 0
+        self._taken = ""
+        """The password that the engine has last taken."""
+
+        self._doubted_at: float | None = None
+        """Since when it takes that no longer."""
+
         self.welcome = Welcome()
         self.now = target.now
         self.statements = target.statements
@@ -359,6 +376,21 @@ class Pool:
             if idle[index].applied_version is version:
                 return idle.pop(index)
         return idle.pop()
+
+    def logged_in(self, password: str) -> None:
+        """The engine has taken this one."""
+        self._taken, self._doubted_at = password, None
+
+    def hopeless(self, error: LoginFailed, password: str) -> bool:
+        """Whether no retry heals it. Not so a password that was right: it is probably being changed, and the new one is
+        on its way here, or has come meanwhile.
+        """
+        never_right = password == self.user.password and password != self._taken
+        if error.sqlstate != _NOT_TAKEN or never_right:
+            return error.sqlstate not in _RETRIABLE
+        if self._doubted_at is None:
+            self._doubted_at = self.now()
+        return self.now() - self._doubted_at > ROTATION_S
 
     def acquire(self, session: ClientSession) -> ServerConnection | None:
         """See `Target.acquire`."""

@@ -216,6 +216,7 @@ class Proxy:
         self.spec = spec
         self.users = {user.username: user for user in spec.users}
         target, pool = self.target, spec.pool
+        target.know(self.users)
         target.max_connections_percent = pool.max_connections_percent
         target.max_idle_percent = pool.max_idle_connections_percent
         target.borrow_timeout_s = pool.connection_borrow_timeout_s

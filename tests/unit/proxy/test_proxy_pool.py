@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from harness.proxy_parts import ANSWER, Parts, client_got, kinds, server_got, turn
+from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
 from mainstay.proxy.engine_login import LoginFailed
+from mainstay.proxy.pool import ROTATION_S
 
 ASK = wire.query(b"SELECT 1")
 
@@ -93,6 +95,36 @@ async def test_an_answer_that_is_under_way_is_nobody_elses() -> None:
     other.data_received(ASK)
     assert other.server is None
     assert client_got(other) == b""
+
+
+async def test_a_password_that_was_right_may_be_being_changed() -> None:
+    parts = Parts(budget=2)
+    first, second = parts.session(), parts.session()
+    first.data_received(ASK)
+    await turn()
+    parts.refuse = LoginFailed("28P01", "password authentication failed")
+    second.data_received(ASK)
+    await turn()
+    assert second.waiting and client_got(second) == b"", "the new password is on its way"
+    parts.refuse = None
+    parts.target.know({"app": ProxyUser(username="app", password="new")})
+    parts.target.serve()
+    await turn()
+    assert not second.waiting and [one.pool.user.password for one in parts.opened] == ["new", "new"]
+
+
+async def test_a_password_that_was_right_is_given_up_in_the_end() -> None:
+    parts = Parts(budget=2)
+    first, second = parts.session(), parts.session()
+    first.data_received(ASK)
+    await turn()
+    parts.refuse = LoginFailed("28P01", "password authentication failed")
+    second.data_received(ASK)
+    await turn()
+    parts.time += ROTATION_S + 1
+    parts.target.serve()
+    await turn()
+    assert not second.waiting and b"28P01" in client_got(second)
 
 
 async def test_a_refused_login_is_told_at_once() -> None:
