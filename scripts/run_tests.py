@@ -1,4 +1,5 @@
-"""The tests as CI runs them: those on real engines, which mostly wait, and beside them all others.
+"""The tests as CI runs them: those on real engines in two runs side by side, for they mostly wait, and beside them all
+others.
 
 Tests on real engines share two cores with everything else that runs at that moment. One of them that fails among the
 others runs once more, alone; if it passes then it is named as UNSTABLE, with its failure above, and does not fail the
@@ -7,14 +8,19 @@ run. Nothing else is forgiven: no other test, not more than MOST_UNSTABLE of the
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests"
-ON_ENGINES = ("clients", "engine", "faults", "security")
+ON_ENGINES = {"engine": ("engine",), "clients": ("clients", "faults", "security")}
+"""Folders of each run on real engines; they take about equally long. The first is seen as it goes."""
+
+OTHERS = "others"
 CACHES = ROOT / ".pytest_cache"
 MOST_UNSTABLE = 3
 TESTS_FAILED = 1  # pytest's exit status
@@ -22,16 +28,19 @@ TESTS_FAILED = 1  # pytest's exit status
 
 def main() -> int:
     """pytest's exit status; 0 if all is well."""
-    folders = sorted(one.name for one in TESTS.iterdir() if any(one.glob("**/test_*.py")))
+    present = {one.name for one in TESTS.iterdir() if any(one.glob("**/test_*.py"))}
+    runs = {name: present & set(folders) for name, folders in ON_ENGINES.items()}
+    runs[OTHERS] = present - set().union(*runs.values())
+    seen, *unseen = [name for name, folders in runs.items() if folders]
     CACHES.mkdir(exist_ok=True)
-    told = CACHES / "others.log"
-    with told.open("wb") as output:
-        others = subprocess.Popen(_pytest("others", *sorted(set(folders) - set(ON_ENGINES))), cwd=ROOT, stdout=output)
-        print(f"tests on real engines; beside them all others, told of when they end (till then: {told})", flush=True)
-        on_engines = subprocess.run(_pytest("engines", *(set(folders) & set(ON_ENGINES))), cwd=ROOT, check=False)
-        status = others.wait()
-    print(told.read_text(errors="replace"), flush=True)
-    return status or _looked_at_again(on_engines.returncode)
+    beside = {name: _beside(name, runs[name]) for name in unseen}
+    told = ", ".join(str(_told(name)) for name in unseen)
+    print(f"tests on real engines; all others are told of when they end (till then: {told})", flush=True)
+    statuses = {seen: subprocess.run(_pytest(seen, runs[seen]), cwd=ROOT, check=False).returncode}
+    for name, process in beside.items():
+        statuses[name] = process.wait()
+        print(_told(name).read_text(errors="replace"), flush=True)
+    return statuses.pop(OTHERS, 0) or _looked_at_again(statuses)
 
 
 def last_failed(cache: Path) -> list[str]:
@@ -42,23 +51,37 @@ def last_failed(cache: Path) -> list[str]:
         return []
 
 
-def _looked_at_again(status: int) -> int:
-    failed = last_failed(CACHES / "engines")
-    if status != TESTS_FAILED or not 0 < len(failed) <= MOST_UNSTABLE:
+def _looked_at_again(statuses: dict[str, int]) -> int:
+    """The statuses of the runs on real engines in; the status of all of them."""
+    failed = {name: last_failed(CACHES / name) for name, status in statuses.items() if status}
+    if not failed:
+        return 0
+    status = max(statuses.values())
+    count = sum(map(len, failed.values()))
+    if status != TESTS_FAILED or not all(failed.values()) or count > MOST_UNSTABLE:
         return status
-    print(f"\n{len(failed)} failed on real engines; they run once more, alone …", flush=True)
-    alone = [*_pytest("engines"), "--last-failed", "--randomly-dont-reorganize"]
-    again = subprocess.run(alone, cwd=ROOT, check=False)
-    if again.returncode != 0:
-        return status
+    print(f"\n{count} failed on real engines; they run once more, alone …", flush=True)
     for name in failed:
-        print(f"UNSTABLE: {name} failed among the others (see above) and passed alone", flush=True)
+        alone = [*_pytest(name), "--last-failed", "--randomly-dont-reorganize"]
+        if subprocess.run(alone, cwd=ROOT, check=False).returncode != 0:
+            return status
+    for test in itertools.chain.from_iterable(failed.values()):
+        print(f"UNSTABLE: {test} failed among the others (see above) and passed alone", flush=True)
     return 0
 
 
-def _pytest(cache: str, *folders: str) -> list[str]:
-    paths = (f"tests/{name}" for name in sorted(folders))
-    return [sys.executable, "-m", "pytest", "-o", f"cache_dir={CACHES / cache}", *paths]
+def _told(name: str) -> Path:
+    return CACHES / f"{name}.log"
+
+
+def _beside(name: str, folders: Iterable[str]) -> subprocess.Popen[bytes]:
+    with _told(name).open("wb") as output:
+        return subprocess.Popen(_pytest(name, folders), cwd=ROOT, stdout=output)
+
+
+def _pytest(name: str, folders: Iterable[str] = ()) -> list[str]:
+    paths = (f"tests/{folder}" for folder in sorted(folders))
+    return [sys.executable, "-m", "pytest", "-o", f"cache_dir={CACHES / name}", *paths]
 
 
 if __name__ == "__main__":

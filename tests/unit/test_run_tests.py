@@ -25,9 +25,10 @@ NEVER = "def test_second():\n    assert False\n"
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A project with the script, and a test of each sort that passes."""
-    for name in ("scripts", "tests/engine", "tests/unit"):
+    folders = ("engine", "faults", "unit")
+    for name in ("scripts", *(f"tests/{folder}" for folder in folders)):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("engine", "unit"):
+    for name in folders:
         (tmp_path / f"tests/{name}/test_passing.py").write_text(f"def test_{name}():\n    pass\n")
     (tmp_path / "scripts/run_tests.py").write_bytes((ROOT / "scripts/run_tests.py").read_bytes())
     return tmp_path
@@ -54,6 +55,7 @@ def test_one_that_passes_alone_is_named_and_forgiven(tree: Path) -> None:
     [
         pytest.param("tests/unit/test_it.py", ONCE, id="not on engines"),
         pytest.param("tests/engine/test_it.py", NEVER, id="fails again"),
+        pytest.param("tests/faults/test_it.py", NEVER, id="fails again in the other run"),
         pytest.param("tests/engine/test_it.py", ONCE + NEVER, id="another fails again"),
         pytest.param("tests/engine/test_it.py", "import no_such_module", id="not importable"),
     ],
@@ -65,13 +67,23 @@ def test_nothing_else_is(tree: Path, path: str, text: str) -> None:
 
 def test_many_are_not(tree: Path) -> None:
     for number in range(4):
-        (tree / f"tests/engine/test_it{number}.py").write_text(ONCE)
+        (tree / f"tests/{'engine' if number % 2 else 'faults'}/test_it{number}.py").write_text(ONCE)
     done = run(tree)
     assert done.returncode == 1 and "UNSTABLE" not in done.stdout
-    assert len(json.loads((tree / ".pytest_cache/engines/v/cache/lastfailed").read_text())) == 4
+    for name in ("engine", "clients"):
+        assert len(json.loads((tree / f".pytest_cache/{name}/v/cache/lastfailed").read_text())) == 2
 
 
-def test_a_run_without_failures_tells_of_both_sorts(tree: Path) -> None:
+def test_one_of_each_run_is_forgiven(tree: Path) -> None:
+    for folder in ("engine", "faults"):
+        (tree / f"tests/{folder}/test_it.py").write_text(ONCE)
+    done = run(tree)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for folder in ("engine", "faults"):
+        assert f"UNSTABLE: tests/{folder}/test_it.py::test_first" in done.stdout
+
+
+def test_a_run_without_failures_tells_of_all_sorts(tree: Path) -> None:
     done = run(tree)
     assert done.returncode == 0 and "UNSTABLE" not in done.stdout
-    assert done.stdout.count("1 passed") == 2
+    assert done.stdout.count("1 passed") == 3
