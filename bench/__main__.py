@@ -26,6 +26,7 @@ BENCHES = (
     "endpoint_relay",
     "volumes",
     "backups",
+    "snapshots",
 )
 INTRODUCTION = """# Measurements
 

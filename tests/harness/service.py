@@ -60,10 +60,10 @@ def free_port() -> int:
             return port
 
 
-def new_home() -> Path:
+def new_home(below: Path = HOMES) -> Path:
     """An empty directory."""
     # Not below pytest's directory: that is closed to the user that engines run as when we are root.
-    home = Path(tempfile.mkdtemp(prefix="mainstay-test-", dir=HOMES))
+    home = Path(tempfile.mkdtemp(prefix="mainstay-test-", dir=below))
     home.chmod(0o711)
     return home
 
@@ -74,8 +74,8 @@ class Service:
     python = sys.executable
     """What the service's processes run in."""
 
-    def __init__(self, **settings: str) -> None:
-        self.home = new_home()
+    def __init__(self, *, below: Path = HOMES, **settings: str) -> None:
+        self.home = new_home(below)
         builds = os.environ.get("MAINSTAY_ENGINES") or str(load_settings({}).builds)
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAINSTAY_"))

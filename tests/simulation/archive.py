@@ -20,7 +20,7 @@ from mainstay.host.processes import User
 from mainstay.model.backup import SourceFile
 from mainstay.model.errors import Permanent
 from mainstay.model.node import ArchiveStatus, NodeSpec, RestoreSpec
-from mainstay.model.repository_job import RepositoryRef
+from mainstay.model.repository_job import BackupFacts, RepositoryRef
 from simulation.database import Disk
 from simulation.loop import Lifetime
 
@@ -40,6 +40,9 @@ class SimulatedRepositories:
 
     def log_archive(self, ref: RepositoryRef) -> Any:
         return None
+
+    async def facts(self, ref: RepositoryRef, backup_id: str) -> BackupFacts | None:
+        return self._host.storage.backups.get(ref.prefix, {}).get(backup_id)
 
     async def restore(self, restore: RestoreSpec, destination: Path, user: User, note: Note) -> None:
         await asyncio.sleep(RESTORE_S)
@@ -70,11 +73,20 @@ class SimulatedBackup:
         return BackupEnd(timeline="1", start_position="0", stop_position="0", consistent_at=now, extra_files=(), log=())
 
 
+class SimulatedCrashCopies:
+    """`CrashCopies`, as far as a restore uses them."""
+
+    def prepare(self, data: Path, user: User) -> None:
+        """Nothing to be done."""
+
+
 class SimulatedBackups:
     """`EngineBackups` of a simulated engine: a restored one is at its target as soon as it has started.
 
     Only one that is to be looked at is `recovering` until then: nobody asks the others.
     """
+
+    crash_copies = SimulatedCrashCopies()
 
     def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock

@@ -30,6 +30,8 @@ class Storage:
     def __init__(self) -> None:
         self.keys: dict[str, str] = {}
         self.backups: dict[str, dict[str, BackupFacts]] = {}
+        self.clones: dict[str, dict[str, BackupFacts]] = {}
+        """What is on the host alone; kept as an agent keeps it."""
         self.kept_log_from: dict[str, str | None] = {}
         self.jobs: dict[str, tuple[RepositoryJob, JobStatus]] = {}
         self.failures: list[JobStatus] = []
@@ -82,8 +84,23 @@ class JobRunner:
             if places and (job.kind in clears) != (other.kind in clears):
                 self._storage.violations.append(f"{job.kind} meets {other.kind} in {job.repository.prefix}")
 
+    def _clone(self, job: RepositoryJob) -> None:
+        """What is to be a clone is there, and told, before it is stored."""
+        clones = self._storage.clones.setdefault(job.repository.prefix, {})
+        if job.backup_id not in clones and job.node_id in self._host.engines:
+            clones[job.backup_id] = msgspec.structs.replace(
+                self._facts(job.backup_id), crash_consistent=True, start_position="", stop_position="", timeline=""
+            )
+        status = self._storage.jobs[job.job_id][1]
+        self._storage.jobs[job.job_id] = (job, msgspec.structs.replace(status, local=clones.get(job.backup_id)))
+        self._report(self._storage.jobs[job.job_id][1])
+
     async def _run(self, job: RepositoryJob) -> None:
         await asyncio.sleep(JOB_S)
+        if job.kind is JobKind.BACKUP and job.cloned and job.job_id in self._storage.jobs:
+            with self._host.effects.one(self._owner, "jobs.clone"):
+                self._clone(job)
+            await asyncio.sleep(JOB_S)
         while job.job_id in self._storage.jobs:
             with suppress(Transient):  # what fails in passing is tried again; a job that failed says so in `failures`
                 with self._host.effects.one(self._owner, f"jobs.{job.kind}"):
@@ -97,7 +114,8 @@ class JobRunner:
         storage = self._storage
         if storage.failures:
             failure = storage.failures.pop(0)
-            return msgspec.structs.replace(failure, job_id=job.job_id, subject=job.subject)
+            local = storage.jobs[job.job_id][1].local
+            return msgspec.structs.replace(failure, job_id=job.job_id, subject=job.subject, local=local)
         if job.kind is JobKind.CHECK:  # which opens no repository
             return JobStatus(job_id=job.job_id, subject=job.subject, phase=JobPhase.DONE)
         done: dict[str, Any] = {"job_id": job.job_id, "subject": job.subject, "phase": JobPhase.DONE}
@@ -107,7 +125,13 @@ class JobRunner:
             if ref is not None and storage.keys.setdefault(ref.prefix, ref.data_key) != ref.data_key:
                 storage.violations.append(f"another key for {ref.prefix}")
         backups = storage.backups.setdefault(job.repository.prefix, {})
+        local = storage.clones.get(job.repository.prefix, {}).get(job.backup_id) if job.cloned else None
+        if job.kind is JobKind.BACKUP and local is not None:
+            backups[job.backup_id] = local
+            return JobStatus(**done, backup=local, local=local)
         if job.kind is JobKind.BACKUP:
+            if not job.node_id:
+                return JobStatus(**(done | {"phase": JobPhase.FAILED}), failure="the clone is gone", fatal=True)
             if job.node_id not in self._host.engines:
                 return JobStatus(**(done | {"phase": JobPhase.FAILED}), failure="the engine does not run")
             backups[job.backup_id] = self._facts(job.backup_id)
@@ -118,8 +142,10 @@ class JobRunner:
         if job.kind is JobKind.EXPIRE:
             storage.backups[job.repository.prefix] = {name: backups[name] for name in job.kept_backups}
             storage.kept_log_from[job.repository.prefix] = job.kept_log_from
+            clones = storage.clones.get(job.repository.prefix, {})
+            storage.clones[job.repository.prefix] = {one: clones[one] for one in clones if one in job.kept_backups}
         elif job.kind is JobKind.DESTROY:
-            for kept in (storage.backups, storage.keys, storage.kept_log_from):
+            for kept in (storage.backups, storage.keys, storage.kept_log_from, storage.clones):
                 kept.pop(job.repository.prefix, None)  # type: ignore[attr-defined]
         return JobStatus(**done)
 

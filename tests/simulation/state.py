@@ -69,6 +69,11 @@ def end_state(world: World) -> dict[str, Any]:
             prefix: sorted(_unstamped(name) for name in backups)
             for prefix, backups in world.host.storage.backups.items()
         },
+        "clones": {
+            prefix: sorted(_unstamped(name) for name in clones)
+            for prefix, clones in world.host.storage.clones.items()
+            if clones
+        },
         "agent_jobs": [_unstamped(job_id) for job_id in world.host.storage.jobs],
         "status": [one["DBInstanceStatus"] for one in world.describe()],
     }
@@ -91,6 +96,8 @@ def check_repositories(world: World) -> None:
             recorded.setdefault(prefix, set()).add(row.backup_id)
     stored = {prefix: set(backups) for prefix, backups in storage.backups.items() if backups}
     assert stored == recorded, (rows, records, world.jobs())
+    assert not any(row.local for row in rows), (rows, world.jobs())
+    assert all(set(clones) <= recorded.get(prefix, set()) for prefix, clones in storage.clones.items()), storage.clones
     used = {row.repository_id for row in rows if row.status == "available"} | {
         record.repository_id for record in records
     }

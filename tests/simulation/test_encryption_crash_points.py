@@ -8,12 +8,26 @@ from typing import Any
 import pytest
 
 from mainstay.agent import actions, volumes
+from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.kms import KmsKey
 from simulation.effects import kill_at, undisturbed
 from simulation.loop import Killed
-from simulation.test_crash_points import DAY_S, Prepared, Scenario, create, delete, other, owner_itself, snapshot
+from simulation.state import check_repositories
+from simulation.test_backups import FAILURE, FATAL
+from simulation.test_crash_points import (
+    DAY_S,
+    Prepared,
+    Scenario,
+    create,
+    delete,
+    delete_snapshot,
+    other,
+    owner_itself,
+    snapshot,
+)
+from simulation.test_failing_effects import live
 from simulation.volumes import KERNEL, NAME, SimulatedVolumes
-from simulation.world import World
+from simulation.world import SCOPE, World
 
 LOST = "inaccessible-encryption-credentials"
 RECOVERABLE = "inaccessible-encryption-credentials-recoverable"
@@ -109,6 +123,7 @@ SCENARIOS: dict[str, tuple[tuple[Scenario, ...], Scenario, list[str]]] = {
     "create": ((), encrypted, ["available"]),
     "create_with_backups": ((), encrypted_and_backed_up, ["available"]),
     "snapshot": ((encrypted,), snapshot, ["available"]),
+    "delete_snapshot": ((encrypted, snapshot), delete_snapshot, ["available"]),
     "lose": ((encrypted,), disable, [LOST]),
     "lose_beside_backups": ((encrypted_and_backed_up,), disable, [RECOVERABLE]),
     "enable_alone": ((encrypted_and_backed_up, disable), enable, [RECOVERABLE]),
@@ -165,3 +180,61 @@ def test_one_that_is_being_created_waits_for_its_key_and_one_that_was_ready_befo
             where = f"{victim.__name__} killed before effect {number}: {world.effects.trace[: number + 1]}"
             assert state["status"] in (["available"], [LOST]), where
             check_keys(world)
+
+
+def the_snapshot(world: World) -> DBSnapshot:
+    assert world.control is not None
+    with world.control.store.read() as view:
+        (row,) = view.scan(DBSnapshot)
+    return row
+
+
+def told(world: World) -> list[str]:
+    assert world.control is not None
+    with world.control.store.read() as view:
+        found = [one for one in view.events(SCOPE, 0, 1e12) if one.event_id == "MAINSTAY-EVENT-0002"]
+    return [one.message for one in found]
+
+
+def test_a_clone_that_cannot_be_stored_is_told_once_and_tried_until_it_can(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await encrypted(world)
+        await world.settle()
+        world.host.storage.failures = [FATAL] * 6
+        await snapshot(world)
+        await world.tick(2.0)
+        assert the_snapshot(world).status == "available" and the_snapshot(world).local
+        assert world.describe()[0]["DBInstanceStatus"] == "available" and told(world) == []
+        await world.settle()
+        assert the_snapshot(world).status == "available" and not the_snapshot(world).local
+        assert told(world) == [
+            "The DB snapshot one is on its host only: it could not be stored: the disk is gone",
+            "The DB snapshot one is in the object storage",
+        ]
+        check_repositories(world)
+
+    live(tmp_path, story)
+
+
+def test_a_clone_that_is_lost_before_it_is_stored_fails_its_snapshot_and_the_copies_that_share_it(
+    tmp_path: Path,
+) -> None:
+    async def story(world: World) -> None:
+        await encrypted(world)
+        await world.settle()
+        world.host.storage.failures = [FAILURE]
+        await snapshot(world)
+        await world.tick(1.5)
+        assert the_snapshot(world).local
+        await world.call("CopyDBSnapshot", SourceDBSnapshotIdentifier="one", TargetDBSnapshotIdentifier="two")
+        world.host.storage.clones.clear()  # as with its host
+        await world.settle()
+        assert world.control is not None
+        with world.control.store.read() as view:
+            assert [(row.status, row.local) for row in view.scan(DBSnapshot)] == [("failed", False)] * 2
+        for name in ("one", "two"):
+            await world.call("DeleteDBSnapshot", DBSnapshotIdentifier=name)
+        await world.settle()
+        check_repositories(world)
+
+    live(tmp_path, story)

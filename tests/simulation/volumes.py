@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mainstay.host.processes import User
 from mainstay.host.volumes import VolumePlace
+from mainstay.host.volumes.base import Frozen
 from mainstay.host.volumes.mounts import remove_tree
 from mainstay.model.errors import Permanent
 from mainstay.model.volume import VolumeDriverReport, VolumePhase, VolumeSpec, VolumeUsage
@@ -43,6 +44,12 @@ class SimulatedVolumes:
 
     async def grow(self, place: VolumePlace, spec: VolumeSpec) -> None:
         """It has all the room there is."""
+
+    async def clone(self, place: VolumePlace, clone: Path) -> Frozen:
+        raise Permanent("clones are made by `JobRunner` here")
+
+    def thaw(self, place: VolumePlace) -> None:
+        """It is never frozen."""
 
     async def destroy(self, place: VolumePlace) -> None:
         for path in (kernel_of(place), place.image):

@@ -28,6 +28,7 @@ from mainstay.host.cgroups import ControlGroups
 from mainstay.host.clock import SimulatedClock
 from mainstay.host.randomness import SeededRandomness
 from mainstay.host.vault import Vault
+from mainstay.host.volumes.clones import Clones
 from mainstay.model.capacity import HostCapacity
 from mainstay.model.errors import ApiError, MainstayError, Transient
 from mainstay.model.node import NodePhase
@@ -139,6 +140,7 @@ class SimulatedAgent(Agent):
             builds=world.builds,  # type: ignore[arg-type]
             user=SimulatedUser(pwd.getpwuid(0).pw_name, given=given),
             repositories=SimulatedRepositories(host, self.life),  # type: ignore[arg-type]
+            clones=Clones(host.directory / "clones"),
             clock=world.clock,
             report=self._report,
             archiver=SimulatedArchiver,

@@ -41,6 +41,7 @@ from mainstay.host.fencing import fence
 from mainstay.host.files import make_private_directory, write_atomically
 from mainstay.host.processes import User
 from mainstay.host.shims import EngineProcess, Launch, Shims
+from mainstay.host.volumes.clones import Clones
 from mainstay.model.assignment import Assignment
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import MainstayError, Permanent, Transient
@@ -68,6 +69,7 @@ class KeeperTools(msgspec.Struct, frozen=True, kw_only=True):
     routes: Routes
     builds: Builds
     repositories: Repositories
+    clones: Clones
     user: User
     clock: Clock
     report: Callable[[NodeStatus], None]
@@ -120,8 +122,7 @@ class NodeActions:
         self.stopping: asyncio.Task[None] | None = None
         self.copying: asyncio.Task[None] | None = None
         self._restores: str | None = None
-        self.promoting = False
-        self._promote_again_at = 0.0
+        self.promoting, self._promote_again_at = False, 0.0
         self.outgrown = False
         self.lost = ""
         self.ended_as_wanted = False
@@ -129,7 +130,7 @@ class NodeActions:
         self.start_due_at = 0.0
         self.failure = ""
         self.ended = asyncio.Event()
-        self.restoring = Restoring(self.files, driver, tools.repositories, tools.user)
+        self.restoring = Restoring(self.files, driver, tools.repositories, tools.clones, tools.user)
         self.kept = KeptData(self.files, self._remember, self.fence)
         self._driver = driver
         self._tools = tools
@@ -290,6 +291,7 @@ class NodeActions:
         for path in (self.files.configuration, self.files.sockets, *logs):
             make_private_directory(path)
             self._tools.user.give(path)
+        await self.restoring.lend_clone(spec.restore, self.volume.place)
         await self.volume.create()
 
     def _make_logs_on_volume(self) -> None:

@@ -16,6 +16,7 @@ import structlog
 
 from mainstay.agent.archiver import read_range
 from mainstay.agent.keeper import Keeper
+from mainstay.agent.local_snapshots import LocalSnapshots
 from mainstay.agent.repositories import Repositories
 from mainstay.agent.standby_source import StandbySource, standby_source
 from mainstay.agent.verification import Verified
@@ -51,6 +52,7 @@ class Jobs:
     def __init__(
         self,
         repositories: Repositories,
+        snapshots: LocalSnapshots,
         drivers: dict[str, EngineDriver],
         lead: Callable[[str], Keeper | None],
         follow: Callable[[str], Keeper | None],
@@ -58,6 +60,7 @@ class Jobs:
         tell: Callable[[JobStatus], None],
     ) -> None:
         self._repositories = repositories
+        self._snapshots = snapshots
         self._drivers = drivers
         self._lead = lead
         self._follow = follow
@@ -101,6 +104,7 @@ class Jobs:
     async def _run(self, job: RepositoryJob) -> None:
         started = self._clock.monotonic()
         try:
+            await self._clone(job)  # before its turn comes: it takes a moment
             # The log must get on while backups take hours; it is little.
             async with nullcontext() if job.kind is JobKind.COPY_LOG else self._places:
                 status = self._known[job.job_id]
@@ -137,8 +141,10 @@ class Jobs:
                 await self._repositories.copy_log(job.repository, job.destination, job.promised, backups, note)
             case JobKind.EXPIRE:
                 await self._repositories.expire(job.repository, job.kept_backups, job.kept_log_from, backups)
+                await self._snapshots.keep_only(job.repository, job.kept_backups)
             case JobKind.DESTROY:
                 await self._repositories.destroy(job.repository)
+                await self._snapshots.keep_only(job.repository, ())
             case JobKind.VERIFY:
                 return await self._repositories.verify(job.repository, job.kept_backups, job.promised, backups, note)
             case JobKind.CHECK:
@@ -157,11 +163,43 @@ class Jobs:
         standby = self._follow(job.node_id) if await self._repositories.has_backups(job.repository) else None
         return None if standby is None else standby_source(leader, standby)
 
+    async def _clone(self, job: RepositoryJob) -> None:
+        """What is to be a clone is one now, if it can be, and that is told; if not, why it is copied instead."""
+        if job.kind is not JobKind.BACKUP or not job.cloned:
+            return
+        facts = self._snapshots.find(job)
+        if facts is None and job.node_id and await self._repositories.facts(job.repository, job.backup_id) is None:
+            try:
+                facts = await self._snapshots.take(job, self._running(job))
+            except (MainstayError, OSError) as error:
+                log.warning("job.copies", job_id=job.job_id, because=str(error))
+                self._set(msgspec.structs.replace(self._known[job.job_id], copied_because=str(error)))
+        if facts is not None:
+            self._set(msgspec.structs.replace(self._known[job.job_id], local=facts))
+
+    async def _store_clone(self, job: RepositoryJob, facts: BackupFacts) -> BackupFacts:
+        """What is restored from the object storage is what the clone shows."""
+
+        async def end() -> tuple[Sequence[SourceFile], BackupFacts]:
+            return (), facts
+
+        async with self._snapshots.opened(job, self._drivers[job.engine]) as sources:
+            note = self._noting(job)
+            stored = await self._repositories.back_up(job.repository, job.backup_id, sources, end, note)
+        self._snapshots.note_stored(job)
+        return stored
+
     async def _back_up(self, job: RepositoryJob) -> BackupFacts:
         """Files, then the log that makes them consistent, then the manifest: nothing listed is missing."""
         found = await self._repositories.facts(job.repository, job.backup_id)
         if found is not None:
+            self._snapshots.note_stored(job)
             return found
+        cloned = self._known[job.job_id].local
+        if cloned is not None:
+            return await self._store_clone(job, cloned)
+        if not job.node_id:
+            raise Permanent("the clone that was to be stored is not there any more")
         keeper = self._running(job)
         spec, driver, host = keeper.spec, keeper.driver, keeper.hands.backup_host(keeper.spec)
         started_at = self._clock.wall()

@@ -15,6 +15,7 @@ from mainstay.agent.instances import Instances
 from mainstay.agent.jobs import Jobs
 from mainstay.agent.journal import Journal
 from mainstay.agent.keeper import Keeper
+from mainstay.agent.local_snapshots import LocalSnapshots
 from mainstay.agent.logs import list_logs, read_log
 from mainstay.agent.repositories import SystemRepositories
 from mainstay.agent.routes import EndpointRoutes
@@ -29,6 +30,7 @@ from mainstay.host.randomness import SystemRandomness
 from mainstay.host.rpc import RpcClient, RpcServer
 from mainstay.host.shims import SystemShims
 from mainstay.host.volumes import examine_drivers
+from mainstay.host.volumes.clones import Clones
 from mainstay.model.errors import Permanent
 from mainstay.model.node import NodeSpec, NodeStatus, NodeTarget
 from mainstay.model.repository_job import JobStatus, RepositoryJob
@@ -72,6 +74,8 @@ class Agent:
             on_connect=self._told_on_connect,
         )
         repositories = SystemRepositories(settings, SystemRandomness())
+        clones = Clones(settings.home / "agent" / "clones")
+        clones.sweep()
         self._tools = KeeperTools(
             journal=Journal(settings.home / "agent" / "nodes", runtime / "nodes"),
             shims=SystemShims(runtime / "shims", self._process_ended),
@@ -79,13 +83,15 @@ class Agent:
             routes=EndpointRoutes(self._endpoint, "relay" if settings.endpoint_path == "relay" else "kernel"),
             builds=Builds(settings),
             repositories=repositories,
+            clones=clones,
             user=engine_user(settings.engine_user),
             clock=SystemClock(),
             report=self._report,
         )
         self._jobs = Jobs(
-            repositories, self._drivers, self._leader_of, self._standby_of, self._tools.clock, self._report_job
-        )
+            repositories, LocalSnapshots(clones), self._drivers, self._leader_of, self._standby_of, self._tools.clock,
+            self._report_job,
+        )  # fmt: skip
         self._instances = Instances(LocalLeases(settings.home / "agent" / "leases"), self._tools.clock)
 
     async def run(self) -> None:

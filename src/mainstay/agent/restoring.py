@@ -23,10 +23,13 @@ from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import User
 from mainstay.host.threads import to_its_end
-from mainstay.model.errors import MainstayError
+from mainstay.host.volumes import VolumePlace
+from mainstay.host.volumes.clones import Clones
+from mainstay.model.errors import MainstayError, Transient
 from mainstay.model.node import RestoreProgress, RestoreSpec
 
 UNFINISHED = "data.restoring-"
+STORED_AGAIN_S = 2.0
 
 log = structlog.get_logger()
 
@@ -34,8 +37,11 @@ log = structlog.get_logger()
 class Restoring:
     """The restore of one node."""
 
-    def __init__(self, files: NodeFiles, driver: EngineDriver, repositories: Repositories, user: User) -> None:
+    def __init__(
+        self, files: NodeFiles, driver: EngineDriver, repositories: Repositories, clones: Clones, user: User
+    ) -> None:
         self._files = files
+        self._clones = clones
         self._driver = driver
         self._repositories = repositories
         self._user = user
@@ -44,24 +50,44 @@ class Restoring:
         self._server: Recovery | None = None
         self._serving: asyncio.Task[None] | None = None
 
+    async def lend_clone(self, restore: RestoreSpec | None, place: VolumePlace) -> None:
+        """Before the volume is made: if there is a clone of the backup on this host, it begins as that."""
+        if restore is not None and restore.crash_consistent:
+            await to_its_end(self._clones.lend, restore.repository.prefix, restore.backup_id, place)
+
     async def copy(self, restore: RestoreSpec, placing: Callable[[], None] = lambda: None) -> None:
         """Puts the backup's files in place; everything is checked and on disk before it is the data directory.
 
         `placing` is called just before. Raises `Permanent` for a backup that is damaged or not there, `Transient` for a
-        repository that is away.
+        repository that is away. A volume that began as a clone of the backup has the files already.
         """
         await to_its_end(self._remove_unfinished)
-        unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._files.volume))
-        self._user.give(unfinished)
         self._since = asyncio.get_running_loop().time()
-        await self._repositories.restore(restore, unfinished, self._user, self._note)
+        cloned = self._files.cloned_data
+        if restore.crash_consistent and cloned.is_dir() and not cloned.is_symlink():
+            unfinished = cloned
+        else:
+            unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self._files.volume))
+            self._user.give(unfinished)
+            await self._require_stored(restore)
+            await self._repositories.restore(restore, unfinished, self._user, self._note)
         placing()
-        await to_its_end(self._put_in_place, unfinished)
+        await to_its_end(self._put_in_place, unfinished, crash_consistent=restore.crash_consistent)
 
-    def _put_in_place(self, unfinished: Path) -> None:
-        self._driver.backups.prepare_restored(unfinished, self._user)
+    async def _require_stored(self, restore: RestoreSpec) -> None:
+        """A snapshot is available when there is a clone of it, which may be of no use here."""
+        if restore.crash_consistent and await self._repositories.facts(restore.repository, restore.backup_id) is None:
+            raise Transient("the DB snapshot is still being stored", retry_after_s=STORED_AGAIN_S)
+
+    def _put_in_place(self, unfinished: Path, *, crash_consistent: bool) -> None:
+        backups = self._driver.backups
+        if not crash_consistent:
+            backups.prepare_restored(unfinished, self._user)
+        elif backups.crash_copies is not None:
+            backups.crash_copies.prepare(unfinished, self._user)
         unfinished.rename(self._files.data)
         fsync_directory(self._files.volume)
+        shutil.rmtree(self._files.cloned, ignore_errors=True)
         self._remove_unfinished()
 
     def _remove_unfinished(self) -> None:

@@ -56,6 +56,7 @@ def snapshot_words(row: dict[str, Any], now: float) -> dict[str, str]:
         "region": row["region"],
         "kind": row["kind"].split()[0],
         "status": row["status"] + "".join(f": {reason}" for reason in row["failed"]) + _progress(row),
+        "made as": ": ".join(filter(None, (row.get("way"), row.get("copied_because")))),
         "age": "" if row["created_at"] is None else span(now - row["created_at"]),
         "size": size(row["size_bytes"]),
         "stored": size(row["stored_bytes"]),
@@ -66,7 +67,8 @@ def snapshot_words(row: dict[str, Any], now: float) -> dict[str, str]:
 
 def _progress(row: dict[str, Any]) -> str:
     told = row.get("progress")
-    return "" if not told else f": {pace(told['bytes_done'], told['bytes_total'], told['seconds'])}"
+    here = ", on this host only until it is stored" if row.get("local") else ""
+    return here if not told else f"{here}: {pace(told['bytes_done'], told['bytes_total'], told['seconds'])}"
 
 
 def _table(title: str, lines: list[dict[str, str]]) -> Table:

@@ -181,6 +181,12 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
         else:
             wanted = settings.volumes == one.driver and not one.encrypted
             yield Finding("bad" if wanted else "note", f"{name}: not usable: {one.reason}")
+    for one in drivers:
+        if one.driver == "image" and one.usable and not one.encrypted:
+            if one.clones:
+                yield Finding("ok", f"DB snapshots of image volumes are clones of them below {place}: there at once")
+            else:
+                yield Finding("note", f"DB snapshots of image volumes are copied: {one.clones_reason}")
     if not any(one.usable and one.encrypted for one in drivers):
         remedy = "Run as root on a host with loop devices, or install gocryptfs and fuse3."
         yield Finding("note", "volumes: StorageEncrypted is refused on this host", remedy)

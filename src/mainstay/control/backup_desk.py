@@ -128,8 +128,8 @@ class BackupDesk:
             found = _find(tx, named)
             repository = require_repository(tx, found.scope, found.repository_id)
             row = found if isinstance(found, DBSnapshot) else None
-            if row is not None and row.status != AVAILABLE:
-                raise Permanent(f"the DB snapshot {row.db_snapshot_identifier} is {row.status}, not available")
+            if row is not None:
+                _require_stored(row)
             asked_at = self._tools.clock.wall()
             job = begin_verification(tx, asked_at, repository, row)
         return self._ticket("verify", job, repository, "" if row is None else row.db_snapshot_identifier)
@@ -195,8 +195,7 @@ class BackupDesk:
             found = _find(view, named)
             if not isinstance(found, DBSnapshot):
                 raise Permanent(f"{named.name} is no DB snapshot", hint="Name one of `mainstay backups list`.")
-            if found.status != AVAILABLE or found.backup is None:
-                raise Permanent(f"the DB snapshot {found.db_snapshot_identifier} is {found.status}, not available")
+            _require_stored(found)
             repository = require_repository(view, found.scope, found.repository_id)
             opened = open_repository(view, self._tools.vault, repository)
         return {
@@ -301,6 +300,16 @@ class BackupDesk:
             raise Permanent(error.message) from error
         self._worker.wake()
         return name
+
+
+def _require_stored(row: DBSnapshot) -> None:
+    if row.status != AVAILABLE or row.backup is None:
+        raise Permanent(f"the DB snapshot {row.db_snapshot_identifier} is {row.status}, not available")
+    if row.local:
+        raise Permanent(
+            f"the DB snapshot {row.db_snapshot_identifier} is not in the object storage yet",
+            hint="`mainstay backups list` shows how far it is.",
+        )
 
 
 def _converted(params: Any, kind: Any) -> Any:

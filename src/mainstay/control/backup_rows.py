@@ -84,11 +84,13 @@ def automated_row(
 def snapshot_row(row: DBSnapshot, kms_key_id: str, status: JobStatus | None, now: float) -> dict[str, Any]:
     """One snapshot, with the members of `automated_row` that it has; `status` is of the job that makes it.
 
-    `progress` is {"bytes_done", "bytes_total", "seconds"} while it is made.
+    `progress` is {"bytes_done", "bytes_total", "seconds"} while it is made, or stored. `way` is "clone" or "copy", ""
+    where there was no choice, `local` tells of one that is on its host only.
     """
     facts = row.backup
     progress = None
-    if row.status == CREATING and status is not None and status.phase is JobPhase.RUNNING and status.started_at:
+    begun = status is not None and status.phase is JobPhase.RUNNING and status.started_at
+    if begun and status is not None and (row.status == CREATING or row.local):
         progress = {"bytes_done": status.bytes_done, "bytes_total": status.bytes_total,
                     "seconds": max(0.0, now - status.started_at)}  # fmt: skip
     return {
@@ -107,6 +109,9 @@ def snapshot_row(row: DBSnapshot, kms_key_id: str, status: JobStatus | None, now
         "from_standby": facts is not None and facts.from_standby,
         "kms_key_id": kms_key_id,
         "verified": shown(row.verified),
+        "way": "clone" if facts is not None and facts.crash_consistent else "copy" if row.copied_because else "",
+        "local": row.local,
+        "copied_because": row.copied_because,
     }
 
 

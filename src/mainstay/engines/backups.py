@@ -6,7 +6,7 @@ to be copied, segments of a log to be shipped, and a directory to be made into a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -168,8 +168,31 @@ class Recovery(Protocol):
         """Leaves nothing behind but the database."""
 
 
+class CrashCopies(Protocol):
+    """How an engine's directory is copied as it is at one moment, as after a power cut, with nothing but the files."""
+
+    async def flush(self, spec: NodeSpec, files: NodeFiles) -> None:
+        """Whatever was acknowledged before is on disk when this returns. Raises `Transient`."""
+
+    def refusal(self, data: Path) -> str:
+        """Why this directory cannot be copied so, in words, or ""."""
+
+    def files(self, data: Path) -> Iterable[SourceFile]:
+        """What belongs to the copy of a directory that nobody changes."""
+
+    def prepare(self, data: Path, user: User) -> None:
+        """Makes such a copy into the directory of another instance, which recovers when it is started.
+
+        Blocking; may be repeated; everything is durable when it returns.
+        """
+
+
 class EngineBackups(Protocol):
     """Backups of one engine."""
+
+    @property
+    def crash_copies(self) -> CrashCopies | None:
+        """None: the engine's directory cannot be copied as after a power cut."""
 
     def log_source(self, spec: NodeSpec, files: NodeFiles) -> LogSource:
         """The log of this node, which leads."""

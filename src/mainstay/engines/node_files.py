@@ -6,6 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from mainstay.host.volumes.base import SEEDED
+
 
 class NodeFiles(msgspec.Struct, frozen=True):
     """Where one node keeps its things. `root` is the agent's, the volume, the logs and the socket are the engine's.
@@ -26,6 +28,16 @@ class NodeFiles(msgspec.Struct, frozen=True):
     def data(self) -> Path:
         """The engine's data directory, on the volume."""
         return self.volume / "data"
+
+    @property
+    def cloned(self) -> Path:
+        """What another node's volume held, on a volume that began as a clone of that."""
+        return self.volume / SEEDED
+
+    @property
+    def cloned_data(self) -> Path:
+        """The other node's data directory in there."""
+        return self.cloned / self.data.name
 
     @property
     def restoring(self) -> Path:

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from mainstay.backups.log_archive import LogArchive, StoredSegment
 from mainstay.backups.verify_log import NeededSegment
-from mainstay.engines.backups import BackupHost, LogSource, OpenBackup, Recovery, Standby
+from mainstay.engines.backups import BackupHost, CrashCopies, LogSource, OpenBackup, Recovery, Standby
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User
 from mainstay.model.engine import EngineBuild
@@ -21,7 +21,12 @@ from mainstay.model.repository_job import BackupFacts
 
 
 class NoImports:
-    """The part of `EngineBackups` of an engine that takes no foreign backups (`Feature.DATA_EXCHANGE`)."""
+    """The part of `EngineBackups` of an engine that takes no foreign backups (`Feature.DATA_EXCHANGE`).
+
+    Nor has it copies as after a power cut, unless it says so.
+    """
+
+    crash_copies: CrashCopies | None = None
 
     def _refuse(self) -> NoReturn:
         raise Permanent("this is not built for the engine")

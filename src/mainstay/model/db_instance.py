@@ -38,7 +38,8 @@ class PendingModification(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
 class RestoreFrom(msgspec.Struct, frozen=True, kw_only=True):
     """Which backup a restored instance was made of; `described` is how events name it.
 
-    `paused`: at the target it waits for a look, and is not opened before somebody says so.
+    `paused`: at the target it waits for a look, and is not opened before somebody says so. `crash_consistent`: as in
+    `BackupFacts`.
     """
 
     repository_scope: Scope
@@ -47,6 +48,7 @@ class RestoreFrom(msgspec.Struct, frozen=True, kw_only=True):
     target: RestoreTarget
     described: str
     paused: bool = False
+    crash_consistent: bool = False
 
 
 class KeptData(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,7 +90,8 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     failover has been seen, whose epoch is `failover_epoch`. `source_dbi_resource_id` is what a read replica follows,
     `source_identifier` how the API named it last: its identifier, or its ARN if it is in another region.
     `kms_key_id` is the ARN of the key that protects an encrypted one. `volume_driver` is what its nodes keep data on,
-    "" for plain directories; the key of an encrypted one is in `wrapped_volume_key`, wrapped by the KMS key.
+    "" for plain directories; the key of an encrypted one is in `wrapped_volume_key`, wrapped by the KMS key
+    for the instance itself or, if its volume may have begun as a clone of that one's, for `volume_key_owner`.
     `key_lost_at`: the KMS key was found not enabled then, and the instance has not been started since;
     `key_lost_for_good`: it cannot be any more. `storage_word` is what was last recorded of its space ("", "low",
     "full").
@@ -117,6 +120,7 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     storage_encrypted: bool = False
     kms_key_id: str = ""
     wrapped_volume_key: str = ""
+    volume_key_owner: str = ""
     key_lost_at: float | None = None
     key_lost_for_good: bool = False
     volume_driver: str = ""

@@ -118,8 +118,10 @@ class DBSnapshot(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     `copy_of` is what a copy is being made of by copying data; a copy that shares its source's data has none.
     `restore_accounts`: who may restore it (account ids, "all"). `source_db_snapshot_arn` and `source_region` are set on
-    copies. Times are epoch seconds; `snapshot_create_time` is when it was complete, `snapshot_database_time` the moment
-    of the database it shows.
+    copies. `local`: it is available on its host only, as a clone, and is being stored; `copied_because` says why one
+    that was to be a clone is none. `wrapped_volume_key` is the data key of the volume that an encrypted clone shows,
+    wrapped by its KMS key for the instance `volume_key_owner`. Times are epoch seconds; `snapshot_create_time` is when
+    it was complete, `snapshot_database_time` the moment of the database it shows.
     """
 
     KIND: ClassVar[str] = "db-snapshot"
@@ -143,6 +145,10 @@ class DBSnapshot(Record, frozen=True, kw_only=True, omit_defaults=True):
     backup: BackupFacts | None = None
     copy_of: BackupRef | None = None
     verified: Proof | None = None
+    local: bool = False
+    copied_because: str = ""
+    wrapped_volume_key: str = ""
+    volume_key_owner: str = ""
 
     def key(self) -> str:
         return self.db_snapshot_identifier
@@ -159,7 +165,7 @@ class DBSnapshot(Record, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def subject(self) -> str:
         """Of the job that makes it."""
-        return f"snapshot:{self.repository_id}-{self.backup_id}"
+        return snapshot_subject(self.repository_id, self.backup_id)
 
     @property
     def job_id(self) -> str:
@@ -170,6 +176,11 @@ class DBSnapshot(Record, frozen=True, kw_only=True, omit_defaults=True):
     def arn(self) -> str:
         """`arn:aws:rds:<region>:<account>:snapshot:<identifier>`."""
         return self.scope.arn("rds", f"snapshot:{self.db_snapshot_identifier}")
+
+
+def snapshot_subject(repository_id: str, backup_id: str) -> str:
+    """The subject of the job that makes this backup for a DB snapshot."""
+    return f"snapshot:{repository_id}-{backup_id}"
 
 
 class LogMark(msgspec.Struct, frozen=True, array_like=True):

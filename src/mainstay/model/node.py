@@ -105,12 +105,14 @@ class RestoreSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A node's data comes from this backup in this repository, once; afterwards it means nothing.
 
     `paused`: at the target the engine takes queries and no writes, and nothing is final: it can be told to go on.
+    `crash_consistent`: as in `BackupFacts`; there may be a clone of it on the host.
     """
 
     repository: RepositoryRef
     backup_id: str
     target: RestoreTarget
     paused: bool = False
+    crash_consistent: bool = False
 
 
 class DataExchange(msgspec.Struct, frozen=True, kw_only=True):

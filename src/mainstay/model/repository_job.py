@@ -24,9 +24,11 @@ class RepositoryRef(msgspec.Struct, frozen=True, kw_only=True):
 class JobKind(StrEnum):
     """What is done.
 
-    BACKUP: of the node `node_id` into `repository` as `backup_id`. COPY: `backup_id` and the log it needs from
-    `repository` into `destination`. EXPIRE: everything in `repository` is removed but the backups `kept_backups`, the
-    log from `kept_log_from` on (a position) and what of the log each kept backup needs. DESTROY: all of the repository.
+    BACKUP: of the node `node_id` into `repository` as `backup_id`; with `cloned`, of a clone of its volume where there
+    can be one, which is there at once (`JobStatus.local`), and with `node_id` "" of the clone that is there. COPY:
+    `backup_id` and the log it needs from `repository` into `destination`. EXPIRE: everything in `repository` is removed
+    but the backups `kept_backups`, the log from `kept_log_from` on (a position) and what of the log each kept backup
+    needs; the clones of other backups go too. DESTROY: all of the repository.
     VERIFY: the backups `kept_backups`, each of which must be there, and the log are read back and checked; of the log
     what the backups need and what is `promised` must be there. CHECK: all that the engine of node `node_id` can read is
     read by it. COPY_LOG: the log that is `promised` in `repository` into `destination`, as far as it is not there.
@@ -52,7 +54,8 @@ class LogPromise(msgspec.Struct, frozen=True, kw_only=True):
 class RepositoryJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One order. `subject` names whose workflow waits for it, as in jobs of the store.
 
-    `kept_log_from` "": no log is needed but that of the kept backups; None: all of it stays.
+    `kept_log_from` "": no log is needed but that of the kept backups; None: all of it stays. `volume_key` is the data
+    key of an encrypted volume whose clone is read (a secret).
     """
 
     job_id: str
@@ -66,6 +69,11 @@ class RepositoryJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     kept_backups: tuple[str, ...] = ()
     kept_log_from: str | None = None
     promised: LogPromise | None = None
+    cloned: bool = False
+    volume_key: str = ""
+
+    def __repr__(self) -> str:
+        return f"RepositoryJob(job_id={self.job_id!r}, kind={self.kind.value!r}, repository={self.repository!r})"
 
 
 class JobPhase(StrEnum):
@@ -81,7 +89,8 @@ class BackupFacts(msgspec.Struct, frozen=True, kw_only=True):
 
     It can be restored to any moment from `consistent_at` (epoch seconds, the database's clock) on; of the log it needs
     what is between the two positions. `size_bytes` is what a restore writes, `stored_bytes` what was added to the
-    repository. `from_standby`: its files were read from the standby of a Multi-AZ instance.
+    repository. `from_standby`: its files were read from the standby of a Multi-AZ instance. `crash_consistent`: its
+    files are those of one moment, as after a power cut: it needs no log, and its positions say nothing.
     """
 
     backup_id: str
@@ -94,6 +103,7 @@ class BackupFacts(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     stored_bytes: int = 0
     from_standby: bool = False
+    crash_consistent: bool = False
 
 
 class LostLog(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +117,9 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the agent sees of a job. `fatal`: it will not be tried again by itself.
 
     A COPY's `backup` is the copy's; the `damages` of a VERIFY or a CHECK are sentences, one for each thing found;
-    `lost_log` is what of the promised log a VERIFY found lost, at most LOST_MAX parts of it.
+    `lost_log` is what of the promised log a VERIFY found lost, at most LOST_MAX parts of it. `local`: there is a clone
+    on the host, which can be restored from there while it is being stored. `copied_because` says why a BACKUP that was
+    to be of a clone is not.
     """
 
     job_id: str
@@ -121,6 +133,8 @@ class JobStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     lost_log: tuple[LostLog, ...] = ()
     failure: str = ""
     fatal: bool = False
+    local: BackupFacts | None = None
+    copied_because: str = ""
 
     @property
     def percent(self) -> int:

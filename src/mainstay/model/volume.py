@@ -76,7 +76,8 @@ FULL_BELOW_PART = 20
 class VolumeDriverReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a kind of volume can be used on a host, found out by trying. `reason` says why not, or what is limited.
 
-    `driver` and `encrypted` are those of `VolumeSpec`; `sized`: its size is a real limit.
+    `driver` and `encrypted` are those of `VolumeSpec`; `sized`: its size is a real limit. `clones`: a DB snapshot of it
+    can be a clone, which is there at once; `clones_reason` says why not.
     """
 
     driver: str
@@ -84,3 +85,5 @@ class VolumeDriverReport(msgspec.Struct, frozen=True, kw_only=True):
     sized: bool
     usable: bool
     reason: str = ""
+    clones: bool = False
+    clones_reason: str = ""

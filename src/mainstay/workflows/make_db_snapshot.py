@@ -3,6 +3,9 @@
 The record is there, `creating`, before the agent hears of it; what became of it is recorded before the agent may
 forget its job. A job that the agent does not know (any more) is ordered again under the same id. If the record goes
 away meanwhile, the job is given up.
+
+One that may be a clone of its instance's volume is `available` as soon as the clone is on disk, and `local` until it is
+in the object storage, which is then tried until it is: only a clone that is lost with its host makes it `failed`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from mainstay.model.db_snapshot import (
     BackupRef,
     DBInstanceAutomatedBackup,
     DBSnapshot,
+    snapshot_subject,
 )
 from mainstay.model.errors import Permanent
 from mainstay.model.node import NodePhase, NodeStatus, leading
@@ -34,10 +38,12 @@ from mainstay.services.rds.events import record_event
 from mainstay.store import Reader, Transaction
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work, bring_forward, new_job
 from mainstay.workflows.reclaim_repository import is_clearing, note_filled, request_clearing_in, request_reclaim_in
-from mainstay.workflows.repositories import facts_of, open_repository, require_repository
+from mainstay.workflows.repositories import facts_of, may_be_opened, open_repository, require_repository
+from mainstay.workflows.volumes import key_of_clone
 
 OBSERVE_AGAIN_S = 5.0
 READY_AGAIN_S = 2.0
+LOCKED_AGAIN_S = 60.0
 CLEARED_AGAIN_S = 0.5
 GIVE_UP_S = 3600.0
 """For so long a snapshot waits for an instance that does not run, or goes on trying what fails."""
@@ -61,8 +67,12 @@ def begin_snapshot(
     *,
     snapshot_type: str = MANUAL,
     tags: Mapping[str, str] | None = None,
+    clone: bool = False,
 ) -> DBSnapshot:
-    """Records a snapshot of the instance, into its repository, as `creating` and starts the workflow."""
+    """Records a snapshot of the instance, into its repository, as `creating` and starts the workflow.
+
+    `clone`: it may be on the instance's host alone for a while, where that makes it available at once.
+    """
     now = clock.wall()
     row = DBSnapshot(
         scope=instance.scope,
@@ -73,11 +83,13 @@ def begin_snapshot(
         backup_id=backup_id,
         requested_at=now,
         tags=dict(tags or {}),
+        wrapped_volume_key=instance.wrapped_volume_key if clone else "",
+        volume_key_owner=(instance.volume_key_owner or instance.dbi_resource_id) if clone else "",
     )
     tx.insert(row)
     record_event(tx, clock, instance, "RDS-EVENT-0001")
     record_event(tx, clock, row, "RDS-EVENT-0040" if snapshot_type == MANUAL else "RDS-EVENT-0090")
-    _start(tx, now, row)
+    _start(tx, now, row, clone=clone)
     return row
 
 
@@ -92,20 +104,34 @@ def begin_copy(tx: Transaction, clock: Clock, row: DBSnapshot, source: DBSnapsho
     return row
 
 
-def _start(tx: Transaction, now: float, row: DBSnapshot) -> None:
-    frame = {
+def _start(tx: Transaction, now: float, row: DBSnapshot, *, clone: bool = False) -> None:
+    frame: dict[str, Any] = {
         "db_snapshot_identifier": row.db_snapshot_identifier,
         "backup_id": row.backup_id,
         "repository_id": row.repository_id,
         "job_id": row.job_id,
+        "clone": clone,
     }
     tx.add_job(new_job(MAKE_SNAPSHOT, row.subject, row.scope, now, frame))
 
 
 def snapshot_of(reader: Reader, work: Work) -> DBSnapshot | None:
-    """The record that the job makes, None when it is not wanted any more."""
-    row = reader.get(DBSnapshot, work.job.scope, work.job.frame["db_snapshot_identifier"])
-    return row if row is not None and row.backup_id == work.job.frame["backup_id"] else None
+    """The record that the job makes, None when it is not wanted any more.
+
+    Of a local one there may be copies, which stay when it goes.
+    """
+    frame = work.job.frame
+    row = reader.get(DBSnapshot, work.job.scope, frame["db_snapshot_identifier"])
+    if row is not None and row.backup_id == frame["backup_id"]:
+        return row
+    return next(iter(_local_rows(reader, work)), None)
+
+
+def _local_rows(reader: Reader, work: Work) -> list[DBSnapshot]:
+    """The snapshot while it is on its host only, and its copies, which share its data."""
+    frame = work.job.frame
+    rows = reader.find(DBSnapshot, work.job.scope, "repository", frame["repository_id"])
+    return [row for row in rows if row.local and row.backup_id == frame["backup_id"]]
 
 
 def instance_shown(reader: Reader, row: DBSnapshot) -> DBInstance | None:
@@ -131,6 +157,10 @@ async def _order(work: Work) -> Outcome:
         if is_clearing(view, row.repository_id):
             return Sleep(CLEARED_AGAIN_S)
         source = row.copy_of
+        if source is not None and view.jobs(snapshot_subject(source.repository_id, source.backup_id)):
+            return Sleep(READY_AGAIN_S)  # what is to be copied is still being stored
+        if row.local and not may_be_opened(view, require_repository(view, row.scope, row.repository_id)):
+            return Sleep(LOCKED_AGAIN_S)
         job = _backup_job(work, view, row) if source is None else _copy_job(work, view, row, source)
     if job is None:
         if now > work.job.created_at + GIVE_UP_S:
@@ -141,22 +171,28 @@ async def _order(work: Work) -> Outcome:
 
 
 def _backup_job(work: Work, view: Reader, row: DBSnapshot) -> RepositoryJob | None:
-    """The order to back up the node that leads, None while none runs."""
-    instance = instance_shown(view, row)
-    if instance is None:
-        raise Permanent("The DB instance was deleted before the snapshot was complete.")
-    seen = running_leader(work, instance)
-    if seen is None:
-        return None
+    """The order to back up the node that leads, None while none runs; or to store the clone that there is."""
+    node_id, clone = "", row.local
+    if not row.local:
+        instance = instance_shown(view, row)
+        if instance is None:
+            raise Permanent("The DB instance was deleted before the snapshot was complete.")
+        seen = running_leader(work, instance)
+        if seen is None:
+            return None
+        node_id, clone = seen.node_id, work.job.frame.get("clone", False) and bool(instance.volume_driver)
     repository = require_repository(view, row.scope, row.repository_id)
+    key = key_of_clone(view, work.tools.vault, row) if clone and row.wrapped_volume_key else ""
     return RepositoryJob(
         job_id=row.job_id,
         kind=JobKind.BACKUP,
         subject=row.subject,
         engine=row.facts.engine,
         repository=open_repository(view, work.tools.vault, repository),
-        node_id=seen.node_id,
+        node_id=node_id,
         backup_id=row.backup_id,
+        cloned=clone,
+        volume_key=key,
     )
 
 
@@ -182,16 +218,20 @@ def _copy_job(work: Work, view: Reader, row: DBSnapshot, source: BackupRef) -> R
 async def _await_outcome(work: Work) -> Outcome:
     tools = work.tools
     with tools.store.read() as view:
-        if snapshot_of(view, work) is None:
+        row = snapshot_of(view, work)
+        if row is None:
             return Next("forget_job")
     status = tools.fleet.observe_job(work.job.frame["job_id"])
     if status is None:
         return Next("order")
+    local = status.local
+    if local is not None and row.status == CREATING:
+        return Next("await_outcome", lambda tx: _cloned(work, tx, local))
     if status.phase is JobPhase.RUNNING:
         return Sleep(OBSERVE_AGAIN_S)
     if status.phase is JobPhase.DONE and status.backup is not None:
         facts = status.backup
-        return Next("forget_job", lambda tx: _complete(work, tx, facts))
+        return Next("forget_job", lambda tx: _complete(work, tx, facts, status.copied_because))
     return _after_failure(work, status)
 
 
@@ -202,9 +242,27 @@ def _after_failure(work: Work, status: JobStatus) -> Outcome:
     with work.tools.store.read() as view:
         row = snapshot_of(view, work)
     automated = row is not None and row.snapshot_type == AUTOMATED
+    if row is not None and row.local:
+        return _store_again(work, status, failures)
     if status.fatal or automated or failures > len(PAUSES_S) or now > work.job.created_at + GIVE_UP_S:
         return Next("forget_job", lambda tx: _gave_up(work, tx, reason))
     return Next("forget_failed_job", frame={"failures": failures, "retry_at": now + PAUSES_S[failures - 1]})
+
+
+def _store_again(work: Work, status: JobStatus, failures: int) -> Outcome:
+    """There is a clone, so there is no end to trying; a person is told once."""
+    now, reason = work.tools.clock.wall(), status.failure or "no reason is known"
+    if status.fatal and status.local is None:  # it is gone
+        return Next("forget_job", lambda tx: _gave_up(work, tx, reason))
+
+    def tell(tx: Transaction) -> None:
+        row = snapshot_of(tx, work)
+        if row is not None and failures == len(PAUSES_S):
+            text = f"The DB snapshot {row.db_snapshot_identifier} is on its host only: it could not be stored: {reason}"
+            record_event(tx, work.tools.clock, row, "MAINSTAY-EVENT-0002", reason=text)
+
+    pause_s = PAUSES_S[min(failures, len(PAUSES_S)) - 1]
+    return Next("forget_failed_job", tell, frame={"failures": failures, "retry_at": now + pause_s})
 
 
 async def _forget_failed_job(work: Work) -> Outcome:
@@ -224,21 +282,49 @@ async def _forget_job(work: Work) -> Outcome:
     return Finish(record)
 
 
-def _complete(work: Work, tx: Transaction, facts: BackupFacts) -> None:
+def _cloned(work: Work, tx: Transaction, facts: BackupFacts) -> None:
+    """It can be restored, on this host, and its instance goes on."""
     clock = work.tools.clock
     row = snapshot_of(tx, work)
     if row is None:
         return
-    now = clock.wall()
-    row = msgspec.structs.replace(
+    row = _available(row, facts, clock.wall(), local=True)
+    tx.put(row)
+    record_event(tx, clock, row, "RDS-EVENT-0042")
+    _leave(work, tx, row, "RDS-EVENT-0002")
+
+
+def _available(row: DBSnapshot, facts: BackupFacts, now: float, *, local: bool) -> DBSnapshot:
+    return msgspec.structs.replace(
         row,
         status=AVAILABLE,
-        percent_progress=100,
+        local=local,
+        percent_progress=0 if local else 100,
         backup=facts,
         snapshot_create_time=now,
         original_snapshot_create_time=row.original_snapshot_create_time or now,
         snapshot_database_time=facts.consistent_at,
     )
+
+
+def _stored(work: Work, tx: Transaction, facts: BackupFacts) -> None:
+    """What was on its host only is in the object storage, also for its copies."""
+    for row in _local_rows(tx, work):
+        tx.put(msgspec.structs.replace(row, local=False, percent_progress=100, backup=facts))
+        text = f"The DB snapshot {row.db_snapshot_identifier} is in the object storage"
+        record_event(tx, work.tools.clock, row, "MAINSTAY-EVENT-0002", reason=text)
+    note_filled(tx, work.job.scope, work.job.frame["repository_id"])
+
+
+def _complete(work: Work, tx: Transaction, facts: BackupFacts, copied_because: str = "") -> None:
+    clock = work.tools.clock
+    row = snapshot_of(tx, work)
+    if row is None or row.local:
+        _stored(work, tx, facts)
+        return
+    now = clock.wall()
+    row = _available(row, facts, now, local=False)
+    row = msgspec.structs.replace(row, copied_because=copied_because)
     tx.put(row)
     note_filled(tx, row.scope, row.repository_id)
     if row.copy_of is not None:
@@ -288,7 +374,9 @@ def _gave_up(work: Work, tx: Transaction, reason: str) -> None:
     row = snapshot_of(tx, work)
     if row is None:
         return
-    row = msgspec.structs.replace(row, status=FAILED, failure=reason)
+    for one in _local_rows(tx, work):  # copies have lost what it has lost
+        tx.put(msgspec.structs.replace(one, status=FAILED, local=False, failure=reason))
+    row = msgspec.structs.replace(row, status=FAILED, local=False, failure=reason)
     tx.put(row)
     if row.copy_of is not None:
         source = row.source_db_snapshot_arn.partition(":snapshot:")[2]
@@ -320,7 +408,7 @@ MAKE_SNAPSHOT = Program(
     first="order",
     steps={
         "order": Step(_order, successors=("await_outcome", "forget_job")),
-        "await_outcome": Step(_await_outcome, successors=("order", "forget_failed_job", "forget_job")),
+        "await_outcome": Step(_await_outcome, successors=("await_outcome", "order", "forget_failed_job", "forget_job")),
         "forget_failed_job": Step(_forget_failed_job, successors=("order",)),
         "forget_job": Step(_forget_job),
     },

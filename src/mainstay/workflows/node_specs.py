@@ -220,7 +220,11 @@ def _restore(reader: Reader, instance: DBInstance) -> RestoreSpec | None:
         return None
     repository = require_repository(reader, source.repository_scope, source.repository_id)
     return RestoreSpec(
-        repository=reference(repository), backup_id=source.backup_id, target=source.target, paused=source.paused
+        repository=reference(repository),
+        backup_id=source.backup_id,
+        target=source.target,
+        paused=source.paused,
+        crash_consistent=source.crash_consistent,
     )
 
 

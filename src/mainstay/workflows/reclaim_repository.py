@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from mainstay.decide.restore_window import DAY_S, expired, log_needed_from
-from mainstay.model.db_instance import DBInstance
+from mainstay.model.db_instance import DBInstance, RestoreFrom
 from mainstay.model.db_snapshot import (
     AUTOMATED,
     AVAILABLE,
@@ -94,9 +94,8 @@ def needed(reader: Reader, repository: BackupRepository, now: float, order: Call
     if any(row.status == CREATING for row in rows) or any(job.subject.startswith(makes) for job in reader.jobs()):
         return None
     automated = _automated_backup(reader, repository)
-    restoring = [one.restoring_from for one in reader.find(DBInstance, None, "restored-from", repository.repository_id)]
-    copied = [one.copy_of for one in reader.find(DBSnapshot, None, "copied-from", repository.repository_id)]
-    used = {one.backup_id for one in (*restoring, *copied) if one is not None}
+    restoring = _restoring(reader, repository.repository_id)
+    used = being_read(reader, repository.repository_id)
     gone = _expired(rows, automated, now, used)
     kept = [row for row in rows if row.status == AVAILABLE and row not in gone]
     ended = automated if automated is not None and _is_over(automated, now) else None
@@ -113,6 +112,16 @@ def needed(reader: Reader, repository: BackupRepository, now: float, order: Call
         expired=tuple(gone),
         ended=ended,
     )
+
+
+def being_read(reader: Reader, repository_id: str) -> set[str]:
+    """The backups that something is being made of now: instances, copies."""
+    copied = [one.copy_of for one in reader.find(DBSnapshot, None, "copied-from", repository_id)]
+    return {one.backup_id for one in (*_restoring(reader, repository_id), *copied) if one is not None}
+
+
+def _restoring(reader: Reader, repository_id: str) -> list[RestoreFrom | None]:
+    return [one.restoring_from for one in reader.find(DBInstance, None, "restored-from", repository_id)]
 
 
 def verifying(repository_id: str) -> str:

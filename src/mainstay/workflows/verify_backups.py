@@ -52,7 +52,8 @@ def begin_verification(tx: Transaction, now: float, repository: BackupRepository
 
 def _backup_ids(reader: Reader, repository: BackupRepository, name: str) -> tuple[str, ...]:
     rows = reader.find(DBSnapshot, repository.scope, "repository", repository.repository_id)
-    wanted = [row for row in rows if row.status == AVAILABLE and name in ("", row.db_snapshot_identifier)]
+    stored = [row for row in rows if row.status == AVAILABLE and not row.local]
+    wanted = [row for row in stored if name in ("", row.db_snapshot_identifier)]
     return tuple(sorted({row.backup_id for row in wanted}))
 
 

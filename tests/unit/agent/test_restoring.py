@@ -10,6 +10,7 @@ from mainstay.agent.restoring import Restoring
 from mainstay.engines.node_files import NodeFiles
 from mainstay.engines.postgresql.driver import PostgresqlDriver
 from mainstay.host.processes import User
+from mainstay.host.volumes.clones import Clones
 from mainstay.model.node import RestoreSpec, RestoreTarget
 from mainstay.model.repository_job import RepositoryRef
 
@@ -39,7 +40,7 @@ def restoring(root: Path, worker: Worker) -> Restoring:
     files = NodeFiles(root=root, sockets=root / "sockets")
     files.volume.mkdir(parents=True, exist_ok=True)
     repositories: Any = worker
-    return Restoring(files, PostgresqlDriver(), repositories, User("me"))
+    return Restoring(files, PostgresqlDriver(), repositories, Clones(root / "clones"), User("me"))
 
 
 async def test_the_worker_of_a_killed_agent_does_no_harm_to_the_next_attempt(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from mainstay.backups.sources import walk
 from mainstay.backups.verify_log import NeededSegment
 from mainstay.engines.backups import BackupEnd, BackupHost, LogSource, Recovery, Standby
 from mainstay.engines.mariadb import checking, exported
+from mainstay.engines.mariadb.crash_copies import MariadbCrashCopies
 from mainstay.engines.mariadb.lineages import as_owner, read_shipped
 from mainstay.engines.mariadb.log_source import MariadbLogSource
 from mainstay.engines.mariadb.physical_copy import CopyPosition, copy_running
@@ -69,6 +70,7 @@ class MariadbBackups(NoImports):
 
     segment_bytes = SEGMENT_BYTES
     log_directory = "."
+    crash_copies = MariadbCrashCopies()
 
     def log_source(self, spec: NodeSpec, files: NodeFiles) -> LogSource:
         return MariadbLogSource(spec, files)

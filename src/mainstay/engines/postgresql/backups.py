@@ -24,6 +24,7 @@ from mainstay.engines.node_files import NodeFiles
 from mainstay.engines.postgresql import exported, imported
 from mainstay.engines.postgresql.checking import check_databases
 from mainstay.engines.postgresql.configuration import FETCH_SCRIPT
+from mainstay.engines.postgresql.crash_copies import PostgresqlCrashCopies
 from mainstay.engines.postgresql.log_server import LogServer
 from mainstay.engines.postgresql.log_source import PostgresqlLogSource
 from mainstay.engines.postgresql.sessions import Session, connect
@@ -75,6 +76,7 @@ class PostgresqlBackups:
 
     segment_bytes = SEGMENT_BYTES
     log_directory = "pg_wal"
+    crash_copies = PostgresqlCrashCopies()
 
     def log_source(self, spec: NodeSpec, files: NodeFiles) -> LogSource:
         return PostgresqlLogSource(spec, files)

@@ -15,6 +15,12 @@ import msgspec
 from mainstay.host.processes import User
 from mainstay.model.volume import VolumeSpec, VolumeUsage
 
+ENGINE_DIRECTORY = "volume"
+"""The directory in an image's file system that is the volume; the root of one cannot be encrypted."""
+
+SEEDED = "cloned"
+"""What a volume holds that began as a clone: a directory with all that the other volume held."""
+
 
 class VolumePlace(msgspec.Struct, frozen=True):
     """Where one volume is: `volume` is what its user sees, the others are the drivers'. All are below `root`."""
@@ -37,6 +43,11 @@ class VolumePlace(msgspec.Struct, frozen=True):
         return self.root / "volume.img.new"
 
     @property
+    def seed(self) -> Path:
+        """A clone of another volume's image, complete, that this image is to begin as; see `SEEDED`."""
+        return self.root / "volume.seed"
+
+    @property
     def growing(self) -> Path:
         """Exists from before an image is enlarged until its file system fills it."""
         return self.root / "volume.growing"
@@ -55,6 +66,13 @@ class VolumePlace(msgspec.Struct, frozen=True):
     def lock(self) -> Path:
         """Held by whoever changes the volume, helper programs that outlive a killed agent included."""
         return self.root / "volume.lock"
+
+
+class Frozen(msgspec.Struct, frozen=True, kw_only=True):
+    """The moment that a clone shows (epoch seconds), and how long writers waited for it."""
+
+    frozen_at: float
+    frozen_s: float
 
 
 class VolumeDriver(Protocol):
@@ -81,6 +99,16 @@ class VolumeDriver(Protocol):
 
     async def grow(self, place: VolumePlace, spec: VolumeSpec) -> None:
         """Enlarges it to `spec.size_bytes`; closes it first unless `grows_open`."""
+
+    async def clone(self, place: VolumePlace, clone: Path) -> Frozen:
+        """Makes a new file that is the volume's image as after a power cut now, sharing its blocks; it is on disk.
+
+        The volume is open, and whoever writes to it waits for a moment, for FREEZE_LIMIT_S at most. Raises
+        `MainstayError`, in words, where that cannot be, and leaves no file then.
+        """
+
+    def thaw(self, place: VolumePlace) -> None:
+        """What a killed process may have left frozen goes on. Never raises."""
 
     async def destroy(self, place: VolumePlace) -> None:
         """Removes everything of it, whatever of it is there. Never removes through a mount point."""

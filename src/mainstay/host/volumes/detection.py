@@ -9,10 +9,12 @@ import asyncio
 import os
 import secrets
 import shutil
+from collections.abc import Callable, Coroutine
 from functools import cache
 from pathlib import Path
 
 from mainstay.host.processes import SAFE_ENVIRONMENT, User
+from mainstay.host.volumes import clones
 from mainstay.host.volumes.base import VolumeDriver, VolumePlace
 from mainstay.host.volumes.directory import DirectoryDriver
 from mainstay.host.volumes.gocryptfs import GocryptfsDriver
@@ -27,6 +29,7 @@ DRIVERS: dict[str, VolumeDriver] = {
     "gocryptfs": GocryptfsDriver(),
 }
 KINDS = (("directory", False), ("image", False), ("image", True), ("gocryptfs", True))
+Trial = Callable[[VolumeDriver, VolumePlace, VolumeSpec], Coroutine[None, None, None]]
 TRIAL = ".volume-trial-"
 SIZED = frozenset({"image"})
 GROWS_CLOSED = "growing restarts the engine: the kernel enlarges a mounted file system for CAP_SYS_RESOURCE only"
@@ -35,28 +38,42 @@ GROWS_CLOSED = "growing restarts the engine: the kernel enlarges a mounted file 
 @cache
 def examine_drivers(directory: Path) -> tuple[VolumeDriverReport, ...]:
     """Tries every kind of volume below `directory`, which must exist. Takes about half a second."""
-    return tuple(
-        VolumeDriverReport(
-            driver=driver,
-            encrypted=encrypted,
-            sized=driver in SIZED,
-            usable=not obstacle,
-            reason=obstacle or (GROWS_CLOSED if driver == "image" and not can_resize_mounted() else ""),
-        )
-        for driver, encrypted in KINDS
-        for obstacle in [_obstacle(directory, driver, encrypted)]
+    return tuple(_report(directory, driver, encrypted) for driver, encrypted in KINDS)
+
+
+def _report(directory: Path, driver: str, encrypted: bool) -> VolumeDriverReport:
+    obstacle = _obstacle(directory, driver, encrypted)
+    no_clones = "only images can be cloned" if driver != "image" else obstacle or _clone_obstacle(directory, encrypted)
+    return VolumeDriverReport(
+        driver=driver,
+        encrypted=encrypted,
+        sized=driver in SIZED,
+        usable=not obstacle,
+        reason=obstacle or (GROWS_CLOSED if driver == "image" and not can_resize_mounted() else ""),
+        clones=not no_clones,
+        clones_reason=no_clones,
     )
 
 
 def _obstacle(directory: Path, driver: str, encrypted: bool) -> str:
     """Why this kind cannot be used here, "" if it can."""
-    if missing := _missing(driver):
-        return missing
+    return _missing(driver) or _trial(directory, driver, encrypted, _try)
+
+
+def _clone_obstacle(directory: Path, encrypted: bool) -> str:
+    """Why images cannot be cloned here, "" if they can."""
+    return clones.obstacle(directory) or _trial(directory, "image", encrypted, _try_clone)
+
+
+def _trial(directory: Path, driver: str, encrypted: bool, trial: Trial) -> str:
+    """What went wrong in a volume that was made for this, "" for nothing."""
     scratch = directory / f"{TRIAL}{os.getpid()}"
+    key = secrets.token_hex(DATA_KEY_BYTES) if encrypted else ""
+    spec = VolumeSpec(driver=driver, size_bytes=SIZE_BYTES_MIN, encrypted=encrypted, data_key=key)
     try:
         _sweep(directory)
         scratch.mkdir(mode=0o700)
-        asyncio.run(_try(DRIVERS[driver], VolumePlace(scratch), driver, encrypted))
+        asyncio.run(trial(DRIVERS[driver], VolumePlace(scratch), spec))
         remove_tree(scratch)
     except (MainstayError, OSError) as error:
         return f"{error}"
@@ -92,9 +109,18 @@ def _missing(driver: str) -> str:
     return ""
 
 
-async def _try(driver: VolumeDriver, place: VolumePlace, name: str, encrypted: bool) -> None:
-    key = secrets.token_hex(DATA_KEY_BYTES) if encrypted else ""
-    spec = VolumeSpec(driver=name, size_bytes=SIZE_BYTES_MIN, encrypted=encrypted, data_key=key)
+async def _try_clone(driver: VolumeDriver, place: VolumePlace, spec: VolumeSpec) -> None:
+    owner, clone = User("self", os.geteuid(), os.getegid()), place.root / "clone"
+    try:
+        await driver.create(place, spec, owner)
+        await driver.open(place, spec, owner)
+        await driver.clone(place, clone)
+    finally:
+        clone.unlink(missing_ok=True)
+        await driver.destroy(place)
+
+
+async def _try(driver: VolumeDriver, place: VolumePlace, spec: VolumeSpec) -> None:
     owner = User("self", os.geteuid(), os.getegid())
     written = secrets.token_bytes(8192)
     try:
@@ -105,7 +131,7 @@ async def _try(driver: VolumeDriver, place: VolumePlace, name: str, encrypted: b
         await driver.open(place, spec, owner)
         if (place.volume / "file").read_bytes() != written:
             raise Permanent("what was written is not what is read")
-        if encrypted:
+        if spec.encrypted:
             await driver.lock(place)
             _must_be_closed(place.volume / "file")
             await driver.close(place)

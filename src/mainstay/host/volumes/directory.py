@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mainstay.host.files import make_private_directory
 from mainstay.host.processes import User
-from mainstay.host.volumes.base import VolumePlace
+from mainstay.host.volumes.base import Frozen, VolumePlace
 from mainstay.host.volumes.mounts import remove_tree
 from mainstay.host.volumes.tools import in_thread
 from mainstay.model.errors import Permanent
@@ -33,6 +35,12 @@ class DirectoryDriver:
 
     async def grow(self, place: VolumePlace, spec: VolumeSpec) -> None:
         """It has all the room there is."""
+
+    async def clone(self, place: VolumePlace, clone: Path) -> Frozen:
+        raise Permanent("a plain directory has no image that could be cloned")
+
+    def thaw(self, place: VolumePlace) -> None:
+        """It is never frozen."""
 
     async def destroy(self, place: VolumePlace) -> None:
         await in_thread(remove_tree, place.volume)

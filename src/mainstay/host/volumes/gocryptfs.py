@@ -17,7 +17,7 @@ from pathlib import Path
 from mainstay.host.files import make_private_directory
 from mainstay.host.processes import OUTPUT_BYTES_SHOWN, SAFE_ENVIRONMENT, User
 from mainstay.host.volumes import mounts
-from mainstay.host.volumes.base import VolumePlace
+from mainstay.host.volumes.base import Frozen, VolumePlace
 from mainstay.host.volumes.tools import exclusively, in_thread, program, run_helper
 from mainstay.model.errors import Permanent, Transient
 from mainstay.model.volume import VolumePhase, VolumeSpec, VolumeUsage
@@ -48,6 +48,12 @@ class GocryptfsDriver:
 
     async def grow(self, place: VolumePlace, spec: VolumeSpec) -> None:
         """It has all the room there is."""
+
+    async def clone(self, place: VolumePlace, clone: Path) -> Frozen:
+        raise Permanent("a gocryptfs volume has no image that could be cloned")
+
+    def thaw(self, place: VolumePlace) -> None:
+        """It is never frozen."""
 
     async def destroy(self, place: VolumePlace) -> None:
         await in_thread(_destroy, place)

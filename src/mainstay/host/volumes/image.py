@@ -8,14 +8,19 @@ without a mount. An image exists under its name only when it is complete. docs/v
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+import msgspec
+import structlog
+
 from mainstay.host.files import fsync_directory
-from mainstay.host.processes import User
-from mainstay.host.volumes import fscrypt, loops, mounts
-from mainstay.host.volumes.base import VolumePlace
+from mainstay.host.processes import OUTPUT_BYTES_SHOWN, User
+from mainstay.host.volumes import freezer, fscrypt, loops, mounts
+from mainstay.host.volumes.base import ENGINE_DIRECTORY, SEEDED, Frozen, VolumePlace
+from mainstay.host.volumes.clones import share_blocks
 from mainstay.host.volumes.fscrypt import KeyState
 from mainstay.host.volumes.tools import exclusively, in_thread, run_helper
 from mainstay.model.errors import Permanent, Transient
@@ -32,9 +37,13 @@ MKFS_TIMEOUT_S = 300.0
 CHECK_TIMEOUT_S = 3600.0
 RESIZE_TIMEOUT_S = 1800.0
 CAP_SYS_RESOURCE = 24
-ENGINE_DIRECTORY = "volume"
 CHECKED = (0, 1)  # e2fsck(8): no errors; errors corrected
 CLOSE_TRIES = 3
+FREEZER = Path(freezer.__file__)
+FREEZE_LIMIT_S = 2.0
+CLONE_TIMEOUT_S = 60.0
+
+log = structlog.get_logger()
 
 
 @cache
@@ -68,6 +77,17 @@ class ImageDriver:
 
     async def grow(self, place: VolumePlace, spec: VolumeSpec) -> None:
         await in_thread(_grow, place, spec)
+
+    async def clone(self, place: VolumePlace, clone: Path) -> Frozen:
+        return await in_thread(_clone, place, clone)
+
+    def thaw(self, place: VolumePlace) -> None:
+        if mounts.mount_at(place.volume) is None:
+            return
+        with suppress(OSError):
+            descriptor = os.open(place.volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            freezer.thaw(descriptor)
+            os.close(descriptor)
 
     async def destroy(self, place: VolumePlace) -> None:
         await in_thread(_destroy, place)
@@ -107,23 +127,50 @@ def _create(place: VolumePlace, spec: VolumeSpec, user: User) -> None:
         _check_size(spec.size_bytes)
         _release(place)
         place.unfinished.unlink(missing_ok=True)
-        descriptor = os.open(place.unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(descriptor, spec.size_bytes)
-        finally:
-            os.close(descriptor)
-        run_helper(_mkfs(place.unfinished, spec), lock, timeout_s=MKFS_TIMEOUT_S)
+        if not (place.seed.exists() and _plant(place, key, lock)):
+            _make_sparse(place.unfinished, spec.size_bytes)
+            run_helper(_mkfs(place.unfinished, spec), lock, timeout_s=MKFS_TIMEOUT_S)
         with _whole(place, place.unfinished):
-            directory = place.whole / ENGINE_DIRECTORY
+            directory, former = place.whole / ENGINE_DIRECTORY, place.whole / SEEDED
+            if directory.exists():
+                directory.rename(former)
+            identifier = None if key is None else fscrypt.add_key(place.whole, key)
             directory.mkdir(mode=0o700)
-            if key is not None:
-                fscrypt.encrypt_directory(directory, fscrypt.add_key(place.whole, key))
+            if identifier is not None:
+                fscrypt.encrypt_directory(directory, identifier)
+            if former.exists():
+                former.rename(directory / SEEDED)
             user.give(directory)
             place.whole.chmod(0o711)
         with place.unfinished.open("rb") as file:
             os.fsync(file.fileno())
         place.unfinished.rename(place.image)
+        place.seed.unlink(missing_ok=True)
         fsync_directory(place.root)
+
+
+def _plant(place: VolumePlace, key: bytes | None, lock: int) -> bool:
+    """Makes `unfinished` of the clone that the volume is to begin as; whether that is of use, and under this key."""
+    share_blocks(place.seed, place.unfinished)
+    try:
+        run_helper(["e2fsck", "-p", str(place.unfinished)], lock, timeout_s=CHECK_TIMEOUT_S, accepted=CHECKED)
+        with _whole(place, place.unfinished):
+            there = fscrypt.policy_identifier(place.whole / ENGINE_DIRECTORY)
+            wanted = None if key is None else fscrypt.add_key(place.whole, key)
+    except Permanent as error:
+        log.error("volume.bad_clone", volume=str(place.volume), error=error.message)
+        there, wanted = b"", None
+    if there != wanted:
+        place.unfinished.unlink()
+    return there == wanted
+
+
+def _make_sparse(image: Path, size_bytes: int) -> None:
+    descriptor = os.open(image, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(descriptor, size_bytes)
+    finally:
+        os.close(descriptor)
 
 
 def _mkfs(image: Path, spec: VolumeSpec) -> list[str]:
@@ -270,11 +317,24 @@ def _lend_reserve(place: VolumePlace, user_id: int) -> None:
         mounts.mount("none", place.volume, "", mounts.MS_REMOUNT | mounts.QUIET, f"resuid={user_id}")
 
 
+def _clone(place: VolumePlace, clone: Path) -> Frozen:
+    with exclusively(place.lock) as lock:
+        if mounts.mount_at(place.volume) is None or place.growing.exists():
+            raise Transient("the volume is not open, or is being enlarged")
+        program = [os.path.realpath(sys.executable), "-I", "-S", str(FREEZER)]
+        argv = [*program, str(place.volume), str(place.image), str(clone), str(FREEZE_LIMIT_S)]
+        said = run_helper(argv, lock, timeout_s=CLONE_TIMEOUT_S, accepted=(0, 1))
+    try:
+        return msgspec.json.decode(said, type=Frozen)
+    except msgspec.MsgspecError:
+        raise Transient(f"the volume was not cloned: {said[-OUTPUT_BYTES_SHOWN:].decode(errors='replace')}") from None
+
+
 def _destroy(place: VolumePlace) -> None:
     with exclusively(place.lock):
         mounts.unmount(place.volume)
         _release(place)
-        for path in (place.image, place.unfinished, place.growing):
+        for path in (place.image, place.unfinished, place.seed, place.growing):
             path.unlink(missing_ok=True)
         for directory in (place.whole, place.volume):
             mounts.remove_tree(directory)

@@ -20,7 +20,7 @@ LOOP_CTL_GET_FREE = 0x4C82
 LOOP_CONFIGURE = 0x4C0A
 LOOP_CLR_FD = 0x4C01
 LOOP_SET_CAPACITY = 0x4C07
-AUTOCLEAR, DIRECT_IO = 4, 16
+READ_ONLY, AUTOCLEAR, DIRECT_IO = 1, 4, 16
 CONTROL = Path("/dev/loop-control")
 TRIES = 20
 # struct loop_config: fd, block_size, loop_info64 (device, inode, rdevice, offset, sizelimit, number, encrypt_type,
@@ -29,12 +29,12 @@ CONFIGURATION = struct.Struct("=II QQQQQIIII 64s64s32s QQ 64s")
 
 
 @contextmanager
-def attached(image: Path) -> Iterator[Path]:
+def attached(image: Path, *, read_only: bool = False) -> Iterator[Path]:
     """A device of this file for the block; mounted within it, the device lives on until it is unmounted.
 
     Direct I/O, so that a page is not cached twice, where the file system below can do it.
     """
-    number, descriptor = _attach(image)
+    number, descriptor = _attach(image, read_only=read_only)
     try:
         yield Path(f"/dev/loop{number}")
     finally:
@@ -83,13 +83,14 @@ def take_new_size(device: Path) -> None:
         os.close(descriptor)
 
 
-def _attach(image: Path) -> tuple[int, int]:
-    file = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+def _attach(image: Path, *, read_only: bool) -> tuple[int, int]:
+    access, always = (os.O_RDONLY, AUTOCLEAR | READ_ONLY) if read_only else (os.O_RDWR, AUTOCLEAR)
+    file = os.open(image, access | os.O_CLOEXEC)
     try:
-        for flags in (AUTOCLEAR | DIRECT_IO, AUTOCLEAR):
+        for flags in (always | DIRECT_IO, always):
             for _ in range(TRIES):
                 number = _free_number()
-                descriptor = os.open(f"/dev/loop{number}", os.O_RDWR | os.O_CLOEXEC)
+                descriptor = os.open(f"/dev/loop{number}", access | os.O_CLOEXEC)
                 try:
                     fcntl.ioctl(descriptor, LOOP_CONFIGURE, _configuration(file, image, flags))
                     return number, descriptor

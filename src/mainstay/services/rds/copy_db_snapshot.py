@@ -65,6 +65,8 @@ def copy_db_snapshot(call: Call, request: Request) -> Result:
             repository_id=repository.repository_id,
             backup=None,
             percent_progress=0,
+            local=False,
+            wrapped_volume_key="",
             snapshot_create_time=None,
         )
         row = begin_copy(call.tx, call.clock, row, source)
@@ -91,7 +93,7 @@ def _copy(call: Call, request: Request, source: DBSnapshot, identifier: str) -> 
         repository_id=source.repository_id,
         backup_id=source.backup_id,
         status=AVAILABLE if source.scope == call.scope else CREATING,
-        percent_progress=100,
+        percent_progress=source.percent_progress,
         requested_at=now,
         snapshot_create_time=now,
         original_snapshot_create_time=source.original_snapshot_create_time,
@@ -100,6 +102,10 @@ def _copy(call: Call, request: Request, source: DBSnapshot, identifier: str) -> 
         source_db_snapshot_arn=source.arn,
         tags=with_tags(copied_tags, request.get("Tags") or ()),
         backup=source.backup,
+        local=source.local,
+        copied_because=source.copied_because,
+        wrapped_volume_key=source.wrapped_volume_key,
+        volume_key_owner=source.volume_key_owner,
     )
 
 

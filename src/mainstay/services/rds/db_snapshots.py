@@ -33,7 +33,7 @@ from mainstay.services.rds.table import handles
 from mainstay.services.rds.unbuilt import require_feature
 from mainstay.workflows.encryption import require_key
 from mainstay.workflows.make_db_snapshot import begin_snapshot, new_backup_id
-from mainstay.workflows.reclaim_repository import request_reclaim_in
+from mainstay.workflows.reclaim_repository import being_read, request_reclaim_in
 from mainstay.workflows.repositories import repository_of
 
 RESTORE = "restore"
@@ -42,9 +42,18 @@ _ACCOUNT = re.compile(r"[0-9]{12}", re.ASCII)
 
 
 def new_snapshot(
-    call: Call, instance: DBInstance, name: str, tags: Mapping[str, str], member: str = "DBSnapshotIdentifier"
+    call: Call,
+    instance: DBInstance,
+    name: str,
+    tags: Mapping[str, str],
+    member: str = "DBSnapshotIdentifier",
+    *,
+    clone: bool = False,
 ) -> tuple[DBInstance, DBSnapshot]:
     """Begins a manual snapshot of the instance; returns the instance, not recorded, with a place for its backups.
+
+    `clone`: as for `begin_snapshot`. Not for the last one of an instance: what is written while it is stored would
+    not be in it.
 
     Raises the `ApiError` that RDS gives for a name that is invalid or taken, and at the quota.
     """
@@ -54,7 +63,7 @@ def new_snapshot(
         require_key(call.tx, instance.kms_key_id)
     instance, _repository = repository_of(call.tx, makings(call), instance)
     backup_id = new_backup_id(call.randomness, call.clock.wall())
-    row = begin_snapshot(call.tx, call.clock, instance, identifier, backup_id, tags=tags)
+    row = begin_snapshot(call.tx, call.clock, instance, identifier, backup_id, tags=tags, clone=clone)
     return instance, row
 
 
@@ -77,7 +86,7 @@ def create_db_snapshot(call: Call, request: Request) -> Result:
     instance = find_instance(call, request["DBInstanceIdentifier"])
     require_available(call, instance)
     tags = with_tags(instance.tags if instance.copy_tags_to_snapshot else {}, request.get("Tags") or ())
-    instance, row = new_snapshot(call, instance, request["DBSnapshotIdentifier"], tags)
+    instance, row = new_snapshot(call, instance, request["DBSnapshotIdentifier"], tags, clone=True)
     call.tx.put(msgspec.structs.replace(instance, change="backing-up"))
     return {"DBSnapshot": show_snapshot(call, row)}
 
@@ -180,6 +189,11 @@ def delete_db_snapshot(call: Call, request: Request) -> Result:
         raise ApiError(
             "InvalidDBSnapshotStateFault",
             f"Cannot delete the snapshot because it is currently in the {row.status} state.",
+        )
+    if row.local and row.backup_id in being_read(call.tx, row.repository_id):
+        raise ApiError(
+            "InvalidDBSnapshotStateFault",
+            "Cannot delete the snapshot: it is still being stored, and something is being made of it.",
         )
     call.tx.delete(row)
     record_event(call.tx, call.clock, row, "RDS-EVENT-0041")

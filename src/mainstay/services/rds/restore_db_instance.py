@@ -16,7 +16,7 @@ from mainstay.decide.restore_window import base_backup, moment_text, restore_win
 from mainstay.engines.base import EngineRules
 from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import DBInstance, RestoreFrom
-from mainstay.model.db_snapshot import AVAILABLE, BackupRepository, DBInstanceAutomatedBackup, InstanceFacts
+from mainstay.model.db_snapshot import AVAILABLE, BackupRepository, DBInstanceAutomatedBackup, DBSnapshot, InstanceFacts
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import ApiError, invalid_combination, invalid_value
 from mainstay.model.node import RestoreTarget
@@ -45,7 +45,7 @@ from mainstay.services.rds.snapshot_view import find_usable_snapshot
 from mainstay.services.rds.storage import Storage, requested_maximum, storage
 from mainstay.services.rds.table import handles
 from mainstay.services.rds.unbuilt import refuse_unbuilt
-from mainstay.services.rds.volume_choice import with_volume
+from mainstay.services.rds.volume_choice import with_key_of_clone, with_volume
 from mainstay.workflows.automated_backups import backup_record
 from mainstay.workflows.db_instances import RESTORE, SNAPSHOT_RESTORED
 from mainstay.workflows.encryption import require_key
@@ -61,6 +61,7 @@ class Restoring(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str]
     event_id: str
     words: dict[str, str]
+    snapshot: DBSnapshot | None = None
 
 
 @handles(
@@ -96,10 +97,11 @@ def restore_db_instance_from_db_snapshot(call: Call, request: Request) -> Result
         backup_id=row.backup_id,
         target=RestoreTarget(timeline=row.backup.timeline),
         described=name,
+        crash_consistent=row.backup.crash_consistent,
     )
     tags = row.tags if own and not request.get("Tags") else {}
     restoring = Restoring(
-        facts=row.facts, source=source, tags=tags, event_id=SNAPSHOT_RESTORED, words={"snapshot": name}
+        facts=row.facts, source=source, tags=tags, event_id=SNAPSHOT_RESTORED, words={"snapshot": name}, snapshot=row
     )
     return restore(call, request, identifier, restoring)
 
@@ -211,6 +213,7 @@ def restore(call: Call, request: Request, identifier: str, restoring: Restoring)
     _require_readable(call, restoring)
     key = key_for_restored(call, restoring.facts)
     instance = with_volume(call, _instance(call, request, identifier, restoring), key)
+    instance = with_key_of_clone(instance, restoring.snapshot)
     interface = create_service_interface(
         call.tx, call.scope, instance.subnet_id, instance.vpc_security_group_ids, "RDSNetworkInterface",
         randomness=call.randomness,

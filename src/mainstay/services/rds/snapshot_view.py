@@ -100,8 +100,8 @@ def show_snapshot(call: Call, row: DBSnapshot) -> dict[str, Any]:
 
 
 def _percent(call: Call, row: DBSnapshot) -> int:
-    """What the agent says of a snapshot that is being made."""
-    if row.status != CREATING:
+    """What the agent says of a snapshot that is being made, or stored: 100 is told of none that is not."""
+    if row.status != CREATING and not row.local:
         return row.percent_progress
     try:
         seen = call.use(Fleet).observe_job(row.job_id)  # type: ignore[type-abstract]  # as in InstanceView

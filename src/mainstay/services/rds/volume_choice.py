@@ -8,6 +8,7 @@ import msgspec
 
 from mainstay.host.vault import Vault
 from mainstay.model.db_instance import DBInstance
+from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.errors import ApiError, invalid_combination
 from mainstay.model.kms import KmsKey
 from mainstay.model.volume import VolumeDriverReport
@@ -41,6 +42,17 @@ def with_volume(call: Call, instance: DBInstance, key: KmsKey | None) -> DBInsta
         wrapped_volume_key=new_wrapped_key(
             call.use(Vault), call.randomness, key, instance_context(instance.dbi_resource_id)
         ),
+    )
+
+
+def with_key_of_clone(instance: DBInstance, row: DBSnapshot | None) -> DBInstance:
+    """An encrypted instance that may begin as the clone that a snapshot is has the key of that."""
+    if row is None or row.backup is None or not row.backup.crash_consistent or not row.wrapped_volume_key:
+        return instance
+    if row.facts.kms_key_id != instance.kms_key_id:
+        return instance
+    return msgspec.structs.replace(
+        instance, wrapped_volume_key=row.wrapped_volume_key, volume_key_owner=row.volume_key_owner
     )
 
 
