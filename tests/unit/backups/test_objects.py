@@ -1,4 +1,4 @@
-"""One suite for every object storage: in memory, in a directory, and a real S3 server over HTTP."""
+"""One suite for every object storage: in memory, in a directory, and real servers of S3 and of Azure over HTTP."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+from harness.azure import azure_server
 from harness.s3 import OPTIONS, NotInstallable, s3_server
 from mainstay.backups import directory_objects
 from mainstay.backups.directory_objects import WRITING, DirectoryObjects
@@ -50,13 +51,25 @@ def endpoint() -> Iterator[str]:
         pytest.skip(str(error))
 
 
-@pytest.fixture(params=["memory", "directory", "s3"])
+@pytest.fixture(scope="module")
+def azure() -> Iterator[dict[str, str]]:
+    """Options for a server that speaks Azure's, with the container `backups`."""
+    try:
+        with azure_server("backups") as options:
+            yield options
+    except NotInstallable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(params=["memory", "directory", "s3", "azure"])
 def objects(request: pytest.FixtureRequest, tmp_path: Path) -> Objects:
     """An empty object storage."""
     if request.param == "memory":
         return MemoryObjects()
     if request.param == "directory":
         return open_objects(str(tmp_path / "objects"), {})
+    if request.param == "azure":
+        return open_objects(f"az://backups/{tmp_path.name}", request.getfixturevalue("azure"))
     options = OPTIONS | {"aws_endpoint": request.getfixturevalue("endpoint")}
     return open_objects(f"s3://backups/{tmp_path.name}", options)
 
