@@ -34,6 +34,7 @@ check: venv-dev
 	$(BIN)/python scripts/workflow_diagrams.py --check
 
 test: check
+	@command -v mkfs.xfs > /dev/null || [ "$$(id -u)" != 0 ] || apt-get install -y -qq xfsprogs > /dev/null || true
 	$(BIN)/mainstay engines install postgres $(ENGINE_VERSION)
 	$(BIN)/mainstay engines install mariadb $(MARIADB_VERSION)
 	$(BIN)/python scripts/run_tests.py

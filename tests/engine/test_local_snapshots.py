@@ -6,15 +6,17 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
+import pymysql
 import pytest
 
 from harness.backups import Kept
 from harness.reflink import reflink_directory, why_no_clones
-from harness.service import Service, eventually
+from harness.service import PASSWORD, Service, eventually
 from harness.volumes import why_not
+from mainstay.engines.builds import Builds
 from mainstay.host.volumes.loops import devices_of
 from mainstay.host.volumes.mounts import mounts_below
 
@@ -137,16 +139,42 @@ def test_a_snapshot_is_there_at_once_and_is_one_moment_from_wherever_it_is_resto
     assert "Good" in cloning.cli("backups", "verify", "one").stdout
 
 
-def test_the_clone_goes_with_the_last_snapshot_that_needs_it(cloning: Service) -> None:
+def test_of_mariadb_too_and_the_clone_goes_with_the_last_snapshot_that_needs_it(cloning: Service) -> None:
     rds, clones = cloning.client("rds"), cloning.home / "agent" / "clones"
-    cloning.create_instance("source", AllocatedStorage=5, StorageType="standard")
-    rds.create_db_snapshot(DBInstanceIdentifier="source", DBSnapshotIdentifier="one")
-    eventually(lambda: shown(cloning, "one")["PercentProgress"] == 100)
-    assert listed(cloning, "one")["way"] == "clone" and len(list(clones.glob("*/*.img"))) == 1
-    rds.copy_db_snapshot(SourceDBSnapshotIdentifier="one", TargetDBSnapshotIdentifier="two")
+    versions = [build.version for build in Builds(cloning.settings).of("mariadb")]
+    made = cloning.create_instance(
+        "source", Engine="mariadb", EngineVersion=max(versions), AllocatedStorage=5, StorageType="standard", DBName="d"
+    )
+    with session(cloning, made) as source:
+        source.execute("CREATE TABLE kept (id INT PRIMARY KEY)")
+        for number in range(1, 101):
+            source.execute("INSERT INTO kept VALUES (%s)", (number,))
+        rds.create_db_snapshot(DBInstanceIdentifier="source", DBSnapshotIdentifier="one")
+        eventually(lambda: shown(cloning, "one")["PercentProgress"] == 100)
+        assert listed(cloning, "one")["way"] == "clone" and len(list(clones.glob("*/*.img"))) == 1
+        rds.copy_db_snapshot(SourceDBSnapshotIdentifier="one", TargetDBSnapshotIdentifier="two")
+        source.execute("CREATE TABLE unsafe (id INT) ENGINE=MyISAM")
+        rds.create_db_snapshot(DBInstanceIdentifier="source", DBSnapshotIdentifier="three")
+        eventually(lambda: shown(cloning, "three")["Status"] == "available")
+        row = listed(cloning, "three")
+        assert row["way"] == "copy" and "does not survive a power cut: d.unsafe" in row["copied_because"]
     rds.delete_db_snapshot(DBSnapshotIdentifier="one")
     cloning.delete_instance("source")
-    assert len(list(clones.glob("*/*.img"))) == 1
+    rds.restore_db_instance_from_db_snapshot(
+        DBSnapshotIdentifier="two", DBInstanceIdentifier="restored", BackupRetentionPeriod=0
+    )
+    with session(cloning, cloning.await_status("restored", "available")) as restored:
+        restored.execute("SELECT count(*) FROM kept")
+        assert restored.fetchone() == (100,)
+        restored.execute("INSERT INTO kept VALUES (101)")
     rds.delete_db_snapshot(DBSnapshotIdentifier="two")
     eventually(lambda: not [path for path in clones.rglob("*") if path.is_file()])
-    assert Path(clones).exists()
+
+
+@contextmanager
+def session(service: Service, instance: dict[str, Any]) -> Iterator[Any]:
+    place, trust = instance["Endpoint"], {"ca": service.variables["MAINSTAY_CA_BUNDLE"]}
+    connection = pymysql.connect(host=place["Address"], port=place["Port"], user="app", password=PASSWORD,
+                                 database="d", autocommit=True, ssl=trust)  # fmt: skip
+    with connection, connection.cursor() as cursor:
+        yield cursor

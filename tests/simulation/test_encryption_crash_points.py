@@ -238,3 +238,19 @@ def test_a_clone_that_is_lost_before_it_is_stored_fails_its_snapshot_and_the_cop
         check_repositories(world)
 
     live(tmp_path, story)
+
+
+def test_a_clone_is_stored_also_when_its_instance_is_gone(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await encrypted(world)
+        await world.settle()
+        world.host.storage.failures = [FAILURE] * 3
+        await snapshot(world)
+        await world.tick(1.5)
+        assert the_snapshot(world).local
+        await delete(world)
+        await world.settle()
+        assert world.describe() == [] and the_snapshot(world).status == "available" and not the_snapshot(world).local
+        check_repositories(world)
+
+    live(tmp_path, story)

@@ -140,7 +140,7 @@ class SimulatedAgent(Agent):
             builds=world.builds,  # type: ignore[arg-type]
             user=SimulatedUser(pwd.getpwuid(0).pw_name, given=given),
             repositories=SimulatedRepositories(host, self.life),  # type: ignore[arg-type]
-            clones=Clones(host.directory / "clones"),
+            clones=Clones(host.directory / "clones", host.directory / "nodes"),
             clock=world.clock,
             report=self._report,
             archiver=SimulatedArchiver,

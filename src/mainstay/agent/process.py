@@ -74,7 +74,7 @@ class Agent:
             on_connect=self._told_on_connect,
         )
         repositories = SystemRepositories(settings, SystemRandomness())
-        clones = Clones(settings.home / "agent" / "clones")
+        clones = Clones(settings.home / "agent" / "clones", settings.home / "agent" / "nodes")
         clones.sweep()
         self._tools = KeeperTools(
             journal=Journal(settings.home / "agent" / "nodes", runtime / "nodes"),

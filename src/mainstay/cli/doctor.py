@@ -186,7 +186,8 @@ def _volumes(settings: Settings) -> Iterator[Finding]:
             if one.clones:
                 yield Finding("ok", f"DB snapshots of image volumes are clones of them below {place}: there at once")
             else:
-                yield Finding("note", f"DB snapshots of image volumes are copied: {one.clones_reason}")
+                remedy = "Have MAINSTAY_HOME on XFS or btrfs: docs/volumes.md, Snapshots in a moment."
+                yield Finding("note", f"DB snapshots of image volumes are copied: {one.clones_reason}", remedy)
     if not any(one.usable and one.encrypted for one in drivers):
         remedy = "Run as root on a host with loop devices, or install gocryptfs and fuse3."
         yield Finding("note", "volumes: StorageEncrypted is refused on this host", remedy)

@@ -40,7 +40,7 @@ def restoring(root: Path, worker: Worker) -> Restoring:
     files = NodeFiles(root=root, sockets=root / "sockets")
     files.volume.mkdir(parents=True, exist_ok=True)
     repositories: Any = worker
-    return Restoring(files, PostgresqlDriver(), repositories, Clones(root / "clones"), User("me"))
+    return Restoring(files, PostgresqlDriver(), repositories, Clones(root / "clones", root), User("me"))
 
 
 async def test_the_worker_of_a_killed_agent_does_no_harm_to_the_next_attempt(tmp_path: Path) -> None:

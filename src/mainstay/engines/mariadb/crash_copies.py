@@ -19,7 +19,7 @@ from mainstay.model.backup import SourceFile
 from mainstay.model.errors import Permanent, Transient
 from mainstay.model.node import NodeSpec
 
-LEFT_OUT = frozenset({LINEAGE, HISTORY, LEADS_FROM, "mysqld.pid", "ddl_recovery-backup.log", "tc.log"})
+LEFT_OUT = frozenset({LINEAGE, HISTORY, LEADS_FROM, "mysqld.pid", "ibtmp1", "ddl_recovery-backup.log", "tc.log"})
 INDEX = f"{BINLOG}.index"
 UNSAFE = """SELECT CONCAT(TABLE_SCHEMA, '.', TABLE_NAME, ' (', ENGINE, ')') FROM information_schema.TABLES
  WHERE TABLE_TYPE = 'BASE TABLE' AND ENGINE NOT IN ('InnoDB', 'SEQUENCE', 'MEMORY')
@@ -45,15 +45,19 @@ class MariadbCrashCopies:
         return ""
 
     def files(self, data: Path) -> Iterator[SourceFile]:
-        return walk(data, LEFT_OUT.__contains__)
+        yield from walk(data, (LEFT_OUT | {INDEX}).__contains__)
+        yield SourceFile(path=INDEX, mode=0o600, content=_index(data))
 
     def prepare(self, data: Path, user: User) -> None:
         with as_owner(data):
             for name in LEFT_OUT:
                 (data / name).unlink(missing_ok=True)
-            # The index names the files where they were; the last one is read to recover.
-            logs = sorted(path.name for path in data.glob(f"{BINLOG}.[0-9]*"))
-            (data / INDEX).unlink(missing_ok=True)
-            write_atomically(data / INDEX, "".join(f"./{name}\n" for name in logs).encode())
+            write_atomically(data / INDEX, _index(data))
             data.chmod(0o700)
             fsync_directory(data)
+
+
+def _index(data: Path) -> bytes:
+    """The engine's own names the files where they were. The last one is read to recover."""
+    logs = sorted(path.name for path in data.glob(f"{BINLOG}.*") if path.suffix[1:].isdigit())
+    return "".join(f"./{name}\n" for name in logs).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mainstay.engines.mysql_family.layout import BINLOG
 from mainstay.model.repository_job import BackupFacts
 
 README = """\
@@ -32,8 +33,13 @@ skip_networking
 """
 
 
+RECOVERS = f"log_bin = {BINLOG}\n"
+"""Of a copy as after a power cut: its binary log says which prepared transactions were committed."""
+
+
 def files(facts: BackupFacts, owner: str) -> dict[str, bytes]:
     """Path -> content, the README last. `owner` is the system user who owns the files."""
     major = ".".join(facts.engine_version.split(".")[:2])
     readme = README.format(major=major, version=facts.engine_version, backup_id=facts.backup_id, owner=owner)
-    return {"my.cnf": CONFIGURATION.encode(), "README-MAINSTAY.txt": readme.encode()}
+    options = CONFIGURATION + (RECOVERS if facts.crash_consistent else "")
+    return {"my.cnf": options.encode(), "README-MAINSTAY.txt": readme.encode()}

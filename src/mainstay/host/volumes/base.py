@@ -48,6 +48,11 @@ class VolumePlace(msgspec.Struct, frozen=True):
         return self.root / "volume.seed"
 
     @property
+    def sharing(self) -> Path:
+        """Exists beside an image that began as a clone: its blocks may be another file's, too, as long as it lives."""
+        return self.root / "volume.sharing"
+
+    @property
     def growing(self) -> Path:
         """Exists from before an image is enlarged until its file system fills it."""
         return self.root / "volume.growing"

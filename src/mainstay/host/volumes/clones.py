@@ -2,8 +2,9 @@
 
 A clone shares its blocks with the image that it was made of, where the file system can do that (XFS, btrfs: "reflink"),
 so it is there in milliseconds; from then on it takes as much room as either of them changes. There is room for all
-that a clone may ever take when it is made, so that no database meets a full disk because of one. A clone has its name
-only when it is complete. Those that are `stored` elsewhere too are removed when room is needed.
+that clones, and volumes that began as one, may ever take when one more is made, so that no database meets a full disk
+because of them. A clone has its name only when it is complete. Those that are `stored` elsewhere too are removed when
+room is needed.
 """
 
 from __future__ import annotations
@@ -68,10 +69,14 @@ class Clone(msgspec.Struct, frozen=True):
 
 
 class Clones:
-    """The clones below `directory`, each of a `group` (a backup repository's prefix) and with a name in it."""
+    """The clones below `directory`, each of a `group` (a backup repository's prefix) and with a name in it.
 
-    def __init__(self, directory: Path) -> None:
+    The places of volumes that may begin as one are the directories in `volumes`.
+    """
+
+    def __init__(self, directory: Path, volumes: Path) -> None:
         self._directory = directory
+        self._volumes = volumes
 
     def clone(self, group: str, name: str) -> Clone:
         """Where it is, whether or not it is there."""
@@ -121,12 +126,13 @@ class Clones:
             return
         unfinished = place.seed.with_suffix(".new")
         try:
+            self._make_room(one.image)
+            place.sharing.touch(mode=0o600)
             share_blocks(one.image, unfinished)
-        except OSError as error:
+            unfinished.rename(place.seed)
+        except (OSError, Permanent) as error:
             unfinished.unlink(missing_ok=True)
             log.warning("clone.not_lent", clone=str(one.image), error=str(error))
-            return
-        unfinished.rename(place.seed)
 
     def sweep(self) -> None:
         """Removes what a killed process has left: mounts, halves. To be called before anything is made."""
@@ -145,12 +151,16 @@ class Clones:
         return self._directory / hashlib.sha256(group.encode()).hexdigest()[:24]
 
     def _make_room(self, image: Path) -> None:
-        """The worst case: every block of every clone is one that nothing else has any more."""
+        """For a file that shares the blocks of this one, in the worst case: nobody shares any block any more."""
         there = sorted(
             (one for group in self._directory.glob("*") for one in _clones(group)),
             key=lambda one: one.image.stat().st_mtime,
         )
-        needed = _allocated(image) + RESERVE_BYTES + sum(_allocated(one.image) for one in there)
+        sharing = (
+            VolumePlace(path.parent).image for path in self._volumes.glob(f"*/{VolumePlace(Path()).sharing.name}")
+        )
+        shared = sum(map(_allocated, (*sharing, *(one.image for one in there))))
+        needed = _allocated(image) + RESERVE_BYTES + shared
         for one in [*there, None]:
             seen = os.statvfs(self._directory)
             free = seen.f_bavail * seen.f_frsize

@@ -334,7 +334,7 @@ def _destroy(place: VolumePlace) -> None:
     with exclusively(place.lock):
         mounts.unmount(place.volume)
         _release(place)
-        for path in (place.image, place.unfinished, place.seed, place.growing):
+        for path in (place.image, place.unfinished, place.seed, place.growing, place.sharing):
             path.unlink(missing_ok=True)
         for directory in (place.whole, place.volume):
             mounts.remove_tree(directory)

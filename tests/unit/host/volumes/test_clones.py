@@ -100,7 +100,7 @@ class Writer:
 
 
 async def test_a_clone_is_what_was_on_disk_at_one_moment_and_changes_no_more(place: Path) -> None:
-    volume, store = await opened(place / "a"), Clones(place / "clones")
+    volume, store = await opened(place / "a"), Clones(place / "clones", place)
     file = volume.place.volume / "data" / "kept"
     await cloned(volume, store)
     file.write_text("after")
@@ -162,7 +162,7 @@ async def test_it_does_freeze(place: Path) -> None:
 
 
 async def test_what_cannot_be_cloned_says_so_and_leaves_no_file(place: Path) -> None:
-    volume, store = await opened(place / "a"), Clones(place / "clones")
+    volume, store = await opened(place / "a"), Clones(place / "clones", place)
     await volume.driver.close(volume.place)
     clone = store.begin(GROUP, "one", volume.place.image)
     with pytest.raises(Transient, match="not open"):
@@ -174,12 +174,12 @@ async def test_what_cannot_be_cloned_says_so_and_leaves_no_file(place: Path) -> 
     assert not elsewhere.exists() and not clone.unfinished.exists()
     (volume.place.volume / "more").write_text("it is not frozen")
     with pytest.raises(Permanent, match="cannot share blocks"):
-        Clones(Path("/dev/shm/clones")).begin(GROUP, "one", volume.place.image)
+        Clones(Path("/dev/shm/clones"), place).begin(GROUP, "one", volume.place.image)
     await volume.driver.destroy(volume.place)
 
 
 async def test_there_is_room_for_all_that_clones_may_come_to_take(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    volume, store = await opened(place / "a"), Clones(place / "clones")
+    volume, store = await opened(place / "a"), Clones(place / "clones", place)
     (volume.place.volume / "filling").write_bytes(os.urandom(16 * MIB))
     await cloned(volume, store, "stored")
     await cloned(volume, store, "not-stored")
@@ -196,11 +196,23 @@ async def test_there_is_room_for_all_that_clones_may_come_to_take(place: Path, m
     with pytest.raises(Permanent, match="could come to take"):
         store.begin(GROUP, "fourth", volume.place.image)
     assert store.told(GROUP, "not-stored") == "not-stored"
-    await volume.driver.destroy(volume.place)
+    (place / "b").mkdir(mode=0o711)
+    second = Volume(place / "b", "image", False)
+    store.lend(GROUP, "not-stored", second.place)
+    assert not second.place.seed.exists(), "nor for a volume that begins as one"
+    monkeypatch.setattr(clones, "RESERVE_BYTES", free - 2 * one - one // 2)
+    store.lend(GROUP, "not-stored", second.place)
+    await second.driver.create(second.place, second.spec, OURSELVES)
+    with pytest.raises(Permanent, match="could come to take"):
+        store.begin(GROUP, "fifth", volume.place.image)  # for the blocks of that volume are shared as well
+    for done in (volume, second):
+        await done.driver.destroy(done.place)
+        assert done.left() == []
+    store.begin(GROUP, "sixth", place / "nothing")
 
 
 async def test_what_a_killed_process_leaves_is_swept(place: Path) -> None:
-    volume, store = await opened(place / "a"), Clones(place / "clones")
+    volume, store = await opened(place / "a"), Clones(place / "clones", place)
     await cloned(volume, store)
     half = store.begin(GROUP, "half", volume.place.image)
     half.unfinished.write_bytes(b"half of a clone")
@@ -209,7 +221,7 @@ async def test_what_a_killed_process_leaves_is_swept(place: Path) -> None:
     clone.mount.mkdir()
     with loops.attached(clone.image, read_only=True) as device:
         mounts.mount(str(device), clone.mount, "ext4", clones.READ_ONLY_MOUNT, "noload")
-    Clones(place / "clones").sweep()
+    Clones(place / "clones", place).sweep()
     assert sorted(path.name for path in half.directory.iterdir()) == ["one.img", "one.json"]
     assert not mounts.mounts_below(place / "clones") and not devices_of(store.clone(GROUP, "one").image)
     with mounted(store.clone(GROUP, "one")) as directory:
@@ -221,7 +233,7 @@ async def test_what_a_killed_process_leaves_is_swept(place: Path) -> None:
 async def test_a_volume_begins_as_a_clone_and_is_its_own(place: Path, encrypted: bool) -> None:
     if reason := why_not("image", encrypted):
         pytest.skip(reason)
-    volume, store = await opened(place / "a", encrypted=encrypted), Clones(place / "clones")
+    volume, store = await opened(place / "a", encrypted=encrypted), Clones(place / "clones", place)
     await cloned(volume, store)
     (place / "b").mkdir(mode=0o711)
     second = Volume(place / "b", "image", encrypted)
@@ -248,7 +260,7 @@ async def test_a_volume_begins_as_a_clone_and_is_its_own(place: Path, encrypted:
 async def test_a_clone_under_another_key_or_a_broken_one_is_not_taken(place: Path) -> None:
     if reason := why_not("image", True):
         pytest.skip(reason)
-    volume, store = await opened(place / "a", encrypted=True), Clones(place / "clones")
+    volume, store = await opened(place / "a", encrypted=True), Clones(place / "clones", place)
     await cloned(volume, store)
     await volume.driver.destroy(volume.place)
     for name, key, harm in (("b", "7a" * 32, False), ("c", KEY, True)):
@@ -267,7 +279,7 @@ async def test_a_clone_under_another_key_or_a_broken_one_is_not_taken(place: Pat
 
 
 async def test_a_lent_clone_may_be_lent_again_and_nothing_is_lent_that_is_not_there(place: Path) -> None:
-    volume, store = await opened(place / "a"), Clones(place / "clones")
+    volume, store = await opened(place / "a"), Clones(place / "clones", place)
     other = VolumePlace(place)
     store.lend(GROUP, "one", other)
     assert not other.seed.exists()
