@@ -1,7 +1,7 @@
 """Kinds of volumes beside each other: the same PostgreSQL, configuration and pgbench on each that this host can have.
 
 Every round runs all kinds one after the other, each round beginning with another one; ratios are taken within a round,
-to the plain directory. All of them are on the same disk.
+to the plain directory and to the same kind without encryption. All of them are on the same disk.
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ shared_buffers = 128MB
 checkpoint_timeout = 60min
 max_wal_size = 2GB
 """
+UNENCRYPTED = {"image + fscrypt": "image", "gocryptfs": "directory"}
+"""What an encrypted kind would be without encryption: the difference is what encryption alone costs."""
+
 KEY = "5e" * 32
 READY_TIMEOUT_S = 60.0
 
@@ -172,20 +175,32 @@ def _measure(programs: Programs, ways: list[Way], say: Callable[[str], None]) ->
 def _table(
     build: EngineBuild, results: dict[tuple[str, str], list[float]], reports: tuple[VolumeDriverReport, ...]
 ) -> Table:
-    def ratios(name: str, load: str) -> str:
-        pairs = zip(results[name, load], results["directory", load], strict=True)
+    names = [name for name, load in results if load == "tpcb"]
+
+    def ratios(name: str, load: str, base: str | None) -> str:
+        if base not in names:
+            return "-"
+        pairs = zip(results[name, load], results[base, load], strict=True)
         return spread([one / plain for one, plain in pairs], 2)
 
-    names = [name for name, load in results if load == "tpcb"]
-    rows = tuple(
-        (name, *(cell for load in LOADS for cell in (spread(results[name, load]), ratios(name, load))))
-        for name in names
-    )
+    def cells(name: str, load: str) -> tuple[str, str, str]:
+        plain = UNENCRYPTED.get(name)
+        return spread(results[name, load]), ratios(name, load, "directory"), ratios(name, load, plain)
+
+    rows = tuple((name, *(cell for load in LOADS for cell in cells(name, load))) for name in names)
     missing = tuple(f"Not on this host: {_name(one)} ({one.reason})." for one in reports if not one.usable)
     kernel = "AES in the kernel's crypto: " + _kernel_aes()
     return Table(
         title=f"pgbench -s {SCALE}, PostgreSQL {build.version}, {CLIENTS} clients, {ROUNDS} rounds of {SECONDS} s",
-        columns=("volume", "TPC-B tps", "of a directory", "select-only tps", "of a directory"),
+        columns=(
+            "volume",
+            "TPC-B tps",
+            "of a directory",
+            "of the same, not encrypted",
+            "select-only tps",
+            "of a directory",
+            "of the same, not encrypted",
+        ),
         rows=rows,
         notes=(kernel, *missing),
     )

@@ -88,13 +88,9 @@ def restore(  # noqa: PLR0913 - each is an option of the command
     region: Region = "",
 ) -> None:
     """Restore into a new instance: to a moment, or (what the RDS API cannot) to a place in the log or with a pause."""
-    from mainstay.cli.agent import ask_control
-
-    params = {
-        "name": instance, "region": region, "target": new_instance, "paused": paused,
-        "place": _place(to_time, to_lsn, to_xid, latest=latest), "db_instance_class": db_instance_class,
-    }  # fmt: skip
-    made = ask_control(load_settings(os.environ, home=home), "restore_further", params)
+    place = _place(to_time, to_lsn, to_xid, latest=latest)
+    more = {"target": new_instance, "paused": paused, "place": place, "db_instance_class": db_instance_class}
+    made = _order("restore_further", instance, home, region, **more)
     print(f"The DB instance {made} is being made; `mainstay status` shows how far it is.")
     if paused:
         print(f"It stops read-only for a look: `mainstay backups open {made}` opens it, `move` goes on, or delete it.")
@@ -103,10 +99,7 @@ def restore(  # noqa: PLR0913 - each is an option of the command
 @app.command("open")
 def open_restore(instance: Paused, home: Home = None, region: Region = "") -> None:
     """Open a restore that is paused for a look, as it is: from then on it is an ordinary DB instance."""
-    from mainstay.cli.agent import ask_control
-
-    params = {"name": instance, "region": region}
-    opened = ask_control(load_settings(os.environ, home=home), "open_paused", params)
+    opened = _order("open_paused", instance, home, region)
     print(f"The DB instance {opened} is being opened; it is `available` in a moment.")
 
 
@@ -121,10 +114,7 @@ def move(
     region: Region = "",
 ) -> None:
     """Move a restore that is paused for a look on to a later place, where it stops for a look again."""
-    from mainstay.cli.agent import ask_control
-
-    params = {"name": instance, "region": region, "place": _place(to_time, to_lsn, to_xid, latest=latest)}
-    moved = ask_control(load_settings(os.environ, home=home), "move_paused", params)
+    moved = _order("move_paused", instance, home, region, place=_place(to_time, to_lsn, to_xid, latest=latest))
     print(f"The restore {moved} goes on; `mainstay status` shows when it has arrived.")
 
 
@@ -159,10 +149,7 @@ def restore_in_place(
     region: Region = "",
 ) -> None:
     """Restore an instance in its own place: name, endpoint and settings stay, its present data is kept aside."""
-    from mainstay.cli.agent import ask_control
-
-    params = {"name": instance, "region": region, "place": _place(to_time, to_lsn, to_xid, latest=latest)}
-    kept = ask_control(load_settings(os.environ, home=home), "restore_in_place", params)
+    kept = _order("restore_in_place", instance, home, region, place=_place(to_time, to_lsn, to_xid, latest=latest))
     print(f"{instance} is down until it is restored; `mainstay status` shows how far it is.")
     print(f"Its present data is kept: `mainstay backups go-back {instance} {kept}` or `discard {instance} {kept}`.")
 
@@ -190,21 +177,22 @@ def list_kept(
 @app.command("go-back")
 def go_back(instance: Instance, kept: KeptName, home: Home = None, region: Region = "") -> None:
     """Put data that was kept aside in place again; the present data is kept aside in its turn."""
-    from mainstay.cli.agent import ask_control
-
-    params = {"name": instance, "region": region, "kept": kept}
-    aside = ask_control(load_settings(os.environ, home=home), "go_back", params)
+    aside = _order("go_back", instance, home, region, kept=kept)
     print(f"{instance} goes back to {kept}; its present data is kept as {aside}.")
 
 
 @app.command()
 def discard(instance: Instance, kept: KeptName, home: Home = None, region: Region = "") -> None:
     """Remove data that was kept aside, for good."""
+    gone = _order("discard", instance, home, region, kept=kept)
+    print(f"{gone} of {instance} is being removed.")
+
+
+def _order(method: str, instance: str, home: Path | None, region: str, **more: Any) -> Any:
+    """What control answers to an order about an instance."""
     from mainstay.cli.agent import ask_control
 
-    params = {"name": instance, "region": region, "kept": kept}
-    gone = ask_control(load_settings(os.environ, home=home), "discard", params)
-    print(f"{gone} of {instance} is being removed.")
+    return ask_control(load_settings(os.environ, home=home), method, {"name": instance, "region": region, **more})
 
 
 def _place(to_time: str, to_lsn: str, to_xid: str, *, latest: bool) -> dict[str, Any]:
