@@ -116,15 +116,14 @@ def _start(tx: Transaction, now: float, row: DBSnapshot, *, clone: bool = False)
 
 
 def snapshot_of(reader: Reader, work: Work) -> DBSnapshot | None:
-    """The record that the job makes, None when it is not wanted any more.
+    """The record that the job makes, None when it is not wanted any more."""
+    row = reader.get(DBSnapshot, work.job.scope, work.job.frame["db_snapshot_identifier"])
+    return row if row is not None and row.backup_id == work.job.frame["backup_id"] else None
 
-    Of a local one there may be copies, which stay when it goes.
-    """
-    frame = work.job.frame
-    row = reader.get(DBSnapshot, work.job.scope, frame["db_snapshot_identifier"])
-    if row is not None and row.backup_id == frame["backup_id"]:
-        return row
-    return next(iter(_local_rows(reader, work)), None)
+
+def _wanted(reader: Reader, work: Work) -> DBSnapshot | None:
+    """As `snapshot_of`; of a local one there may be copies, which stay when it goes."""
+    return snapshot_of(reader, work) or next(iter(_local_rows(reader, work)), None)
 
 
 def _local_rows(reader: Reader, work: Work) -> list[DBSnapshot]:
@@ -151,7 +150,7 @@ async def _order(work: Work) -> Outcome:
     if now < work.job.frame.get("retry_at", 0.0):
         return Sleep(work.job.frame["retry_at"] - now)
     with tools.store.read() as view:
-        row = snapshot_of(view, work)
+        row = _wanted(view, work)
         if row is None:
             return Next("forget_job")
         if is_clearing(view, row.repository_id):
@@ -218,7 +217,7 @@ def _copy_job(work: Work, view: Reader, row: DBSnapshot, source: BackupRef) -> R
 async def _await_outcome(work: Work) -> Outcome:
     tools = work.tools
     with tools.store.read() as view:
-        row = snapshot_of(view, work)
+        row = _wanted(view, work)
         if row is None:
             return Next("forget_job")
     status = tools.fleet.observe_job(work.job.frame["job_id"])
@@ -240,7 +239,7 @@ def _after_failure(work: Work, status: JobStatus) -> Outcome:
     now, reason = work.tools.clock.wall(), status.failure or "no reason is known"
     failures = work.job.frame.get("failures", 0) + 1
     with work.tools.store.read() as view:
-        row = snapshot_of(view, work)
+        row = _wanted(view, work)
     automated = row is not None and row.snapshot_type == AUTOMATED
     if row is not None and row.local:
         return _store_again(work, status, failures)
@@ -256,7 +255,7 @@ def _store_again(work: Work, status: JobStatus, failures: int) -> Outcome:
         return Next("forget_job", lambda tx: _gave_up(work, tx, reason))
 
     def tell(tx: Transaction) -> None:
-        row = snapshot_of(tx, work)
+        row = _wanted(tx, work)
         if row is not None and failures == len(PAUSES_S):
             text = f"The DB snapshot {row.db_snapshot_identifier} is on its host only: it could not be stored: {reason}"
             record_event(tx, work.tools.clock, row, "MAINSTAY-EVENT-0002", reason=text)
@@ -274,7 +273,7 @@ async def _forget_job(work: Work) -> Outcome:
     await work.tools.fleet.forget_job(work.job.frame["job_id"])
 
     def record(tx: Transaction) -> None:
-        if snapshot_of(tx, work) is None:  # given up: what was stored of it is nobody's
+        if _wanted(tx, work) is None:  # given up: what was stored of it is nobody's
             request_clearing_in(tx, work.tools.clock.wall(), work.job.scope, work.job.frame["repository_id"])
         else:
             bring_forward(tx, f"repository:{work.job.frame['repository_id']}", work.tools.clock.wall())
@@ -285,7 +284,7 @@ async def _forget_job(work: Work) -> Outcome:
 def _cloned(work: Work, tx: Transaction, facts: BackupFacts) -> None:
     """It can be restored, on this host, and its instance goes on."""
     clock = work.tools.clock
-    row = snapshot_of(tx, work)
+    row = _wanted(tx, work)
     if row is None:
         return
     row = _available(row, facts, clock.wall(), local=True)
@@ -318,7 +317,7 @@ def _stored(work: Work, tx: Transaction, facts: BackupFacts) -> None:
 
 def _complete(work: Work, tx: Transaction, facts: BackupFacts, copied_because: str = "") -> None:
     clock = work.tools.clock
-    row = snapshot_of(tx, work)
+    row = _wanted(tx, work)
     if row is None or row.local:
         _stored(work, tx, facts)
         return
@@ -371,7 +370,7 @@ def _leave(work: Work, tx: Transaction, row: DBSnapshot, event_id: str = "") -> 
 def _gave_up(work: Work, tx: Transaction, reason: str) -> None:
     """The record says why; what was stored of it already is cleared away."""
     clock = work.tools.clock
-    row = snapshot_of(tx, work)
+    row = _wanted(tx, work)
     if row is None:
         return
     for one in _local_rows(tx, work):  # copies have lost what it has lost
@@ -397,7 +396,7 @@ def _failed(work: Work, error: Permanent) -> Finish:
 
 def _tell_overdue(work: Work, tx: Transaction) -> None:
     """A person should look."""
-    row: Any = snapshot_of(tx, work)
+    row: Any = _wanted(tx, work)
     if row is not None:
         reason = f"The DB snapshot {row.db_snapshot_identifier} is late."
         record_event(tx, work.tools.clock, row, "MAINSTAY-EVENT-0002", reason=reason)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -34,6 +36,21 @@ volume = os.open(sys.argv[1], os.O_RDONLY)
 with freezer.frozen(volume, float(sys.argv[2])):
     print("frozen", flush=True)
     time.sleep(600)
+"""
+
+CLONE_FOR_EVER = """
+import asyncio, sys
+from pathlib import Path
+from mainstay.host.volumes import DRIVERS, VolumePlace
+from mainstay.host.volumes.clones import Clones
+place, volume = Path(sys.argv[1]), VolumePlace(Path(sys.argv[2]))
+store, number = Clones(place / "clones", place), 0
+print("begun", flush=True)
+while True:
+    clone = store.begin(sys.argv[3], str(number), volume.image)
+    asyncio.run(DRIVERS["image"].clone(volume, clone.unfinished))
+    store.complete(clone, "")
+    number += 1
 """
 
 
@@ -159,6 +176,46 @@ async def test_it_does_freeze(place: Path) -> None:
     finally:
         os.close(descriptor)
     await volume.driver.destroy(volume.place)
+
+
+async def test_an_agent_killed_at_any_moment_of_cloning_leaves_nobody_waiting_and_nothing_behind(place: Path) -> None:
+    volume, store = await opened(place / "a"), Clones(place / "clones", place)
+    writer = Writer(volume.place.volume)
+    try:
+        for number in range(4):
+            agent = subprocess.Popen(
+                [sys.executable, "-c", CLONE_FOR_EVER, str(place), str(volume.place.root), GROUP],
+                stdout=subprocess.PIPE,
+            )
+            assert agent.stdout is not None and agent.stdout.readline() == b"begun\n"
+            await asyncio.sleep(random.Random(number).uniform(0.0, 0.3))  # whatever it is doing then
+            agent.kill()
+            agent.wait()
+            agent.stdout.close()
+            writer.goes_on()
+            # Its helper may go on for a moment; until then the volume is its.
+            eventually(lambda: not helpers(volume.place.root))
+            store.sweep()
+            assert not list((place / "clones").glob("*/*.new"))
+            store.keep_only(GROUP, ())
+            await cloned(volume, store)
+            store.keep_only(GROUP, ())
+    finally:
+        writer.end()
+    await volume.driver.destroy(volume.place)
+
+
+def helpers(root: Path) -> list[int]:
+    """Processes that have the volume's lock open."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            links = [os.readlink(link) for link in (process / "fd").iterdir()]
+        except OSError:
+            continue
+        if str(root / "volume.lock") in links:
+            found.append(int(process.name))
+    return found
 
 
 async def test_what_cannot_be_cloned_says_so_and_leaves_no_file(place: Path) -> None:
