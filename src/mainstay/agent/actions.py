@@ -19,6 +19,7 @@ import structlog
 from mainstay.agent.archiver import Archiver
 from mainstay.agent.journal import InEffect, Journal
 from mainstay.agent.kept_data import KeptData
+from mainstay.agent.login_questions import Logins, NoLogins
 from mainstay.agent.repositories import Repositories
 from mainstay.agent.restoring import Restoring
 from mainstay.agent.routes import Routes
@@ -73,6 +74,7 @@ class KeeperTools(msgspec.Struct, frozen=True, kw_only=True):
     report: Callable[[NodeStatus], None]
     archiver: Callable[..., Archiver] = Archiver
     """What ships a log; simulated time has another one."""
+    logins: Logins = NoLogins()
 
 
 def _pauses(spec: NodeSpec) -> bool:

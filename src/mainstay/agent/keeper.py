@@ -253,6 +253,9 @@ class Keeper:
                 hands.take_copy()
                 hands.restoring.serve(self._restore_to_serve(spec))
                 self.archiving.tend(spec, self._may_archive(assignment))
+                if self.driver.asks_about_logins:
+                    running = None if hands.process is None else hands.files
+                    self._tools.logins.tend(spec.node_id, spec.dbi_resource_id, running)
                 if hands.process is not None and (not hands.health.ready or hands.promoting):
                     await self._probe(spec, assignment)
                 row = decide(wanted, self._observed(spec, assignment))

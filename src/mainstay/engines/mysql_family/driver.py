@@ -14,7 +14,7 @@ from pymysql.constants import ER
 
 from mainstay.engines.backups import EngineBackups
 from mainstay.engines.base import Health, Monitor, StartCommand
-from mainstay.engines.mysql_family import layout
+from mainstay.engines.mysql_family import iam_logins, layout
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
 from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
@@ -50,6 +50,7 @@ class FamilyDriver(ABC):
     reload_signal = None
     # A relay log is begun anew with its process: what it had and had not applied is asked of the source again.
     keeps_received = False
+    asks_about_logins = True
     backups: EngineBackups
     words: Words
     followers: Followers
@@ -150,7 +151,7 @@ class FamilyDriver(ABC):
                 f"--defaults-file={files.configuration / layout.OPTION_FILE}",
                 *(self.recovery_options(files) if recovering else self._role_options(files)),
             ),
-            env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment},
+            env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment, **iam_logins.environment(files)},
         )
 
     @staticmethod
