@@ -130,3 +130,10 @@ def test_the_plugin_of_iam_logins_is_loaded_where_the_build_has_it(tmp_path: Pat
     loaded = found.get("plugin_load_add") or found["plugin_load"]
     assert "AWSAuthenticationPlugin=aws_authentication.so" in loaded.split(";")
     assert loaded.startswith(without.get("plugin_load", ""))
+
+
+@pytest.mark.parametrize(("role", "runs"), [("primary", True), ("standby", False), ("replica", False)])
+def test_events_run_where_the_writes_are(tmp_path: Path, engine: Engine, role: str, runs: bool) -> None:
+    wanted = msgspec.structs.replace(IN_PAIR, parameters={"event_scheduler": "ON"})
+    found = engine.options(tmp_path, wanted, Assignment(role=NodeRole(role)))
+    assert found["event_scheduler"] == ("ON" if runs else "OFF")
