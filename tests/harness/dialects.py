@@ -131,6 +131,7 @@ MARIADB = Dialect(
         "SET GLOBAL general_log_file = '/tmp/outside'",
         "SET SESSION sql_log_bin = 0",
         "SHUTDOWN",
+        "RESET MASTER",
         "INSTALL SONAME '../outside'",
     ),
     make_events=(
