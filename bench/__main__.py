@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHES = (
     "create",
+    "mariadb",
     "recovery",
     "describe",
     "idle",

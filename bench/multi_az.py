@@ -11,10 +11,8 @@ import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,9 +21,11 @@ from typing import Any
 import msgspec
 import psycopg
 
-from bench.report import Table, percentile, spread
+from bench import create
+from bench.report import Table, spread
+from harness.dialects import POSTGRES, EngineUnderTest
 from harness.pairs import MultiAZ
-from harness.service import PASSWORD, Service, eventually, free_port
+from harness.service import HOMES, PASSWORD, Service, eventually, free_port
 from mainstay.engines.builds import Builds
 from mainstay.engines.postgresql.configuration import ADMIN_ROLE
 from mainstay.host.cgroups import ROOT, ControlGroups
@@ -40,7 +40,6 @@ SECONDS = 4
 ROUNDS = 7
 SCALE = 10
 BARE_ADDRESS = "127.96.201.1"
-POLL_S = 0.02
 QUIET = "listen_addresses = ''\n"
 """The bare standby has no address of its own; ours has."""
 
@@ -58,9 +57,9 @@ class Tools:
     def __init__(self, build: EngineBuild, user_name: str) -> None:
         self._build = build
         self.user = engine_user(user_name)
-        self._credentials: dict[str, Any] = {}
+        self.credentials: dict[str, Any] = {}
         if self.user.user_id is not None:
-            self._credentials = {"user": self.user.user_id, "group": self.user.group_id, "extra_groups": []}
+            self.credentials = {"user": self.user.user_id, "group": self.user.group_id, "extra_groups": []}
 
     def argv(self, name: str, *arguments: str) -> list[str]:
         """One of the build's programs."""
@@ -76,34 +75,32 @@ class Tools:
             text=True,
             check=True,
             timeout=300,
-            **self._credentials,
+            **self.credentials,
         )
         return done.stdout
 
     @contextmanager
-    def server(self, directory: Path, limits: NodeLimits) -> Iterator[None]:
-        """A server for the time of the block, from `directory`/data and `directory`/conf, in a group like a node's.
+    def server(self, directory: Path, limits: NodeLimits, command: list[str], stop: int) -> Iterator[None]:
+        """A server for the time of the block, which the signal `stop` ends, in a group like a node's.
 
         Without one a busy machine would share out its time in another way than to the nodes.
         """
         groups = ControlGroups(directory.parent.name)
         with (directory / "output").open("wb") as output:
             process = subprocess.Popen(
-                self.argv(
-                    "postgres", "-D", str(directory / "data"), "-c", f"config_file={directory}/conf/postgresql.conf"
-                ),
+                command,
                 env=self.environment(),
                 cwd="/",
                 stdout=output,
                 stderr=output,
-                **self._credentials,
+                **self.credentials,
             )
         try:
             for procs in groups.prepare(directory.name, limits):
                 Path(procs).write_text(str(process.pid))
             yield
         finally:
-            process.send_signal(signal.SIGINT)  # fast shutdown
+            process.send_signal(stop)
             process.wait(60)
             groups.remove(directory.name)
 
@@ -120,12 +117,15 @@ class Tools:
 def run(say: Callable[[str], None]) -> list[Table]:
     """Both tables."""
     with Service() as service:
-        created = _create_times(service, say)
+        postgresql = EngineUnderTest(POSTGRES, service.engine_version)
+        created = create.table(
+            postgresql, create.measure(service, postgresql, CREATES, say, MultiAZ=True), " with MultiAZ"
+        )
         pair = MultiAZ(service, service.create_instance("bench", MultiAZ=True))
         pair.await_in_sync()
         build = next(one for one in Builds(service.settings).installed() if one.version == service.engine_version)
         tools = Tools(build, service.settings.engine_user)
-        directory = Path(tempfile.mkdtemp(prefix="mainstay-bench-", dir="/var/tmp"))
+        directory = Path(tempfile.mkdtemp(prefix="mainstay-bench-", dir=HOMES))
         directory.chmod(0o711)
         try:
             with bare_pair(pair, tools, directory) as bare:
@@ -145,50 +145,7 @@ def run(say: Callable[[str], None]) -> list[Table]:
                 with suppress(OSError):
                     (ROOT / controller / directory.name).rmdir()
         version = service.engine_version
-    return [_throughput_table(version, results), _create_table(version, created)]
-
-
-def _create_times(service: Service, say: Callable[[str], None]) -> dict[str, list[float]]:
-    """Seconds since the call until each of the stages."""
-    times: dict[str, list[float]] = {"status `available`": [], "first query answered": [], "standby in sync": []}
-    rds = service.client("rds")
-    for number in range(CREATES):
-        identifier = f"new{number}"
-        started = time.monotonic()
-        rds.create_db_instance(
-            DBInstanceIdentifier=identifier,
-            Engine="postgres",
-            EngineVersion=service.engine_version,
-            DBInstanceClass="db.t3.micro",
-            AllocatedStorage=20,
-            MasterUsername="app",
-            MasterUserPassword=PASSWORD,
-            BackupRetentionPeriod=0,
-            MultiAZ=True,
-        )
-        instance = eventually(lambda one=identifier: _available(service, one), interval_s=POLL_S)
-        times["status `available`"].append(time.monotonic() - started)
-        eventually(lambda one=instance: _answers(service, one), interval_s=POLL_S)
-        times["first query answered"].append(time.monotonic() - started)
-        MultiAZ(service, instance).await_in_sync()
-        times["standby in sync"].append(time.monotonic() - started)
-        service.delete_instance(identifier)
-    say(f"multi_az: {CREATES} creates, median {statistics.median(times['first query answered']):.2f} s to a query")
-    return times
-
-
-def _available(service: Service, identifier: str) -> dict[str, Any] | None:
-    found = service.describe(identifier)
-    return found if found["DBInstanceStatus"] == "available" else None
-
-
-def _answers(service: Service, instance: dict[str, Any]) -> bool:
-    try:
-        with service.connect(instance) as session:
-            session.execute("SELECT 1")
-    except psycopg.OperationalError:
-        return False
-    return True
+    return [_throughput_table(version, results), created]
 
 
 @contextmanager
@@ -196,7 +153,7 @@ def bare_pair(pair: MultiAZ, tools: Tools, directory: Path) -> Iterator[Way]:
     """Two servers with the settings of the pair's nodes, the second one synchronous standby of the first."""
     first, second = directory / "a", directory / "b"
     way = Way(BARE_ADDRESS, free_port())
-    limits = _limits(pair)
+    limits = limits_of(pair)
     names = {pair.primary: "a", pair.standby: "b"}
     for node_id, own in ((pair.primary, first), (pair.standby, second)):
         (own / "log").mkdir(parents=True)
@@ -207,7 +164,7 @@ def bare_pair(pair: MultiAZ, tools: Tools, directory: Path) -> Iterator[Way]:
         "--locale=C.UTF-8", "--data-checksums",
     )  # fmt: skip
     place = f"host={first} port={way.port} user={ADMIN_ROLE}"
-    with tools.server(first, limits):
+    with tools.server(first, limits, _serve(tools, first), signal.SIGINT):  # a fast shutdown
         eventually(lambda: _ready(place))
         with psycopg.connect(
             f"{place} dbname=template1 options='-c synchronous_commit=local'", autocommit=True
@@ -216,12 +173,18 @@ def bare_pair(pair: MultiAZ, tools: Tools, directory: Path) -> Iterator[Way]:
         tools.run("pg_basebackup", f"--pgdata={second}/data", f"--dbname={place}", "--checkpoint=fast", "--no-password")
         (second / "data" / "standby.signal").touch()
         tools.take(second)
-        with tools.server(second, limits):
+        with tools.server(second, limits, _serve(tools, second), signal.SIGINT):
             eventually(lambda: _in_sync(place))
             yield way
 
 
-def _limits(pair: MultiAZ) -> NodeLimits:
+def _serve(tools: Tools, directory: Path) -> list[str]:
+    files = ("-D", f"{directory}/data", "-c", f"config_file={directory}/conf/postgresql.conf")
+    return tools.argv("postgres", *files)
+
+
+def limits_of(pair: MultiAZ) -> NodeLimits:
+    """What the pair's nodes may use."""
     spec = pair.volume(pair.primary).with_name("spec.json")
     return msgspec.json.decode(spec.read_bytes(), type=NodeSpec).limits
 
@@ -286,17 +249,5 @@ def _throughput_table(version: str, results: dict[str, list[float]]) -> Table:
         title=f"pgbench -N, PostgreSQL {version}, {CLIENTS} clients over TLS, {ROUNDS} rounds of {SECONDS} s",
         columns=("way", "transactions a second", "of bare, within a round"),
         rows=tuple((name, spread(values), ratios(name)) for name, values in results.items()),
-        notes=("Every commit is on the disks of both nodes, which are the same disk, before it is acknowledged.",),
-    )
-
-
-def _create_table(version: str, times: dict[str, list[float]]) -> Table:
-    rows = tuple(
-        (name, *(f"{value:.2f}" for value in (percentile(values, 50), min(values), max(values))))
-        for name, values in times.items()
-    )
-    return Table(
-        title=f"CreateDBInstance with MultiAZ, PostgreSQL {version}: seconds since the call ({CREATES} creates)",
-        columns=("until", "p50", "least", "greatest"),
-        rows=rows,
+        notes=(f"Every commit is synchronised on both nodes before it is acknowledged. All data is in {HOMES}.",),
     )

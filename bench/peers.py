@@ -35,6 +35,11 @@ def haproxy(builds: Path, say: Callable[[str], None]) -> Path | None:
     return _installed("haproxy") or _from_debian("haproxy", builds, say)
 
 
+def sysbench(builds: Path, say: Callable[[str], None]) -> Path | None:
+    """sysbench, with its scripts beside it: from an earlier run, or from Debian; None if it cannot be had."""
+    return _from_debian("sysbench", builds, say, "usr/bin")
+
+
 def version(program: Path) -> tuple[int, ...]:
     """What a program calls itself."""
     told = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout
@@ -47,9 +52,9 @@ def _installed(name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _from_debian(package: str, builds: Path, say: Callable[[str], None]) -> Path | None:
+def _from_debian(package: str, builds: Path, say: Callable[[str], None], directory: str = "usr/sbin") -> Path | None:
     prefix = builds / ".peers" / package
-    program = prefix / "usr/sbin" / package
+    program = prefix / directory / package
     try:
         if not program.exists():
             say(f"installing {package} from Debian {SUITE} below {prefix}")

@@ -21,6 +21,7 @@ import psycopg
 import pytest
 from botocore.exceptions import ClientError
 
+from harness.dialects import MARIADB, MYSQL, POSTGRES, EngineUnderTest, newest_of
 from harness.service import PASSWORD, Service, eventually
 from harness.volumes import why_not
 
@@ -48,9 +49,7 @@ class Terraform:
         shutil.copy(HERE / "terraform" / configuration, directory)
         config = directory / "cli.tfrc"
         config.write_text(CLI_CONFIG.format(mirror=mirror))
-        family = service.client("rds").describe_db_engine_versions(
-            Engine="postgres", EngineVersion=service.engine_version
-        )["DBEngineVersions"][0]["DBParameterGroupFamily"]
+        family = family_of(service, EngineUnderTest(POSTGRES, service.engine_version))
         self.environment = service.aws_environment() | {
             "TF_CLI_CONFIG_FILE": str(config),
             "TF_IN_AUTOMATION": "1",
@@ -115,8 +114,21 @@ def require_same_instance_after_import(terraform: Terraform) -> None:
             assert different <= allowed, (change["address"], different)
 
 
+def family_of(service: Service, engine: EngineUnderTest) -> str:
+    """The engine's DB parameter group family."""
+    (found,) = service.client("rds").describe_db_engine_versions(
+        Engine=engine.dialect.engine, EngineVersion=engine.version
+    )["DBEngineVersions"]
+    return str(found["DBParameterGroupFamily"])
+
+
 def a_database_and_its_network_through_their_whole_life(service: Service, directory: Path, mirror: Path) -> None:
     terraform = Terraform(service, directory, mirror)
+    others = [*newest_of(MARIADB), *newest_of(MYSQL)]
+    terraform.environment |= {
+        "TF_VAR_others": json.dumps({one.dialect.engine: one.version for one in others}),
+        "TF_VAR_other_families": json.dumps({one.dialect.engine: family_of(service, one) for one in others}),
+    }
     rds, ec2, iam = service.client("rds"), service.client("ec2"), service.client("iam")
     try:
         terraform.apply()
@@ -127,12 +139,17 @@ def a_database_and_its_network_through_their_whole_life(service: Service, direct
         with service.connect(created, dbname="shop") as connection:
             assert connection.execute("SHOW work_mem").fetchone() == ("8MB",)
             assert connection.execute("SHOW max_connections").fetchone() == ("120",)
+        made = {one: service.describe(f"clients-{one.dialect.engine}") for one in others}
+        for one, instance in made.items():
+            with one.connect(service, instance, database="shop") as client:
+                assert client.rows("SELECT @@max_allowed_packet, @@ft_min_word_len") == [(33554432, 7)]
 
         require_same_instance_after_import(terraform)
         terraform.environment |= {
             "TF_VAR_stage": "second",
             "TF_VAR_instance_class": "db.t3.small",
             "TF_VAR_work_mem": "16384",
+            "TF_VAR_packet": "67108864",
             "TF_VAR_client_network": "127.0.0.0/16",
         }
         terraform.apply()
@@ -143,10 +160,15 @@ def a_database_and_its_network_through_their_whole_life(service: Service, direct
         assert {"Key": "stage", "Value": "second"} in changed["TagList"]
         with service.connect(changed, dbname="shop") as connection:
             assert connection.execute("SHOW work_mem").fetchone() == ("16MB",)
+        for one, before in made.items():
+            after = service.describe(before["DBInstanceIdentifier"])
+            assert after["DbiResourceId"] == before["DbiResourceId"], "changed in place, not replaced"
+            assert after["DBInstanceClass"] == "db.t3.small"
+            with one.connect(service, after, database="shop") as client:
+                assert client.value("SELECT @@max_allowed_packet") == 67108864
     finally:
         terraform.run("destroy", "-auto-approve", "-no-color", "-input=false")
-    with pytest.raises(ClientError, match="DBInstanceNotFound"):
-        service.describe("clients")
+    assert rds.describe_db_instances()["DBInstances"] == []
     for missing, describe in (
         ("DBSubnetGroupNotFoundFault", lambda: rds.describe_db_subnet_groups(DBSubnetGroupName="clients")),
         ("DBParameterGroupNotFound", lambda: rds.describe_db_parameter_groups(DBParameterGroupName="clients")),

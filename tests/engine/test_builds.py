@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -20,7 +21,9 @@ import pytest
 
 from harness.service import free_port
 from mainstay.decide.parameters import FormulaVariables, check_value, evaluate
-from mainstay.engines.builds import Builds
+from mainstay.engines.builds import Builds, builds
+from mainstay.engines.builds.elf import read_elf
+from mainstay.engines.builds.tree import patchelf
 from mainstay.engines.postgresql.catalogue import Catalogue
 from mainstay.host.processes import SAFE_ENVIRONMENT, engine_user
 from mainstay.model.engine import ORIGIN_INSTALLED, EngineBuild
@@ -179,3 +182,26 @@ def test_a_kill_at_any_moment_leaves_nothing_half_made_on_offer(settings: Settin
     assert f"postgres {build.version}: ready" in done.stdout
     assert Builds(settings).resolve("postgres", "17") == build
     assert not list(settings.builds.glob(".*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("engine", "symbol"),
+    [("mariadb", "_maria_plugin_declarations_"), ("mysql", "_mysql_plugin_declarations_")],
+)
+def test_our_plugin_is_compiled_by_debians_compiler(
+    settings: Settings, engine: str, symbol: str, tmp_path: Path
+) -> None:
+    packaged = builds.PACKAGED[engine]
+    try:
+        Builds(settings)._compile(packaged, "trixie", tmp_path, quiet)
+    except Transient as error:
+        pytest.skip(f"no packages here: {error.message}")
+    (plugin,) = packaged.plugins
+    made = tmp_path / plugin.library
+    loaded = ctypes.CDLL(str(made), mode=os.RTLD_NOW)
+    words = (ctypes.c_void_p * 3).in_dll(loaded, symbol)
+    assert ctypes.string_at(words[2]) == b"AWSAuthenticationPlugin"
+    elf = read_elf(made)
+    assert elf is not None and not elf.needed, "it needs no library of the host's"
+    told = subprocess.run([patchelf(), "--print-execstack", str(made)], capture_output=True, text=True, check=True)
+    assert told.stdout.strip().endswith("-"), "newer C libraries load nothing else"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import subprocess
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.dialects import MARIADB, Client, ClientError, EngineUnderTest, newest_of
-from harness.service import Service
+from harness.service import PASSWORD, Service
+from mainstay.engines.builds import Builds
+from mainstay.engines.mysql_family.hashes import native_password
 from mainstay.shim.__main__ import LANDLOCK_LEAST, landlock_version
 
 pytestmark = pytest.mark.engine
@@ -50,10 +55,10 @@ def test_who_makes_himself_super_writes_nothing_outside_the_instance(
     foreign = service.home / "foreign"
     foreign.mkdir()
     foreign.chmod(0o777)
-    access = {"access": 2**64 - 1, "plugin": "mysql_native_password", "authentication_string": ""}
+    verifier = native_password("evil-pass-1")
+    access = {"access": 2**64 - 1, "plugin": "mysql_native_password", "authentication_string": verifier}
     master.rows(f"INSERT INTO mysql.global_priv VALUES ('%', 'evil', '{json.dumps(access)}')")
-    master.rows("FLUSH PRIVILEGES")
-    master.rows("SET PASSWORD FOR evil@'%' = PASSWORD('evil-pass-1')")
+    rebooted(service, shop)  # he may not FLUSH PRIVILEGES
     with engine.connect(service, shop, user="evil", password="evil-pass-1") as evil:
         with pytest.raises(ClientError):
             evil.rows("SELECT 1 INTO OUTFILE '" + str(foreign / "rows") + "'")
@@ -65,5 +70,25 @@ def test_who_makes_himself_super_writes_nothing_outside_the_instance(
         evil.rows("SET GLOBAL general_log = OFF")
         evil.rows("DROP USER evil@'%'")
     assert list(foreign.iterdir()) == []
-    service.client("rds").reboot_db_instance(DBInstanceIdentifier=shop["DBInstanceIdentifier"])
-    service.await_status(shop["DBInstanceIdentifier"], "available")
+    rebooted(service, shop)
+
+
+def rebooted(service: Service, instance: dict[str, Any]) -> None:
+    service.client("rds").reboot_db_instance(DBInstanceIdentifier=instance["DBInstanceIdentifier"])
+    service.await_status(instance["DBInstanceIdentifier"], "available")
+
+
+def test_a_dump_of_a_running_database_needs_no_reload(
+    service: Service, shop: dict[str, Any], master: Client, tmp_path: Path
+) -> None:
+    build = Builds(service.settings).resolve("mariadb", shop["EngineVersion"])
+    master.rows("CREATE TABLE IF NOT EXISTS dumped (a int)")
+    file = tmp_path / "login.cnf"
+    file.write_text(f"[client]\nuser=app\npassword={PASSWORD}\nssl-ca={service.variables['MAINSTAY_CA_BUNDLE']}\n")
+    command = [str(build.bin_directory / "mariadb-dump"), f"--defaults-file={file}", "--single-transaction"]
+    command += [f"--host={shop['Endpoint']['Address']}", f"--port={shop['Endpoint']['Port']}"]
+    done = subprocess.run(
+        [*command, "--routines", "--triggers", "--events", "shop"],
+        capture_output=True, text=True, check=False, timeout=60, env=os.environ | build.environment,
+    )  # fmt: skip
+    assert done.returncode == 0 and "CREATE TABLE `dumped`" in done.stdout, done.stderr

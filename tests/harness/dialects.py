@@ -51,7 +51,8 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     """One engine as its clients see it.
 
     `dynamic` and `static` are parameters with a value that is not the default, and how the engine shows that value.
-    `tls` and `slow` are queries: the protocol of the session, and one that takes the seconds filled in.
+    `make_events` makes the events `daily` and, disabled, `resting`, if the engine has events. `tls` and `slow` are
+    queries: the protocol of the session, and one that takes the seconds filled in.
     """
 
     engine: str
@@ -67,6 +68,7 @@ class Dialect(msgspec.Struct, frozen=True, kw_only=True):
     first_log: str
     error_log: str
     superuser_only: tuple[str, ...]
+    make_events: tuple[str, ...] = ()
 
 
 def _postgres(service: Service, instance: dict[str, Any], *, tls: bool, **options: Any) -> Any:
@@ -129,7 +131,12 @@ MARIADB = Dialect(
         "SET GLOBAL general_log_file = '/tmp/outside'",
         "SET SESSION sql_log_bin = 0",
         "SHUTDOWN",
+        "RESET MASTER",
         "INSTALL SONAME '../outside'",
+    ),
+    make_events=(
+        "CREATE EVENT daily ON SCHEDULE EVERY 1 DAY DO SELECT 1",
+        "CREATE EVENT resting ON SCHEDULE EVERY 1 DAY DISABLE DO SELECT 1",
     ),
 )
 MYSQL = msgspec.structs.replace(

@@ -5,14 +5,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
 
+from harness.database_tokens import TokenPlace, allow, policy
 from harness.service import PASSWORD, Service, eventually
 from mainstay.model.records import Scope
 from mainstay.workflows.node_specs import endpoint_name
@@ -22,26 +21,8 @@ REFUSED = "LDAP authentication failed for user"
 STRANGE_NAMES = ["o'brien", 'we,ird="q" +\\<>;#', "*", "dbuser:x/alice", "alice/bob", "ünïcode", "a b ", "MiXed"]
 
 
-@dataclass
-class Place:
+class Place(TokenPlace):
     """An instance with IAM database authentication, which also takes plain-text connections, and its users."""
-
-    service: Service
-    instance: dict[str, Any]
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return self.instance["Endpoint"]["Address"], self.instance["Endpoint"]["Port"]
-
-    def arn(self, user: str = "*", resource: str = "") -> str:
-        region, account = self.instance["DBInstanceArn"].split(":")[3:5]
-        return f"arn:aws:rds-db:{region}:{account}:dbuser:{resource or self.instance['DbiResourceId']}/{user}"
-
-    def token(self, user: str, *, host: str = "", port: int = 0, **key: Any) -> str:
-        made: str = self.service.client("rds", **key).generate_db_auth_token(
-            host or self.address[0], port or self.address[1], user
-        )
-        return made
 
     def who(self, user: str, password: str, **options: Any) -> str:
         """Logs in; the name of the session's user."""
@@ -60,31 +41,6 @@ class Place:
     def execute(self, statement: str, *names: str) -> None:
         with self.service.connect(self.instance) as session:
             session.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
-
-    @contextmanager
-    def caller(self, *statements: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """The access key of a new IAM user with these permissions."""
-        iam = self.service.client("iam")
-        name = f"u-{secrets.token_hex(4)}"
-        iam.create_user(UserName=name)
-        iam.put_user_policy(UserName=name, PolicyName="own", PolicyDocument=_policy(*statements))
-        key = iam.create_access_key(UserName=name)["AccessKey"]
-        try:
-            yield key["AccessKeyId"], key["SecretAccessKey"]
-        finally:
-            iam.delete_access_key(UserName=name, AccessKeyId=key["AccessKeyId"])
-            iam.delete_user_policy(UserName=name, PolicyName="own")
-            iam.delete_user(UserName=name)
-
-
-def _policy(*statements: dict[str, Any]) -> str:
-    import json
-
-    return json.dumps({"Version": "2012-10-17", "Statement": statements})
-
-
-def allow(resource: str, effect: str = "Allow") -> dict[str, Any]:
-    return {"Effect": effect, "Action": "rds-db:connect", "Resource": resource}
 
 
 @pytest.fixture(scope="module")
@@ -242,14 +198,7 @@ def test_strange_names_are_taken_letter_by_letter(place: Place, user: str) -> No
 
 
 def test_policies_decide(place: Place) -> None:
-    refusing = [
-        [allow(place.arn("carol"))],
-        [allow(place.arn("alice", "db-AAAAAAAAAAAAAAAAAAAAAAAAAA"))],
-        [allow(place.arn("alice").replace(place.instance["DBInstanceArn"].split(":")[4], "999999999999"))],
-        [allow("*"), allow(place.arn("alice"), "Deny")],
-        [{"Effect": "Allow", "Action": "rds:*", "Resource": "*"}],
-    ]
-    for statements in refusing:
+    for statements in place.refusing_policies:
         with place.caller(*statements) as key:
             place.refused("alice", place.token("alice", key=key))
     with place.caller(allow(place.arn("alice", "*"))) as key:
@@ -271,8 +220,8 @@ def test_the_session_of_a_role(place: Place) -> None:
     account = sts.get_caller_identity()["Account"]
     trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": account}}
     name = f"r-{secrets.token_hex(4)}"
-    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=_policy(trust))["Role"]["Arn"]
-    iam.put_role_policy(RoleName=name, PolicyName="own", PolicyDocument=_policy(allow(place.arn())))
+    arn = iam.create_role(RoleName=name, AssumeRolePolicyDocument=policy(trust))["Role"]["Arn"]
+    iam.put_role_policy(RoleName=name, PolicyName="own", PolicyDocument=policy(allow(place.arn())))
     with place.caller({"Effect": "Allow", "Action": "sts:AssumeRole", "Resource": arn}) as key:
         assuming = place.service.client("sts", key=key)
 
@@ -281,7 +230,7 @@ def test_the_session_of_a_role(place: Place) -> None:
             return place.token("alice", key=(got["AccessKeyId"], got["SecretAccessKey"]), token=got["SessionToken"])
 
         assert place.who("alice", token()) == "alice"
-        place.refused("alice", token(Policy=_policy(allow(place.arn("carol")))))
+        place.refused("alice", token(Policy=policy(allow(place.arn("carol")))))
     iam.delete_role_policy(RoleName=name, PolicyName="own")
     iam.delete_role(RoleName=name)
 
@@ -293,12 +242,7 @@ def test_reasons_are_told_to_operators_and_tokens_to_nobody(place: Place) -> Non
     place.who("alice", accepted := place.token("alice"))
     control = (home / "logs" / "control.log").read_text()
     assert f"The token is for {place.address[0]}:5433" in control and '"database_login.allowed"' in control
-    logs = "".join(
-        path.read_text(errors="replace")
-        for top in ("logs", "agent")
-        for path in (home / top).rglob("*.log*")
-        if path.is_file()
-    )
+    logs = place.logs()
     assert f"LDAP diagnostics: The token is for {place.address[0]}:5433" in logs, "the instance's own log tells it too"
     for one in (token, accepted):
         assert one.split("X-Amz-Signature=")[1] not in logs

@@ -355,6 +355,7 @@ class SimulatedDriver:
     stop_signals = ((int(signal.SIGINT), 60.0), (int(signal.SIGQUIT), 10.0), (int(signal.SIGKILL), 5.0))
     reload_signal = int(signal.SIGHUP)
     keeps_received = True
+    asks_about_logins = False
     switch_patience_s = 3.0
 
     def __init__(self, host: Host, owner: Lifetime) -> None:

@@ -7,7 +7,6 @@ spec or assignment can be taken meanwhile; `changed` is called when something in
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,17 +18,18 @@ import structlog
 from mainstay.agent.archiver import Archiver
 from mainstay.agent.journal import InEffect, Journal
 from mainstay.agent.kept_data import KeptData
+from mainstay.agent.login_questions import Logins, NoLogins
 from mainstay.agent.repositories import Repositories
 from mainstay.agent.restoring import Restoring
 from mainstay.agent.routes import Routes
 from mainstay.agent.volumes import NodeVolume
+from mainstay.agent.wanted import pauses
 from mainstay.decide.node import (
     HELD_ROUTE,
     INHERITED_ACCOUNTS,
     START_ATTEMPTS_MAX,
     Action,
     Wanted,
-    process_identity,
     start_backoff_s,
 )
 from mainstay.engines.backups import BackupHost
@@ -55,11 +55,6 @@ SIGNAL_AGAIN_S = 1.0
 log = structlog.get_logger()
 
 
-def digest(*parts: object) -> str:
-    """A short name for a value, equal for equal values, across processes."""
-    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:24]
-
-
 class KeeperTools(msgspec.Struct, frozen=True, kw_only=True):
     """What every keeper of a host shares."""
 
@@ -75,36 +70,7 @@ class KeeperTools(msgspec.Struct, frozen=True, kw_only=True):
     report: Callable[[NodeStatus], None]
     archiver: Callable[..., Archiver] = Archiver
     """What ships a log; simulated time has another one."""
-
-
-def _pauses(spec: NodeSpec) -> bool:
-    return spec.restore is not None and spec.restore.paused
-
-
-def wanted_of(spec: NodeSpec, assignment: Assignment) -> Wanted:
-    """Spec and assignment as the table compares them with what is seen."""
-    target = spec.target
-    if assignment.stay and target is not NodeTarget.RUNNING:
-        target = NodeTarget.RUNNING
-    return Wanted(
-        target=target,
-        role=assignment.role,
-        may_restart=assignment.may_restart,
-        may_start=assignment.may_start,
-        may_publish=assignment.may_publish,
-        restores=spec.restore is not None and assignment.role is NodeRole.PRIMARY,
-        restore_key_missing=spec.restore is not None and not spec.restore.repository.data_key,
-        data_name="" if spec.exchange is None or assignment.role is not NodeRole.PRIMARY else spec.exchange.wanted,
-        kept=spec.kept,
-        configuration_digest=digest(spec.parameters, spec.require_tls, spec.refuses_old_passwords,
-                                    spec.iam_login_port, spec.certificate,
-                                    spec.listen_address, spec.port, spec.db_instance_identifier, spec.engine_version,
-                                    spec.peer, spec.followed, "paused" if _pauses(spec) else spec.restore is None,
-                                    assignment.role, assignment.upstream, assignment.synchronous_standby),
-        accounts_digest=digest(spec.master, spec.database),
-        route_digest=digest(spec.endpoint, spec.listen_address, spec.port, assignment.epoch),
-        process_identity=process_identity(spec),
-    )  # fmt: skip
+    logins: Logins = NoLogins()
 
 
 class NodeActions:
@@ -419,7 +385,7 @@ class NodeActions:
         await self.volume.keep_back()
         await asyncio.to_thread(self._make_logs_on_volume)
         # What its source's room demands may have grown since the files were written.
-        if not assignment.writable or _pauses(spec):
+        if not assignment.writable or pauses(spec):
             await self._write_configuration(spec, assignment, wanted)
         tag = {
             "identity": wanted.process_identity,

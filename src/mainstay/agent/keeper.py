@@ -14,12 +14,13 @@ from contextlib import suppress
 import msgspec
 import structlog
 
-from mainstay.agent.actions import UNKNOWN_ROUTE, KeeperTools, NodeActions, wanted_of
+from mainstay.agent.actions import UNKNOWN_ROUTE, KeeperTools, NodeActions
 from mainstay.agent.archiving import Archiving
 from mainstay.agent.lag import LagMeter
 from mainstay.agent.logs import prune_logs
 from mainstay.agent.loss import LossWatch
 from mainstay.agent.volumes import FULL, UNKNOWN_KEY
+from mainstay.agent.wanted import wanted_of
 from mainstay.decide.node import START_ATTEMPTS_MAX, Action, Observed, decide, process_identity
 from mainstay.engines.base import EngineDriver, Health
 from mainstay.model.assignment import Assignment
@@ -253,6 +254,9 @@ class Keeper:
                 hands.take_copy()
                 hands.restoring.serve(self._restore_to_serve(spec))
                 self.archiving.tend(spec, self._may_archive(assignment))
+                if self.driver.asks_about_logins:
+                    running = None if hands.process is None else hands.files
+                    self._tools.logins.tend(spec.node_id, spec.dbi_resource_id, running)
                 if hands.process is not None and (not hands.health.ready or hands.promoting):
                     await self._probe(spec, assignment)
                 row = decide(wanted, self._observed(spec, assignment))

@@ -16,6 +16,7 @@ from mainstay.agent.jobs import Jobs
 from mainstay.agent.journal import Journal
 from mainstay.agent.keeper import Keeper
 from mainstay.agent.local_snapshots import LocalSnapshots
+from mainstay.agent.login_questions import LoginQuestions
 from mainstay.agent.logs import list_logs, read_log
 from mainstay.agent.repositories import SystemRepositories
 from mainstay.agent.routes import EndpointRoutes
@@ -38,6 +39,7 @@ from mainstay.model.volume import VolumeDriverReport
 from mainstay.settings import Settings
 
 ABSENT_REMEMBERED_MAX = 10_000
+LOGIN_TIMEOUT_S = 4.0
 log = structlog.get_logger()
 
 
@@ -57,6 +59,9 @@ class Agent:
         self._absent: dict[str, None] = {}
         self._drivers = drivers()
         self._endpoint = RpcClient(runtime / "endpoint.sock", on_state=self._endpoint_state)
+        self._control = RpcClient(runtime / "control.sock")
+        user = engine_user(settings.engine_user)
+        self._logins = LoginQuestions(self._ask_about_login, user)
         self._server = RpcServer(
             runtime / "agent.sock",
             {
@@ -84,9 +89,10 @@ class Agent:
             builds=Builds(settings),
             repositories=repositories,
             clones=clones,
-            user=engine_user(settings.engine_user),
+            user=user,
             clock=SystemClock(),
             report=self._report,
+            logins=self._logins,
         )
         self._jobs = Jobs(
             repositories, LocalSnapshots(clones), self._drivers, self._leader_of, self._standby_of, self._tools.clock,
@@ -101,6 +107,7 @@ class Agent:
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
         self.keep_all()
         self._endpoint.start()
+        self._control.start()
         await self._server.start()
         log.info("agent.ready", nodes=len(self._keepers))
         examining = asyncio.create_task(self._examine_drivers())
@@ -109,6 +116,8 @@ class Agent:
         examining.cancel()
         await self._server.stop()
         await self._endpoint.stop()
+        await self._logins.stop()
+        await self._control.stop()
         await self._instances.stop()
         for task in self._tasks.values():
             task.cancel()
@@ -261,6 +270,10 @@ class Agent:
     def _standby_of(self, node_id: str) -> Keeper | None:
         keeper = self._keepers.get(node_id)
         return None if keeper is None else self._instances.standby(keeper.spec.dbi_resource_id)
+
+    async def _ask_about_login(self, question: dict[str, Any]) -> bool:
+        answer = await self._control.call("verify_instance_login", question, timeout_s=LOGIN_TIMEOUT_S)
+        return answer["allowed"] is True
 
     def _process_ended(self, node_id: str, exit_code: int | None) -> None:
         if (keeper := self._keepers.get(node_id)) is not None:

@@ -49,6 +49,18 @@ class EndpointQuestion(msgspec.Struct, frozen=True, kw_only=True):
         return f"EndpointQuestion({self.username!r} at {self.resource_id!r})"
 
 
+class InstanceQuestion(msgspec.Struct, frozen=True, kw_only=True):
+    """What `verify_instance_login` is asked: may `username` log in with `token` at the DB instance `resource_id`?"""
+
+    resource_id: str
+    username: str
+    token: str
+    over_tls: bool
+
+    def __repr__(self) -> str:
+        return f"InstanceQuestion({self.username!r} at {self.resource_id!r})"
+
+
 class DatabaseTokens:
     """Verifies tokens against the store as it is now."""
 
@@ -61,6 +73,20 @@ class DatabaseTokens:
     def at_instance(self, dbi_resource_id: str, username: str, token: str) -> Verdict:
         """May `username` log in at the endpoint of this DB instance? Never raises."""
         return self._decided(dbi_resource_id, username, lambda: self._at_instance(dbi_resource_id, username, token))
+
+    async def verify_instance_login(self, params: Any) -> dict[str, Any]:
+        """`InstanceQuestion` -> `Verdict`, over RPC. Raises `Permanent` for a question that is not one."""
+        try:
+            asked = msgspec.convert(params, InstanceQuestion)
+        except msgspec.ValidationError as error:
+            raise Permanent(f"verify_instance_login: {error}") from None
+
+        def verify() -> str:
+            if not asked.over_tls:
+                raise refused("The connection is not over TLS.")
+            return self._at_instance(asked.resource_id, asked.username, asked.token)
+
+        return msgspec.to_builtins(self._decided(asked.resource_id, asked.username, verify))  # type: ignore[no-any-return]
 
     async def verify_database_token(self, params: Any) -> dict[str, Any]:
         """`EndpointQuestion` -> `Verdict`, over RPC. Raises `Permanent` for a question that is not one."""
@@ -75,7 +101,7 @@ class DatabaseTokens:
             return self._verify(asked.token, asked.username, hosts, asked.resource_id, Scope(self._account_id, region))
 
         verdict = self._decided(asked.resource_id, asked.username, verify)
-        return {"allowed": verdict.allowed, "reason": verdict.reason}
+        return msgspec.to_builtins(verdict)  # type: ignore[no-any-return]
 
     def _region_of(self, resource_id: str) -> str:
         found = self._store.view().find(DBInstance, None, "dbi-resource-id", resource_id)

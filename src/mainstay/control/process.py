@@ -111,7 +111,10 @@ class Control:
         self._renewer = CertificateRenewer(self._store, clock, self._worker)
         tokens = DatabaseTokens(self._store, self._vault, clock, settings.account_id)
         self._logins = DatabaseLogins(settings, self._store, clock, randomness, self._authorities, tokens)
-        methods: dict[str, Any] = {"verify_database_token": tokens.verify_database_token}
+        methods: dict[str, Any] = {
+            "verify_database_token": tokens.verify_database_token,
+            "verify_instance_login": tokens.verify_instance_login,
+        }
         self._rpc = RpcServer(settings.runtime / "control.sock", methods | BackupDesk(tools, self._worker).methods)
         self._front = Front(
             settings=settings,

@@ -104,6 +104,10 @@ class EngineDriver(Protocol):
         """
 
     @property
+    def asks_about_logins(self) -> bool:
+        """Whether its engines ask about IAM logins at `NodeFiles.login_socket`."""
+
+    @property
     def backups(self) -> EngineBackups:
         """How its data and log get into a backup repository and out again."""
 
@@ -200,6 +204,9 @@ class EngineRules(Protocol):
     @property
     def features(self) -> frozenset[Feature]:
         """What is built for this engine."""
+
+    def lacks(self, build: EngineBuild) -> frozenset[Feature]:
+        """What of `features` this build has not, because it was made without it."""
 
     @property
     def name(self) -> str:

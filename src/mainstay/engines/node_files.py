@@ -45,6 +45,11 @@ class NodeFiles(msgspec.Struct, frozen=True):
         return self.volume / "restoring"
 
     @property
+    def login_socket(self) -> Path:
+        """Where an engine asks the agent about IAM logins, if it cannot ask control itself."""
+        return self.sockets / "login.sock"
+
+    @property
     def configuration(self) -> Path:
         """Configuration files, written by the agent, read by the engine."""
         return self.root / "conf"

@@ -72,6 +72,14 @@ class TrustedExtension(msgspec.Struct, frozen=True):
     upgrades: bool = False
 
 
+class CompiledPlugin(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin of our own: C without headers and libraries, compiled to `library` in the build's library directory."""
+
+    library: str
+    source: Path
+    defined: dict[str, str] = {}
+
+
 class DebianPackages(msgspec.Struct, frozen=True, kw_only=True):
     """Where one major version of an engine comes from. `packages[0]` carries the engine's version."""
 
@@ -83,9 +91,10 @@ class PackagedEngine(msgspec.Struct, frozen=True, kw_only=True):
     """All that installing an engine needs to know about it; every engine's own package provides one.
 
     Paths are relative to the prefix and may contain `{major}`. `unneeded_packages` and `unneeded_paths` are shell
-    patterns of what the engine runs without. `host_paths` maps a path that its binaries expect on the host itself to
-    a hint how to get it. `host_majors` are major versions that are used where the host has them, and not installed.
-    `version_command` prints a version that `version_pattern`'s first group matches.
+    patterns of what the engine runs without. `host_paths` maps a path that its binaries expect on the host itself to a
+    hint how to get it. `plugins` are compiled when it is installed. `host_majors` are major versions that are used
+    where the host has them, and not installed. `version_command` prints a version that `version_pattern`'s first group
+    matches.
     """
 
     engine: str
@@ -102,6 +111,7 @@ class PackagedEngine(msgspec.Struct, frozen=True, kw_only=True):
     host_paths: dict[str, str] = {}
     extension_directory: str = ""
     trusted_extensions: tuple[TrustedExtension, ...] = ()
+    plugins: tuple[CompiledPlugin, ...] = ()
     host_majors: tuple[str, ...] = ()
     system_pattern: str = ""
     """Glob of the binary of `version_command` where the host's own packages put it, absolute."""

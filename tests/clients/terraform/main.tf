@@ -34,6 +34,20 @@ variable "client_network" {
   default = "127.0.0.0/8"
 }
 
+# MariaDB and MySQL, where they are installed: engine to version, and engine to parameter group family.
+variable "others" {
+  type    = map(string)
+  default = {}
+}
+variable "other_families" {
+  type    = map(string)
+  default = {}
+}
+variable "packet" {
+  type    = string
+  default = "33554432"
+}
+
 data "aws_caller_identity" "me" {}
 
 data "aws_availability_zones" "all" {
@@ -172,6 +186,38 @@ resource "aws_db_instance" "main" {
   vpc_security_group_ids  = [aws_security_group.db.id]
   parameter_group_name    = aws_db_parameter_group.main.name
   option_group_name       = aws_db_option_group.main.name
+  backup_retention_period = 0
+  apply_immediately       = true
+  skip_final_snapshot     = true
+  tags                    = { stage = var.stage }
+}
+
+resource "aws_db_parameter_group" "other" {
+  for_each = var.other_families
+  name     = "clients-${each.key}"
+  family   = each.value
+  parameter {
+    name  = "max_allowed_packet"
+    value = var.packet
+  }
+  parameter {
+    name         = "ft_min_word_len"
+    value        = "7"
+    apply_method = "pending-reboot"
+  }
+}
+
+resource "aws_db_instance" "other" {
+  for_each                = var.others
+  identifier              = "clients-${each.key}"
+  engine                  = each.key
+  engine_version          = each.value
+  instance_class          = var.instance_class
+  allocated_storage       = 20
+  db_name                 = "shop"
+  username                = "app"
+  password                = var.master_password
+  parameter_group_name    = aws_db_parameter_group.other[each.key].name
   backup_retention_period = 0
   apply_immediately       = true
   skip_final_snapshot     = true

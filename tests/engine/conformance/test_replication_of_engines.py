@@ -94,16 +94,18 @@ def test_a_multi_az_instance_with_replicas_keeps_every_commit_and_they_follow_on
 
 def test_a_forced_failover_and_a_larger_class_change_roles(service: Service, engine: EngineUnderTest) -> None:
     rds = service.client("rds")
-    instance = engine.create(service, MultiAZ=True)
+    instance = engine.create(service, MultiAZ=True, DBName="shop")
     name = instance["DBInstanceIdentifier"]
     pair = MultiAZ(service, instance)
     try:
         before = pair.await_in_sync()
+        made = make_events(service, engine, pair)
         rds.reboot_db_instance(DBInstanceIdentifier=name, ForceFailover=True)
         after = pair.await_epoch(before.epoch + 1)
         assert after.primary == before.standby
         pair.await_in_sync()
         service.await_status(name, "available")
+        assert events(service, engine, instance) == made
         rds.modify_db_instance(DBInstanceIdentifier=name, DBInstanceClass="db.t3.small", ApplyImmediately=True)
         pair.await_epoch(after.epoch + 1)
         service.await_status(name, "available")
@@ -116,3 +118,28 @@ def test_a_forced_failover_and_a_larger_class_change_roles(service: Service, eng
             assert client.value("SELECT 1") == 1
     finally:
         service.delete_instance(name)
+
+
+EVENTS = "SELECT EVENT_NAME, STATUS, DEFINER FROM information_schema.EVENTS ORDER BY 1"
+
+
+def make_events(service: Service, engine: EngineUnderTest, pair: MultiAZ) -> list[tuple[Any, ...]]:
+    """Makes them if the engine has any, and waits until the standby has taken note; as they are now."""
+    if not engine.dialect.make_events:
+        return []
+    with engine.connect(service, pair.instance, database="shop") as client:
+        for statement in engine.dialect.make_events:
+            client.rows(statement)
+    noted = pair.volume(pair.standby).with_name("conf") / "events.json"
+    eventually(lambda: noted.exists() and "resting" in noted.read_text())
+    made = events(service, engine, pair.instance)
+    assert made == [("daily", "ENABLED", "app@%"), ("resting", "DISABLED", "app@%")]
+    return made
+
+
+def events(service: Service, engine: EngineUnderTest, instance: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """Name, status and definer of each."""
+    if not engine.dialect.make_events:
+        return []
+    with engine.connect(service, instance, database="shop") as client:
+        return client.rows(EVENTS)

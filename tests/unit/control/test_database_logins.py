@@ -353,3 +353,24 @@ async def test_an_unforeseen_error_is_a_refusal_and_tells_nothing(
     monkeypatch.setattr("mainstay.control.database_tokens.verify_token", broken)
     code, why = await world.bind(b"dbuser:db-ONE/alice", world.token().encode(), world.engine())
     assert code == INVALID_CREDENTIALS and b"internal error" in why and b"X-Amz" not in why
+
+
+async def test_the_question_of_an_agent(world: World) -> None:
+    async def ask(**more: Any) -> dict[str, Any]:
+        question = {"resource_id": "db-ONE", "username": "alice", "token": world.token(), "over_tls": True}
+        return await world.tokens.verify_instance_login({**question, **more})
+
+    assert await ask() == {"allowed": True, "reason": ""}
+    for wrong, why in (
+        ({"over_tls": False}, "not over TLS"),
+        ({"username": "bob"}, "for the user 'alice'"),
+        ({"resource_id": "db-TWO"}, "not the endpoint"),
+        ({"resource_id": "db-OFF"}, "not enabled"),
+        ({"resource_id": "db-NONE"}, "not enabled"),
+        ({"token": "secret"}, "not an authentication token"),
+    ):
+        answer = await ask(**wrong)
+        assert answer["allowed"] is False and why in answer["reason"]
+    with pytest.raises(Permanent) as caught:
+        await ask(token=None)
+    assert "X-Amz" not in str(caught.value)

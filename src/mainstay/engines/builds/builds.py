@@ -21,6 +21,8 @@ import msgspec
 
 from mainstay.engines.builds.apt import Package, PrivateApt, Progress
 from mainstay.engines.builds.mirrors import find_mirrors
+from mainstay.engines.builds.plugins import PACKAGES as COMPILER_PACKAGES
+from mainstay.engines.builds.plugins import compile_plugins, digests
 from mainstay.engines.builds.tree import (
     NEVER_RUN,
     check_libraries,
@@ -55,11 +57,12 @@ class Installable(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a build is and what it was made of: package file name -> SHA-256."""
+    """What a build is and what it was made of: package file name -> SHA-256, and `digests` of its plugins."""
 
     build: EngineBuild
     suite: str
     packages: dict[str, str]
+    plugins: dict[str, str] = {}
 
 
 class Builds:
@@ -135,7 +138,10 @@ class Builds:
             _put_back(self.directory)
             present = None if again else self._own(engine, major, version)
             try:
-                return present or self._install(packaged, major, version, progress)
+                if present is None:
+                    return self._install(packaged, major, version, progress)
+                self._renew_plugins(packaged, present, progress)
+                return present
             except OSError as error:
                 raise Transient(
                     f"{engine} {major} could not be stored in {self.directory}: {error.strerror}",
@@ -161,10 +167,7 @@ class Builds:
             if not Path(path).exists():
                 raise Permanent(f"{path} is missing on this host", hint=hint)
         release = engine.releases[major]
-        cache = self.directory / ".cache" / release.suite
-        cache.mkdir(parents=True, exist_ok=True)
-        apt = PrivateApt(self.directory / ".apt" / release.suite, release.suite, find_mirrors(Path("/etc/apt")))
-        packages = apt.download(release.packages, (*NEVER_RUN, *engine.unneeded_packages), cache, progress)
+        cache, packages = self._download(release.suite, release.packages, engine.unneeded_packages, progress)
         found = _upstream_version(packages, release.packages[0])
         if version not in (None, major, found):
             raise Permanent(
@@ -181,16 +184,53 @@ class Builds:
             check_libraries(tree, engine, major)
             patch(tree, prefix, progress)
             extensions, trusted = trust_extensions(tree, engine, major)
+            self._compile(engine, release.suite, tree / engine.library_directory.format(major=major), progress)
             _sync(tree)
             build = _build(engine, major, found, prefix, ORIGIN_INSTALLED, extensions, trusted)
             hashes = {package.file: package.sha256 for package in packages}
-            manifest = Manifest(build=build, suite=release.suite, packages=hashes)
+            plugins = digests(engine.plugins)
+            manifest = Manifest(build=build, suite=release.suite, packages=hashes, plugins=plugins)
             _put_in_place(engine, manifest, tree, prefix, before)
         finally:
             shutil.rmtree(tree, ignore_errors=True)  # gone already unless something failed
         shutil.rmtree(before, ignore_errors=True)
         progress("done", 1.0)
         return build
+
+    def _download(
+        self, suite: str, names: tuple[str, ...], unneeded: tuple[str, ...], progress: Progress
+    ) -> tuple[Path, list[Package]]:
+        """Where the packages' whole closure is now, and what it is."""
+        cache = self.directory / ".cache" / suite
+        cache.mkdir(parents=True, exist_ok=True)
+        apt = PrivateApt(self.directory / ".apt" / suite, suite, find_mirrors(Path("/etc/apt")))
+        return cache, apt.download(names, (*NEVER_RUN, *unneeded), cache, progress)
+
+    def _renew_plugins(self, engine: PackagedEngine, build: EngineBuild, progress: Progress) -> None:
+        """A build of an earlier Mainstay gets the plugins of this one. Engines that run keep what they have loaded."""
+        manifest = _read_manifest(build.prefix / MANIFEST)
+        wanted = digests(engine.plugins)
+        if manifest is None or manifest.plugins == wanted:
+            return
+        self._compile(engine, manifest.suite, build.library_directory, progress)
+        _sync(build.library_directory)
+        _write_manifest(msgspec.structs.replace(manifest, plugins=wanted))
+        progress("done", 1.0)
+
+    def _compile(self, engine: PackagedEngine, suite: str, directory: Path, progress: Progress) -> None:
+        if not engine.plugins:
+            return
+        cache, packages = self._download(suite, COMPILER_PACKAGES, (), progress)
+        toolchain = self.directory / f".tcc-{suite}{PARTIAL}"
+        shutil.rmtree(toolchain, ignore_errors=True)
+        try:
+            toolchain.mkdir()
+            everything = msgspec.structs.replace(engine, unneeded_paths=())
+            unpack([cache / package.file for package in packages], toolchain, everything, progress)
+            progress("compiling plugins", 0.0)
+            compile_plugins(engine.plugins, toolchain, directory)
+        finally:
+            shutil.rmtree(toolchain, ignore_errors=True)
 
 
 def _put_in_place(engine: PackagedEngine, manifest: Manifest, tree: Path, prefix: Path, before: Path) -> None:
@@ -203,13 +243,17 @@ def _put_in_place(engine: PackagedEngine, manifest: Manifest, tree: Path, prefix
         tree.rename(prefix)
         fsync_directory(prefix.parent)
         _check(engine, manifest.build)
-        content = msgspec.json.format(msgspec.json.encode(manifest, enc_hook=str))
-        write_atomically(prefix / MANIFEST, content, mode=0o644)
+        _write_manifest(manifest)
     except BaseException:
         if before.exists():
             shutil.rmtree(prefix, ignore_errors=True)
             before.rename(prefix)
         raise
+
+
+def _write_manifest(manifest: Manifest) -> None:
+    content = msgspec.json.format(msgspec.json.encode(manifest, enc_hook=str))
+    write_atomically(manifest.build.prefix / MANIFEST, content, mode=0o644)
 
 
 def _put_back(directory: Path) -> None:

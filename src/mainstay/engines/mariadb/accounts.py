@@ -10,10 +10,15 @@ from mainstay.engines.mysql_family.accounts import EVERY_HOST
 from mainstay.engines.mysql_family.quoting import account, identifier, literal
 from mainstay.model.node import NodeSpec
 
-GRANTS = """SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES,
+GRANTS = """SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES,
  CREATE TEMPORARY TABLES, LOCK TABLES, EXECUTE, REPLICATION SLAVE, REPLICATION CLIENT, CREATE VIEW, SHOW VIEW,
  CREATE ROUTINE, ALTER ROUTINE, CREATE USER, EVENT, TRIGGER, DELETE HISTORY, SLAVE MONITOR""".replace("\n", "")
-"""Not among them, as on RDS: SUPER, FILE, SHUTDOWN, CREATE TABLESPACE, and what SUPER was split into."""
+"""Not among them, as on RDS: SUPER, FILE, SHUTDOWN, CREATE TABLESPACE, and what SUPER was split into.
+
+Nor is RELOAD, which RDS grants: its server refuses RESET MASTER nevertheless, Debian's does not. That throws away the
+log that a standby follows and restores need, and begins another one whose GTIDs are those of the former: a standby goes
+on in it without what was committed meanwhile, and a restore ends in something that never was.
+"""
 
 
 def statements(spec: NodeSpec) -> list[str]:
@@ -25,6 +30,7 @@ def statements(spec: NodeSpec) -> list[str]:
         f"ALTER USER {master} IDENTIFIED VIA mysql_native_password USING {literal(spec.master.password_verifier)}"
         " PASSWORD EXPIRE NEVER ACCOUNT UNLOCK",
         f"GRANT {GRANTS} ON *.* TO {master} WITH GRANT OPTION",
+        f"REVOKE RELOAD ON *.* FROM {master}",  # of an instance made when it was granted
     ]
     if spec.database:
         sql.append(f"CREATE DATABASE IF NOT EXISTS {identifier(spec.database)}")

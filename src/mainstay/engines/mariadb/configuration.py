@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mainstay.engines.mariadb.bootstrap import SHARE
 from mainstay.engines.mariadb.words import MARIADB_WORDS
-from mainstay.engines.mysql_family import layout
+from mainstay.engines.mysql_family import iam_logins, layout
 from mainstay.engines.node_files import NodeFiles
 from mainstay.model.assignment import Assignment
 from mainstay.model.engine import EngineBuild
@@ -26,6 +26,7 @@ def own_options(spec: NodeSpec, assignment: Assignment, files: NodeFiles, build:
         "log_slave_updates": "1",
         "symbolic_links": "0",
         "loose_wsrep_on": "0",
+        **({"plugin_load_add": iam_logins.LOAD} if iam_logins.has_plugin(build) else {}),
         **replication_options(spec, assignment),
     }
 

@@ -6,6 +6,7 @@ host's init system and for scripts in Perl, none of which runs here.
 
 from __future__ import annotations
 
+from mainstay.engines.mysql_family import iam_logins
 from mainstay.model.engine import DebianPackages, PackagedEngine
 
 SERVER = "../sbin/mariadbd"
@@ -52,4 +53,5 @@ MARIADB = PackagedEngine(
         *(f"usr/bin/{pattern}" for pattern in REMOVED_PROGRAMS),
         *(f"usr/lib/mysql/plugin/{pattern}" for pattern in REMOVED_PLUGINS),
     ),
+    plugins=(iam_logins.compiled(),),
 )

@@ -15,7 +15,7 @@ class MariadbRules(FamilyRules):
 
     name = "mariadb"
     description = "MariaDB"
-    features = frozenset({Feature.BACKUPS, Feature.MULTI_AZ, Feature.READ_REPLICAS})
+    features = frozenset({Feature.BACKUPS, Feature.IAM_LOGIN, Feature.MULTI_AZ, Feature.READ_REPLICAS})
 
     def password_verifier(self, username: str, password: str, salt: bytes) -> str:
         """What mysql_native_password stores."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mainstay.engines.mysql.bootstrap import SHARE
 from mainstay.engines.mysql.words import MYSQL_WORDS
-from mainstay.engines.mysql_family import layout
+from mainstay.engines.mysql_family import iam_logins, layout
 from mainstay.engines.node_files import NodeFiles
 from mainstay.model.assignment import Assignment
 from mainstay.model.engine import EngineBuild
@@ -28,7 +28,7 @@ def own_options(spec: NodeSpec, assignment: Assignment, files: NodeFiles, build:
     return {
         **layout.place_options(build, *SHARE),
         **layout.common_options(spec, files),
-        "plugin_load": PLUGIN_LOAD,
+        "plugin_load": f"{PLUGIN_LOAD};{iam_logins.LOAD}" if iam_logins.has_plugin(build) else PLUGIN_LOAD,
         "mysqlx": "0",
         "partial_revokes": "1",
         "persisted_globals_load": "0",

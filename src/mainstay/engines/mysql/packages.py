@@ -5,6 +5,7 @@ Debian has MySQL in unstable only, one version at a time. Of the host's own MySQ
 
 from __future__ import annotations
 
+from mainstay.engines.mysql_family import iam_logins
 from mainstay.model.engine import DebianPackages, PackagedEngine
 
 SERVER = "../sbin/mysqld"
@@ -19,6 +20,7 @@ MYSQL = PackagedEngine(
     library_directory="usr/lib/mysql/plugin",
     share_directory="usr/share",
     binaries=(SERVER, "mysql", "mysqladmin", "mysqlbinlog", "mysqldump"),
+    plugins=(iam_logins.compiled(MYSQL="1"),),
     version_command=(SERVER, "--no-defaults", "--version"),
     version_pattern=r"Ver (\d+(?:\.\d+)+)(?!\S*MariaDB)\S* for ",
     system_pattern="/usr/sbin/mysqld",

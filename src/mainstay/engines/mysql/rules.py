@@ -18,7 +18,7 @@ class MysqlRules(FamilyRules):
 
     name = "mysql"
     description = "MySQL Community Edition"
-    features = frozenset({Feature.MULTI_AZ, Feature.READ_REPLICAS})
+    features = frozenset({Feature.IAM_LOGIN, Feature.MULTI_AZ, Feature.READ_REPLICAS})
 
     def password_verifier(self, username: str, password: str, salt: bytes) -> str:
         """What caching_sha2_password stores."""

@@ -14,7 +14,7 @@ from pymysql.constants import ER
 
 from mainstay.engines.backups import EngineBackups
 from mainstay.engines.base import Health, Monitor, StartCommand
-from mainstay.engines.mysql_family import layout
+from mainstay.engines.mysql_family import events, iam_logins, layout
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
 from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
@@ -29,7 +29,7 @@ from mainstay.host.processes import SAFE_ENVIRONMENT, User
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent
-from mainstay.model.node import NodeSpec, ReplicationStatus
+from mainstay.model.node import NodeRole, NodeSpec, ReplicationStatus
 
 PROBE_TIMEOUT_S = 1.0
 NOT_YET = ("No such file or directory", "Connection refused")
@@ -50,6 +50,7 @@ class FamilyDriver(ABC):
     reload_signal = None
     # A relay log is begun anew with its process: what it had and had not applied is asked of the source again.
     keeps_received = False
+    asks_about_logins = True
     backups: EngineBackups
     words: Words
     followers: Followers
@@ -104,7 +105,10 @@ class FamilyDriver(ABC):
         if not assignment.writable and assignment.upstream is not None and self.initialised(files):
             follow = await self.followers.follow_statements(spec, files, assignment.upstream)
         script = self.startup_script(operators((os.geteuid(), owner)))
-        return self.render(spec, self.own_options(spec, assignment, files, build), script, follow)
+        rendered = self.render(spec, self.own_options(spec, assignment, files, build), script, follow)
+        if assignment.role is NodeRole.STANDBY and assignment.upstream is not None:
+            rendered[layout.UPSTREAM_FILE] = assignment.upstream.host
+        return rendered
 
     def render(self, spec: NodeSpec, own: dict[str, str], startup: str, follow: str) -> dict[str, str]:
         """File name -> content of all that a node reads; what is our own comes last, so that it wins.
@@ -150,7 +154,7 @@ class FamilyDriver(ABC):
                 f"--defaults-file={files.configuration / layout.OPTION_FILE}",
                 *(self.recovery_options(files) if recovering else self._role_options(files)),
             ),
-            env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment},
+            env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment, **iam_logins.environment(files)},
         )
 
     @staticmethod
@@ -196,6 +200,7 @@ class FamilyDriver(ABC):
                 if self.follows(files):
                     # What cannot be applied must not be acknowledged either.
                     message = await self.followers.hold_back(connection)
+                    await events.note(files)
                     return Health(ready=True, message=message)
                 return await self._health(connection, spec)
         except Error as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from mainstay.engines.mysql_family import events
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
 from mainstay.engines.mysql_family.heartbeat import PULSE
 from mainstay.engines.mysql_family.layout import FOLLOW_STATEMENTS_FILE
@@ -215,9 +216,11 @@ class Followers:
             await connection.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS, BINARY LOGS")
             await connection.execute(f"RESET {follower} ALL")
             await self.before_leading(connection, files)
+            await events.restore(connection, files)
             (files.data / FOLLOWER_FILE).unlink(missing_ok=True)
             fsync_directory(files.data)
             await connection.execute("SET GLOBAL read_only = 0")
+        events.forget(files)
 
     async def before_leading(self, connection: Session, files: NodeFiles) -> None:
         """What is to be noted of a follower that has applied everything, before it takes its first write."""

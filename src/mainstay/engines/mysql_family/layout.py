@@ -17,6 +17,10 @@ OPTION_FILE = "my.cnf"
 STARTUP_FILE = "startup.sql"
 FOLLOWER_STARTUP_FILE = "startup-follower.sql"
 FOLLOW_STATEMENTS_FILE = "follow.sql"
+UPSTREAM_FILE = "upstream"
+"""Of a standby only: the directory of its primary's socket."""
+
+EVENTS_FILE = "events.json"
 CERTIFICATE_FILE = "server.crt"
 KEY_FILE = "server.key"
 CA_FILE = "ca.crt"
@@ -98,6 +102,8 @@ def replication_options(spec: NodeSpec, assignment: Assignment, words: Words) ->
         "relay_log_recovery": "1",
         f"{follower}_net_timeout": "10",
     }
+    if not assignment.writable:
+        own["event_scheduler"] = "OFF"  # events run where the writes are
     if standby:
         # What it acknowledges is on the disk in the relay log; what it applies need not be, one by one, as well.
         own |= {"sync_relay_log": "1", "sync_binlog": "0", "innodb_flush_log_at_trx_commit": "2"}

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mainstay.engines.base import ReadReplicaLimits
+from mainstay.engines.base import Feature, ReadReplicaLimits
 from mainstay.engines.mysql_family import names
+from mainstay.engines.mysql_family.iam_logins import has_plugin
 from mainstay.model.engine import EngineBuild, ParameterDefinition
 
 LOG_RETENTION_MINUTES = 3 * 24 * 60
@@ -30,6 +31,9 @@ class FamilyRules:
 
     def __init__(self, definitions: Callable[[EngineBuild], dict[str, ParameterDefinition]]) -> None:
         self._definitions = definitions
+
+    def lacks(self, build: EngineBuild) -> frozenset[Feature]:
+        return frozenset() if has_plugin(build) else frozenset({Feature.IAM_LOGIN})
 
     def family(self, major: str) -> str:
         return f"{self.name}{major}"

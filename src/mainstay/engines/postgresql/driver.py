@@ -43,6 +43,7 @@ class PostgresqlDriver:
 
     reload_signal = int(signal.SIGHUP)
     keeps_received = True
+    asks_about_logins = False  # it asks control, by LDAP
     switch_patience_s = 3.0
     backups = PostgresqlBackups()
 

@@ -11,7 +11,7 @@ import hmac
 import re
 from collections.abc import Callable
 
-from mainstay.engines.base import EVERY_FEATURE, ReadReplicaLimits
+from mainstay.engines.base import EVERY_FEATURE, Feature, ReadReplicaLimits
 from mainstay.engines.password_rules import check_master_password
 from mainstay.engines.postgresql.wal import parse_lsn
 from mainstay.model.engine import EngineBuild, ParameterDefinition
@@ -43,6 +43,9 @@ class PostgresqlRules:
 
     def __init__(self, definitions: Callable[[EngineBuild], dict[str, ParameterDefinition]]) -> None:
         self._definitions = definitions
+
+    def lacks(self, build: EngineBuild) -> frozenset[Feature]:
+        return frozenset()
 
     def family(self, major: str) -> str:
         return f"postgres{major}"

@@ -42,7 +42,7 @@ from mainstay.services.rds.placement import Place, place, require_capacity
 from mainstay.services.rds.quotas import DB_INSTANCES, require_room
 from mainstay.services.rds.storage import Storage, requested_maximum, storage
 from mainstay.services.rds.table import handles
-from mainstay.services.rds.unbuilt import refuse_unbuilt, refuse_unbuilt_of
+from mainstay.services.rds.unbuilt import refuse_lacking, refuse_unbuilt, refuse_unbuilt_of
 from mainstay.services.rds.volume_choice import with_volume
 from mainstay.workflows.db_instances import CREATE
 from mainstay.workflows.engine import new_job
@@ -94,6 +94,7 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
     engines = call.use(Engines)
     rules = engines.rules(request["Engine"])
     build = resolve_build(engines, rules, request.get("EngineVersion"))
+    refuse_lacking(rules, build, request)
     multi_az = bool(request.get("MultiAZ"))
     db_class = require_capacity(call, request["DBInstanceClass"], multi_az=multi_az)
     where = place(call, request)

@@ -36,7 +36,7 @@ from mainstay.services.rds.read_replicas import find_source, level, name_for
 from mainstay.services.rds.refresh import request_refresh
 from mainstay.services.rds.storage import Storage, requested_maximum, storage
 from mainstay.services.rds.table import handles
-from mainstay.services.rds.unbuilt import refuse_unbuilt, refuse_unbuilt_of, require_feature
+from mainstay.services.rds.unbuilt import refuse_lacking, refuse_unbuilt, refuse_unbuilt_of, require_feature
 from mainstay.services.rds.volume_choice import with_volume
 from mainstay.workflows.engine import new_job
 from mainstay.workflows.node_specs import replicas_of
@@ -117,6 +117,7 @@ def _replica(call: Call, request: Request, identifier: str, source: DBInstance) 
     engines = call.use(Engines)
     rules = engines.rules(source.engine)
     build = resolve_build(engines, rules, source.engine_version)
+    refuse_lacking(rules, build, request)
     multi_az = bool(request.get("MultiAZ"))
     db_class = require_capacity(call, request.get("DBInstanceClass", source.db_instance_class), multi_az=multi_az)
     where = _place(call, request, source)

@@ -40,7 +40,7 @@ from mainstay.services.rds.storage import autoscaling_maximum, modified_storage
 from mainstay.services.rds.subnet_groups import require_subnet_group
 from mainstay.services.rds.subnet_moves import requested_move
 from mainstay.services.rds.table import handles
-from mainstay.services.rds.unbuilt import refuse_unbuilt, refuse_unbuilt_of
+from mainstay.services.rds.unbuilt import refuse_lacking, refuse_unbuilt, refuse_unbuilt_of
 from mainstay.workflows.apply_pending_modifications import APPLY_PENDING
 from mainstay.workflows.automated_backups import reschedule
 from mainstay.workflows.engine import new_job
@@ -205,6 +205,7 @@ def _deferrable(
     if "MultiAZ" in request:
         changes["multi_az"] = _multi_az(call, instance, request)
     if "EnableIAMDatabaseAuthentication" in request:
+        refuse_lacking(rules, resolve_build(call.use(Engines), rules, instance.engine_version), request)
         changes["iam_database_authentication_enabled"] = request["EnableIAMDatabaseAuthentication"]
     if "BackupRetentionPeriod" in request:
         changes |= _backups_switched(call, instance, request)

@@ -83,7 +83,7 @@ def _show(call: Call, rules: EngineRules, option: Orderable) -> dict[str, Any]:
             "Vpc": True,
             "MultiAZCapable": Feature.MULTI_AZ in rules.features,
             "ReadReplicaCapable": Feature.READ_REPLICAS in rules.features,
-            "SupportsIAMDatabaseAuthentication": Feature.IAM_LOGIN in rules.features,
+            "SupportsIAMDatabaseAuthentication": Feature.IAM_LOGIN in rules.features - rules.lacks(option.build),
             "StorageType": option.storage_type,
             "MinStorageSize": smallest_gib,
             "MaxStorageSize": largest_gib,

@@ -44,7 +44,7 @@ from mainstay.services.rds.quotas import DB_INSTANCES, require_room
 from mainstay.services.rds.snapshot_view import find_usable_snapshot
 from mainstay.services.rds.storage import Storage, requested_maximum, storage
 from mainstay.services.rds.table import handles
-from mainstay.services.rds.unbuilt import refuse_unbuilt
+from mainstay.services.rds.unbuilt import refuse_lacking, refuse_unbuilt
 from mainstay.services.rds.volume_choice import with_key_of_clone, with_volume
 from mainstay.workflows.automated_backups import backup_record
 from mainstay.workflows.db_instances import RESTORE, SNAPSHOT_RESTORED
@@ -243,6 +243,7 @@ def _instance(call: Call, request: Request, identifier: str, restoring: Restorin
     facts = restoring.facts
     rules = call.use(Engines).rules(facts.engine)
     build = _build(call, rules, request, facts)
+    refuse_lacking(rules, build, request)
     multi_az = bool(request.get("MultiAZ"))
     db_class = require_capacity(call, request.get("DBInstanceClass") or facts.db_instance_class, multi_az=multi_az)
     where = place(call, request)

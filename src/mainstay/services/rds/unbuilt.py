@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mainstay.engines.base import EngineRules, Feature
+from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import invalid_combination
 
 _OFF: Mapping[str, tuple[tuple[object, ...], str]] = {
@@ -58,6 +59,16 @@ def refuse_unbuilt_of(rules: EngineRules, request: Mapping[str, Any]) -> None:
     for member, feature in _OF_ENGINES.items():
         if request.get(member):
             require_feature(rules, feature)
+
+
+def refuse_lacking(rules: EngineRules, build: EngineBuild, request: Mapping[str, Any]) -> None:
+    """Raises `ApiError` InvalidParameterCombination if the request turns on what this build was made without."""
+    for member, feature in _OF_ENGINES.items():
+        if request.get(member) and feature in rules.lacks(build):
+            raise invalid_combination(
+                f"{feature}: not available with the {build.engine} {build.version} in {build.prefix}."
+                f" `mainstay engines install {build.engine} {build.major}` on the host brings one that has it."
+            )
 
 
 def require_feature(rules: EngineRules, feature: Feature) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import pytest
 from mainstay.engines.builds import Builds, builds
 from mainstay.engines.builds.apt import PrivateApt
 from mainstay.engines.builds.mirrors import Mirrors
-from mainstay.model.engine import ORIGIN_INSTALLED, ORIGIN_SYSTEM, DebianPackages, PackagedEngine
+from mainstay.model.engine import ORIGIN_INSTALLED, ORIGIN_SYSTEM, CompiledPlugin, DebianPackages, PackagedEngine
 from mainstay.model.errors import Permanent, Transient
 from mainstay.settings import Settings
 
@@ -317,3 +317,75 @@ def test_cleaning_removes_the_packages_and_nothing_else(home: Builds) -> None:
     assert home.clean(quiet) == size > 0
     assert home.installed() == [build]
     assert not (home.directory / ".cache").exists()
+
+
+class Compiler:
+    """In the place of Debian's: which libraries were asked for, and a text in the place of each."""
+
+    def __init__(self) -> None:
+        self.fails = False
+        self.compiled: list[str] = []
+
+    def __call__(self, plugins: Sequence[CompiledPlugin], toolchain: Path, directory: Path) -> None:
+        assert (toolchain / "usr/share/tcc").is_file(), "its packages are unpacked"
+        for plugin in plugins:
+            self.compiled.append(plugin.library)
+            if self.fails:
+                raise Permanent("no room")
+            (directory / plugin.library).write_bytes(plugin.source.read_bytes())
+
+
+@pytest.fixture
+def plugin(
+    home: Builds, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[CompiledPlugin, Compiler]:
+    """The toy engine has a plugin from now on."""
+    archive.add("tcc", "1")
+    archive.add("toy-7", "1:7.1-4", files={PROGRAM: script("7.1"), "usr/lib/toy/7/lib/other": b""})
+    archive.publish()
+    made = CompiledPlugin(library="ours.so", source=tmp_path / "ours.c")
+    made.source.write_text("int first;")
+    compiler = Compiler()
+    toy = msgspec.structs.replace(_toy(tmp_path), plugins=(made,))
+    monkeypatch.setattr(builds, "PACKAGED", {"toy": toy})
+    monkeypatch.setattr(builds, "compile_plugins", compiler)
+    real = builds.unpack
+
+    def unpack_any(packages: list[Path], tree: Path, engine: PackagedEngine, progress: builds.Progress) -> None:
+        if "tcc" in packages[0].name:
+            (tree / PROGRAM).parent.mkdir(parents=True)
+            (tree / PROGRAM).touch()  # what marks programs of the toy finds one
+        real(packages, tree, engine, progress)
+
+    monkeypatch.setattr(builds, "unpack", unpack_any)
+    return made, compiler
+
+
+def test_a_plugin_is_compiled_at_the_installation_and_anew_when_it_has_changed(
+    home: Builds, archive: Archive, plugin: tuple[CompiledPlugin, Compiler]
+) -> None:
+    made, compiler = plugin
+    build = home.install("toy", "7", quiet)
+    library = build.library_directory / made.library
+    assert library.read_text() == "int first;" and compiler.compiled == ["ours.so"]
+    assert home.install("toy", "7", quiet) == build and len(compiler.compiled) == 1
+    made.source.write_text("int second;")
+    compiler.fails = True
+    for _ in range(2):
+        with pytest.raises(Permanent, match="no room"):
+            home.install("toy", "7", quiet)
+        assert library.read_text() == "int first;" and home.installed() == [build]
+    compiler.fails = False
+    assert home.install("toy", "7", quiet) == build and library.read_text() == "int second;"
+    count = len(compiler.compiled)
+    assert home.install("toy", "7", quiet) == build and len(compiler.compiled) == count
+    assert not list(home.directory.glob(".*.partial"))
+
+
+def test_an_engine_whose_plugin_cannot_be_compiled_is_not_installed(
+    home: Builds, plugin: tuple[CompiledPlugin, Compiler]
+) -> None:
+    plugin[1].fails = True
+    with pytest.raises(Permanent, match="no room"):
+        home.install("toy", "7", quiet)
+    assert home.installed() == []

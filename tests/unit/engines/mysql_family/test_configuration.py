@@ -64,7 +64,7 @@ class Engine(NamedTuple):
 
     def options(self, tmp_path: Path, spec: NodeSpec, assignment: Assignment) -> dict[str, str]:
         name = self.driver.name
-        (tmp_path / "share" / name / "charsets").mkdir(parents=True)
+        (tmp_path / "share" / name / "charsets").mkdir(parents=True, exist_ok=True)
         build = EngineBuild(
             engine=name, version="1.2.3", major="1.2", family="x", prefix=tmp_path,
             bin_directory=tmp_path, library_directory=tmp_path, share_directory=tmp_path / "share", origin="installed",
@@ -120,3 +120,20 @@ def test_nobody_waits_who_was_not_told_to(engine: Engine) -> None:
 def test_no_user_of_mysql_can_do_what_a_partial_revoke_forbids(tmp_path: Path) -> None:
     found = ENGINES[1].options(tmp_path, SPEC, Assignment())
     assert (found["partial_revokes"], found["persisted_globals_load"]) == ("1", "0")
+
+
+def test_the_plugin_of_iam_logins_is_loaded_where_the_build_has_it(tmp_path: Path, engine: Engine) -> None:
+    without = engine.options(tmp_path, SPEC, Assignment())
+    assert "AWSAuthenticationPlugin" not in without.get("plugin_load", "") + without.get("plugin_load_add", "")
+    (tmp_path / "aws_authentication.so").touch()
+    found = engine.options(tmp_path, SPEC, Assignment())
+    loaded = found.get("plugin_load_add") or found["plugin_load"]
+    assert "AWSAuthenticationPlugin=aws_authentication.so" in loaded.split(";")
+    assert loaded.startswith(without.get("plugin_load", ""))
+
+
+@pytest.mark.parametrize(("role", "runs"), [("primary", True), ("standby", False), ("replica", False)])
+def test_events_run_where_the_writes_are(tmp_path: Path, engine: Engine, role: str, runs: bool) -> None:
+    wanted = msgspec.structs.replace(IN_PAIR, parameters={"event_scheduler": "ON"})
+    found = engine.options(tmp_path, wanted, Assignment(role=NodeRole(role)))
+    assert found["event_scheduler"] == ("ON" if runs else "OFF")

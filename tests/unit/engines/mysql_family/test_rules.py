@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,9 @@ from mainstay.engines.mariadb.packages import MARIADB
 from mainstay.engines.mariadb.rules import MariadbRules
 from mainstay.engines.mysql.packages import MYSQL
 from mainstay.engines.mysql.rules import MysqlRules
+from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import ApiError
+from mainstay.services.rds.unbuilt import refuse_lacking
 
 RULES = MariadbRules(lambda _build: {})
 
@@ -71,3 +74,16 @@ def test_a_transaction_is_named_by_its_gtid() -> None:
     for wrong in ("", "4711", "0-1", "0-1-2,1-1-2", "0-1-x"):
         with pytest.raises(ApiError, match="GTID"):
             RULES.check_transaction(wrong)
+
+
+def test_a_build_without_the_plugin_lacks_iam_logins(tmp_path: Path) -> None:
+    build = EngineBuild(
+        engine="mariadb", version="11.8.9", major="11.8", family="mariadb11.8", prefix=tmp_path,
+        bin_directory=tmp_path, library_directory=tmp_path, share_directory=tmp_path, origin="installed",
+    )  # fmt: skip
+    asked = {"EnableIAMDatabaseAuthentication": True}
+    with pytest.raises(ApiError, match=r"IAM database authentication.*mainstay engines install mariadb 11\.8"):
+        refuse_lacking(RULES, build, asked)
+    refuse_lacking(RULES, build, {"EnableIAMDatabaseAuthentication": False})
+    (tmp_path / "aws_authentication.so").touch()
+    refuse_lacking(RULES, build, asked)
