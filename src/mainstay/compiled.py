@@ -25,6 +25,7 @@ MODULES = (
     "mainstay.protocol.postgres.startup",
     "mainstay.protocol.postgres.suspicion",
     "mainstay.protocol.postgres.wire",
+    "mainstay.proxy.accepting",
     "mainstay.proxy.authentication",
     "mainstay.proxy.expected",
     "mainstay.proxy.login",
@@ -36,6 +37,7 @@ MODULES = (
     "mainstay.proxy.session",
     "mainstay.proxy.state",
     "mainstay.proxy.streams",
+    "mainstay.proxy.target",
     "mainstay.proxy.transport",
     "mainstay.proxy.welcome",
 )

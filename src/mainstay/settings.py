@@ -22,6 +22,10 @@ from mainstay.model.errors import Permanent
 _NAME_BEFORE_REGION = len(f"{'i' * 63}.{'h' * 12}..rds.")  # <DB instance identifier>.<hash>.<region>.rds.<zone>
 
 RESTORE_TEST_INTERVAL_DAYS_MAX = 365
+PROXY_WORKERS_MAX = 15
+"""Cancel keys have room for so many."""
+
+PROXY_WORKERS_BY_CORES_MAX = 8
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     restore_test_interval_days: int = 7
     """So often the newest backup of each instance is really restored, after a daily backup, and checked. 0: never."""
 
+    proxy_workers: int = 0
+    """Processes that serve RDS Proxies; 0: one for each core but one, at most 8. From 2 on, another coordinates."""
+
     log_level: str = "info"
     """debug, info, warning or error."""
 
@@ -88,6 +95,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             return None
         address, _, port = self.dns_listen.rpartition(":")
         return address.removeprefix("[").removesuffix("]"), int(port)
+
+    @property
+    def proxy_worker_count(self) -> int:
+        """How many processes serve RDS Proxies: one core is left to engines and clients."""
+        return self.proxy_workers or max(1, min(len(os.sched_getaffinity(0)) - 1, PROXY_WORKERS_BY_CORES_MAX))
 
     @property
     def runtime(self) -> Path:
@@ -165,6 +177,8 @@ def _validate(settings: Settings) -> None:
             f"object_storage {settings.object_storage!r} is neither an absolute directory nor s3://, gs:// or az://",
             hint="Write it like /srv/backups or s3://bucket/prefix.",
         )
+    if not 0 <= settings.proxy_workers <= PROXY_WORKERS_MAX:
+        raise Permanent(f"proxy_workers {settings.proxy_workers} is not between 0 and {PROXY_WORKERS_MAX}")
     if not 0 <= settings.restore_test_interval_days <= RESTORE_TEST_INTERVAL_DAYS_MAX:
         raise Permanent(
             f"restore_test_interval_days {settings.restore_test_interval_days} is not between 0 and"

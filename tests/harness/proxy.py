@@ -22,7 +22,7 @@ import psycopg
 from harness.service import PASSWORD, Service, eventually, free_port
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.host.clock import SystemClock
-from mainstay.host.layout import lock_path
+from mainstay.host.layout import lock_path, worker_names
 from mainstay.host.locks import holder
 from mainstay.host.rpc import RpcClient
 from mainstay.model.node import ServerCertificate
@@ -129,10 +129,17 @@ class ProxyUnderTest:
         """The process's."""
         return self.service.process("proxy")
 
+    def workers(self) -> dict[int, int]:
+        """Their pids by their numbers; none if one process serves alone."""
+        names = worker_names(self.service.settings, "proxy")
+        found = {int(name.rpartition("-")[2]): holder(lock_path(self.service.settings, name)) for name in names}
+        return {number: pid for number, pid in found.items() if pid is not None}
+
     def restart(self) -> None:
-        """kill -9; the service's supervisor starts another one, which takes up the specs of the old one."""
+        """kill -9 of all of it; the service's supervisor starts another one, which takes up the old one's specs."""
         pid = self.pid
-        os.kill(pid, signal.SIGKILL)
+        for one in (pid, *self.workers().values()):
+            os.kill(one, signal.SIGKILL)
         if self._process is not None and self._process.pid == pid:
             self._process.wait(20)
         eventually(lambda: holder(lock_path(self.service.settings, "proxy")) not in (None, pid))

@@ -8,9 +8,10 @@ from typing import cast
 from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
 from mainstay.proxy.metrics import Metrics
-from mainstay.proxy.pool import RESERVED_CONNECTIONS, Database, Pool, Target
+from mainstay.proxy.pool import Pool
 from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.session import ClientSession
+from mainstay.proxy.target import RESERVED_CONNECTIONS, Database, Target
 
 
 class Transport:

@@ -34,6 +34,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 MAINSTAY = ("-c", "from mainstay.cli.main import main; main()")
 PASSWORD = "correct-horse-7"
 TIMEOUT_S = 120.0
+PROXY_WORKERS = "TEST_PROXY_WORKERS"
+"""In the environment of a test run: so many workers serve the proxies, in every service that does not say."""
+
 HOMES = memory_or(Path("/var/tmp"))
 """Where test services live."""
 
@@ -84,6 +87,7 @@ class Service:
             "MAINSTAY_HOME": str(self.home),
             "MAINSTAY_PORT": str(free_port()),
             "MAINSTAY_ENGINES": builds,
+            **({"MAINSTAY_PROXY_WORKERS": os.environ[PROXY_WORKERS]} if PROXY_WORKERS in os.environ else {}),
             **{f"MAINSTAY_{name.upper()}": value for name, value in settings.items()},
         }
 

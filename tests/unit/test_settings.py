@@ -36,6 +36,8 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path: Path) -> N
         ("DNS_ZONE", "a_b.c", "a_b.c"),
         ("DNS_ZONE", "db.example.com.", "no dot at the end|is not a DNS name"),
         ("DNS_ZONE", ".".join(["z" * 60] * 3), "DNS name of at most"),
+        ("PROXY_WORKERS", "16", "proxy_workers"),
+        ("PROXY_WORKERS", "-1", "proxy_workers"),
         ("DNS_LISTEN", "127.0.0.1", "dns_listen"),
         ("DNS_LISTEN", "localhost:53", "dns_listen"),
         ("DNS_LISTEN", "127.0.0.1:70000", "dns_listen"),
@@ -72,3 +74,11 @@ def test_an_unknown_line_and_broken_toml_are_refused(tmp_path: Path) -> None:
     (tmp_path / "mainstay.toml").write_text("port = \n")
     with pytest.raises(Permanent, match="TOML"):
         load_settings({"MAINSTAY_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (3, 2), (4, 3), (9, 8), (64, 8)])
+def test_proxy_workers_by_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int, workers: int) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _pid: set(range(cores)))
+    assert load_settings({"MAINSTAY_HOME": str(tmp_path)}).proxy_worker_count == workers
+    given = load_settings({"MAINSTAY_HOME": str(tmp_path), "MAINSTAY_PROXY_WORKERS": "5"})
+    assert given.proxy_worker_count == 5

@@ -29,6 +29,16 @@ def lock_path(settings: Settings, name: str) -> Path:
     return settings.runtime / f"{name}.lock"
 
 
+def worker_name(name: str, number: int) -> str:
+    """What one of several workers of a process is called, as its lock and its socket are. They count from 1."""
+    return f"{name}-worker-{number}"
+
+
+def worker_names(settings: Settings, name: str) -> list[str]:
+    """Of every worker that the process has ever had."""
+    return sorted(path.stem for path in settings.runtime.glob(f"{name}-worker-*.lock"))
+
+
 def log_path(settings: Settings, name: str) -> Path:
     """Where the process's own log lines go."""
     return settings.home / "logs" / f"{name}.log"

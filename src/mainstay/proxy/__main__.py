@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import gc
 import os
 from typing import Final
 
 from mainstay.host.guardian import guard
-from mainstay.host.layout import lock_path, prepare
+from mainstay.host.layout import lock_path, prepare, worker_name, worker_names
 from mainstay.host.locks import ProcessLock
 from mainstay.host.logs import configure_logging
 from mainstay.host.processes import raise_file_limit
@@ -21,11 +22,15 @@ GARBAGE_OBJECTS: Final = 10_000
 
 
 def main() -> None:
-    """Runs the proxies until SIGTERM."""
+    """Runs the proxies until SIGTERM: all of them, or as one worker of several, or as the coordinator of those."""
+    parser = argparse.ArgumentParser(prog="mainstay.proxy")
+    parser.add_argument("--worker", type=int, default=0)
+    number: int = parser.parse_args().worker
     settings = load_settings(os.environ)
-    configure_logging("proxy", settings.log_level)
+    name = worker_name("proxy", number) if number else "proxy"
+    configure_logging(name, settings.log_level)
     prepare(settings)
-    lock = ProcessLock(lock_path(settings, "proxy"))
+    lock = ProcessLock(lock_path(settings, name))
     lock.acquire()
     raise_file_limit()
 
@@ -34,7 +39,20 @@ def main() -> None:
 
     async def run() -> None:
         guardian = asyncio.create_task(guard(settings))
-        await ProxyProcess(settings).run()
+        if number:
+            from mainstay.proxy.worker import Worker  # each of the three has only what it needs in memory
+
+            await Worker(settings, number).run()
+        elif settings.proxy_worker_count > 1:
+            from mainstay.proxy.coordinator import Coordinator
+
+            await Coordinator(settings, settings.proxy_worker_count).run()
+        else:
+            if worker_names(settings, "proxy"):  # there were several before
+                from mainstay.proxy.workforce import end_workers
+
+                await end_workers(settings)
+            await ProxyProcess(settings).run()
         guardian.cancel()
 
     run_loop(run())

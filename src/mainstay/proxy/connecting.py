@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 
 async def open_connection(pool: Pool) -> ServerConnection:
     """A new connection, logged in. Raises `LoginFailed`, `OSError` or `TimeoutError`."""
-    target = pool.target
-    place = target.database.place
-    started = target.now()
+    place = pool.target.database.place
     if place is None:
         raise OSError("the database is away")
     connection = ServerConnection(pool)
     connection.connection_made(await connect(place, connection))
+    await log_in(pool, connection)
+    return connection
+
+
+async def log_in(pool: Pool, connection: ServerConnection) -> None:
+    """Makes a connection that is open one of the pool's user. Raises as above; the connection is closed then."""
+    target = pool.target
+    started = target.now()
     target.metrics.add("DatabaseConnectionRequests")
     try:
         await connection.log_in(pool.user.username, pool.user.password, pool.database)
@@ -29,4 +35,3 @@ async def open_connection(pool: Pool) -> ServerConnection:
     connection.opened_at = target.now()
     target.metrics.add("DatabaseConnectionsSetupSucceeded")
     target.metrics.observe("DatabaseConnectionsSetupLatency", connection.opened_at - started)
-    return connection

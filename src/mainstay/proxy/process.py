@@ -1,4 +1,6 @@
-"""Wiring of the proxy process: specs come from control, the place of each database from the agent."""
+"""What serves proxies: one process that is alone, or a worker of several (`worker.py`). Specs come from control, or
+from the coordinator that has them from control.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,12 @@ import msgspec
 import structlog
 
 from mainstay.host.files import make_private_directory, write_atomically
-from mainstay.host.rpc import RpcClient, RpcServer
+from mainstay.host.rpc import Method, RpcClient, RpcServer
 from mainstay.model.errors import MainstayError, Permanent
-from mainstay.model.node import NodePhase, NodeRole, NodeStatus
 from mainstay.model.proxy import ProxySpec, ProxyUser
-from mainstay.proxy.service import Keys, Listener, Proxy
+from mainstay.proxy.cancel_keys import Keys
+from mainstay.proxy.places import Places
+from mainstay.proxy.service import Listener, Proxy, Sockets
 from mainstay.settings import Settings
 
 TIDY_S = 0.1
@@ -26,48 +29,84 @@ VERIFY_TIMEOUT_S = 10.0
 log = structlog.get_logger()
 
 
-class ProxyProcess:
-    """Every RDS Proxy of this host. It serves its last specs again after a restart, with nobody else alive."""
+class SpecFiles:
+    """The specs of this host's proxies on disk, where a successor finds them with nobody else alive."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._directory = settings.home / "proxy"
-        make_private_directory(self._directory)
-        self._keys = Keys()
+        self.directory = settings.home / "proxy"
+        make_private_directory(self.directory)
+
+    def read(self) -> list[ProxySpec]:
+        """All of them."""
+        return [
+            msgspec.json.decode(path.read_bytes(), type=ProxySpec) for path in sorted(self.directory.glob("*.json"))
+        ]
+
+    def write(self, spec: ProxySpec) -> None:
+        """Durably."""
+        write_atomically(self._path(spec.proxy_id), msgspec.json.encode(spec))
+
+    def remove(self, proxy_id: str) -> None:
+        """Nothing of it is left."""
+        for path in (self._path(proxy_id), *self.directory.glob(f"tls*/{proxy_id}.*")):
+            path.unlink(missing_ok=True)
+
+    def _path(self, proxy_id: str) -> Path:
+        return self.directory / f"{proxy_id}.json"
+
+
+def spec_of(params: Any) -> ProxySpec:
+    """A spec that came over a socket. Raises `Permanent` if it is none."""
+    try:
+        return msgspec.convert(params, ProxySpec)
+    except msgspec.ValidationError as error:
+        raise Permanent(f"not a proxy spec: {error}") from error
+
+
+async def until_terminated() -> None:
+    """Returns at SIGTERM or SIGINT."""
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await ended.wait()
+
+
+class ProxyHost:
+    """Proxies served by this process. `name` is its socket's; `tls` a directory of its own."""
+
+    def __init__(self, settings: Settings, name: str, tls: Path, keys: Keys, sockets: Sockets) -> None:
+        self._tls = tls
+        self._keys = keys
+        self._sockets = sockets
         self._proxies: dict[str, Proxy] = {}
-        self._nodes: dict[str, NodeStatus] = {}
         self._told: dict[str, Any] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._agent = RpcClient(settings.runtime / "agent.sock", on_notice=self._agent_notice)
         self._control = RpcClient(settings.runtime / "control.sock")
         self._server = RpcServer(
-            settings.runtime / "proxy.sock",
-            {
-                "put_proxy": self.put_proxy,
-                "proxies": self.proxies,
-                "sessions": self.sessions,
-                "stats": self.stats,
-                "ping": self.ping,
-            },
+            settings.runtime / f"{name}.sock",
+            self._methods(),
             on_connect=lambda: [{"topic": "proxies", "data": self._statuses()}],
         )
 
+    def _methods(self) -> dict[str, Method]:
+        return {
+            "put_proxy": self.put_proxy,
+            "proxies": self.proxies,
+            "sessions": self.sessions,
+            "stats": self.stats,
+            "ping": self.ping,
+        }
+
     async def run(self) -> None:
         """Until SIGTERM."""
-        ended = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, ended.set)
-        for path in sorted(self._directory.glob("*.json")):
-            self._keep(msgspec.json.decode(path.read_bytes(), type=ProxySpec))
-        self._agent.start()
+        ended = asyncio.create_task(until_terminated())
         self._control.start()
         await self._server.start()
         tidying = asyncio.create_task(self._tidy())
         log.info("proxy.ready", proxies=len(self._proxies))
-        await ended.wait()
+        await ended
         tidying.cancel()
         await self._server.stop()
-        await self._agent.stop()
         await self._control.stop()
         for proxy in self._proxies.values():
             proxy.stop()
@@ -76,17 +115,14 @@ class ProxyProcess:
 
     async def put_proxy(self, params: Any) -> None:
         """Takes a spec: remembered durably, in force or being brought into force when this returns."""
-        try:
-            spec = msgspec.convert(params, ProxySpec)
-        except msgspec.ValidationError as error:
-            raise Permanent(f"not a proxy spec: {error}") from error
+        spec = spec_of(params)
         present = self._proxies.get(spec.proxy_id)
         if present is not None and spec.generation <= present.spec.generation:
             return
         if spec.absent:
             self._remove(spec.proxy_id)
             return
-        write_atomically(self._path(spec.proxy_id), msgspec.json.encode(spec))
+        self._remember(spec)
         self._keep(spec)
 
     async def proxies(self, _params: Any) -> Any:
@@ -117,8 +153,9 @@ class ProxyProcess:
     def _keep(self, spec: ProxySpec) -> None:
         proxy = self._proxies.get(spec.proxy_id)
         if proxy is None:
-            proxy = Proxy(spec, self._directory / "tls", self._keys, self._verify_token)
+            proxy = Proxy(spec, self._tls, self._keys, self._verify_token, self._sockets)
             self._proxies[spec.proxy_id] = proxy
+            self._made(proxy)
         task = asyncio.create_task(self._apply(proxy, spec))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -133,45 +170,33 @@ class ProxyProcess:
                 await asyncio.sleep(RETRY_S)
                 continue
             break
-        self._look_for_database(proxy)
+        self._applied(proxy)
         self._tell(proxy)
 
     def _remove(self, proxy_id: str) -> None:
         proxy = self._proxies.pop(proxy_id, None)
         if proxy is not None:
             proxy.stop()
-        for path in (self._path(proxy_id), *(self._directory / "tls").glob(f"{proxy_id}.*")):
-            path.unlink(missing_ok=True)
+        self._forget(proxy_id)
         self._told.pop(proxy_id, None)
         self._server.notify("gone", proxy_id)
 
-    def _path(self, proxy_id: str) -> Path:
-        return self._directory / f"{proxy_id}.json"
+    # What one that is alone and a worker do each in its own way
 
-    # What the agent tells
+    def _remember(self, spec: ProxySpec) -> None:
+        """Durably, if that is its part."""
 
-    def _agent_notice(self, topic: str, data: Any) -> None:
-        if topic == "nodes":
-            self._nodes = {status.node_id: status for status in msgspec.convert(data, list[NodeStatus])}
-        elif topic == "node":
-            status = msgspec.convert(data, NodeStatus)
-            self._nodes[status.node_id] = status
-        elif topic == "gone":
-            self._nodes.pop(str(data), None)
-        for proxy in self._proxies.values():
-            self._look_for_database(proxy)
+    def _forget(self, proxy_id: str) -> None:
+        """The proxy is deleted."""
 
-    def _look_for_database(self, proxy: Proxy) -> None:
-        """The socket of the node that leads the target now; nowhere while none is ready."""
-        target = proxy.spec.target
-        for node in self._nodes.values():
-            leads = node.role is NodeRole.PRIMARY and node.phase is NodePhase.RUNNING
-            if node.dbi_resource_id == target and leads and (node.pair is None or node.pair.primary == node.node_id):
-                epoch = 1 if node.pair is None else node.pair.epoch
-                path = self._settings.runtime / "nodes" / node.node_id / f".s.PGSQL.{node.port}"
-                proxy.target.moved(str(path), epoch)
-                return
-        proxy.target.moved(None, proxy.target.database.epoch)
+    def _made(self, proxy: Proxy) -> None:
+        """It is new here."""
+
+    def _applied(self, proxy: Proxy) -> None:
+        """Its spec is in force."""
+
+    def _look(self) -> None:
+        """Something else to do, about ten times a second."""
 
     # Tokens
 
@@ -207,11 +232,46 @@ class ProxyProcess:
                     if turn % SLOWLY == 0:
                         proxy.tidy_slowly()
                         self._tell(proxy)
+            self._look()
 
     def _tell(self, proxy: Proxy) -> None:
         """Tells control what has changed, counters aside."""
         status = proxy.status()
-        shown = msgspec.structs.replace(status, metrics={})
+        shown = msgspec.structs.replace(status, metrics={"connected": bool(status.metrics["DatabaseConnections"])})
         if self._told.get(status.proxy_id) != shown:
             self._told[status.proxy_id] = shown
             self._server.notify("proxy", msgspec.to_builtins(status))
+
+
+class ProxyProcess(ProxyHost):
+    """Every RDS Proxy of this host. It serves its last specs again after a restart, with nobody else alive."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._files = SpecFiles(settings)
+        self._places = Places(settings, self._look_for_databases)
+        super().__init__(settings, "proxy", self._files.directory / "tls", Keys(), Sockets())
+
+    async def run(self) -> None:
+        """See `ProxyHost.run`."""
+        for spec in self._files.read():
+            self._keep(spec)
+        self._places.start()
+        await super().run()
+        await self._places.stop()
+
+    def _remember(self, spec: ProxySpec) -> None:
+        self._files.write(spec)
+
+    def _forget(self, proxy_id: str) -> None:
+        self._files.remove(proxy_id)
+
+    def _applied(self, proxy: Proxy) -> None:
+        self._look_for_database(proxy)
+
+    def _look_for_databases(self) -> None:
+        for proxy in self._proxies.values():
+            self._look_for_database(proxy)
+
+    def _look_for_database(self, proxy: Proxy) -> None:
+        place, epoch = self._places.of(proxy.spec.target) or (None, proxy.target.database.epoch)
+        proxy.target.moved(place, epoch)

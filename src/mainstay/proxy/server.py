@@ -469,6 +469,7 @@ class ServerConnection(DirectReceiver):
         if self._login is not None:
             self._login.failed(LoginFailed("08006", "the database closed the connection during login"))
         self.lost("the connection to the database was lost")
+        self.pool.disconnected(self)
 
     def pause_reading(self) -> None:
         """The client does not take what comes as fast as it comes."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import secrets
 import socket
 import ssl
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,14 @@ from mainstay.model.errors import Transient
 from mainstay.model.proxy import ProxyListener, ProxySpec, ProxyStatus, ProxyUser, TargetState
 from mainstay.protocol.postgres.packets import CancelRequest
 from mainstay.protocol.postgres.scram import end_point_hash
+from mainstay.proxy.accepting import Acceptor
+from mainstay.proxy.cancel_keys import Keys
 from mainstay.proxy.login import ALPN, Login, VerifyToken
 from mainstay.proxy.loop import running_poller
 from mainstay.proxy.metrics import Metrics
-from mainstay.proxy.pool import Database, Pool, Target
+from mainstay.proxy.pool import Pool
 from mainstay.proxy.session import ClientSession
-from mainstay.proxy.streams import Acceptor
-
-CANCELS_MAX = 4
-"""Of one session at the same time; more of them change nothing."""
+from mainstay.proxy.target import Database, Target
 
 LOGINS_MAX = 1000
 """Connections of one endpoint that are not logged in yet; beyond it the longest known one goes."""
@@ -42,40 +40,28 @@ IDLE_CLIENT = "Idle client timeout: the client has sent nothing for longer than 
 log = structlog.get_logger()
 
 
-class Keys:
-    """Cancel keys of every session of this process (55.2.8)."""
+def listen(address: str, port: int) -> socket.socket:
+    """A listening socket. Raises `Transient` if the address cannot be had."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        listening = socket.create_server((address, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise Transient(f"{address}:{port} cannot be listened on: {error}") from error
+    listening.setblocking(False)
+    return listening
 
-    def __init__(self) -> None:
-        self.sessions: dict[int, ClientSession] = {}
-        self._last = secrets.randbelow(1 << 30)
 
-    def new(self, secret_bytes: int) -> tuple[int, bytes]:
-        """A number that nobody else has, and a secret."""
-        while True:
-            self._last = (self._last + 1) & 0x7FFFFFFF
-            if self._last and self._last not in self.sessions:
-                return self._last, secrets.token_bytes(secret_bytes)
+class Sockets:
+    """Listening sockets as a process that is alone gets them."""
 
-    async def cancel(self, request: CancelRequest) -> None:
-        """Cancels what the session with this key is doing now, and never what another one does.
+    crowded: Callable[[], bool] | None = None
 
-        The connection cannot change hands before the engine has closed the connection that carried the request.
-        """
-        session = self.sessions.get(request.process_id)
-        if session is None or not secrets.compare_digest(session.secret, request.secret):
-            return
-        if session.waiting:
-            session.pool.forget_waiter(session)
-            session.refused("57014", "canceling statement due to user request")
-            return
-        server = session.server
-        if server is None or not server.expected or server.closed or server.cancels >= CANCELS_MAX:
-            return
-        await server.pool.cancel(server)
-        if server.owner is not None:
-            server.owner.maybe_release()
-        else:
-            server.pool.settled(server)
+    async def listening(self, address: str, port: int) -> socket.socket:
+        """One, the caller's to close. Raises `Transient` if the address cannot be had."""
+        return listen(address, port)
+
+    def listens_no_more(self, address: str, port: int) -> None:
+        """The caller has closed it, and nobody here wants it any more."""
 
 
 class Listener:
@@ -115,16 +101,10 @@ class Listener:
         """Whether plain connections are refused."""
         return self._proxy.spec.require_tls
 
-    def start(self) -> None:
-        """Listens. Raises `Transient` if the address cannot be had."""
-        family = socket.AF_INET6 if ":" in self.spec.address else socket.AF_INET
-        try:
-            listening = socket.create_server((self.spec.address, self.spec.port), family=family, backlog=BACKLOG)
-            listening.setblocking(False)
-            poller = running_poller()
-            self._acceptor = Acceptor(poller, listening, lambda one, address: Login(self, poller, one, address))
-        except OSError as error:
-            raise Transient(f"{self.spec.address}:{self.spec.port} cannot be listened on: {error}") from error
+    def start(self, listening: socket.socket, crowded: Callable[[], bool] | None = None) -> None:
+        """Takes clients in. `crowded`: others listen there too, and should take the next one if it says so."""
+        poller = running_poller()
+        self._acceptor = Acceptor(poller, listening, lambda one, address: Login(self, poller, one, address), crowded)
 
     def stop(self) -> None:
         """Takes no one in any more."""
@@ -193,8 +173,11 @@ class Listener:
 class Proxy:
     """One proxy of this host."""
 
-    def __init__(self, spec: ProxySpec, directory: Path, keys: Keys, verify_token: VerifyToken) -> None:
+    def __init__(
+        self, spec: ProxySpec, directory: Path, keys: Keys, verify_token: VerifyToken, sockets: Sockets | None = None
+    ) -> None:
         self.spec = spec
+        self._sockets = sockets or Sockets()
         self.keys = keys
         self.verify_token = verify_token
         self.metrics = Metrics()
@@ -203,13 +186,20 @@ class Proxy:
         self.target = Target(Database(), self.metrics, time.monotonic)
         self.target.on_left = self._left
         self.failure = ""
+        self.stopped = False
+        self._applying = asyncio.Lock()
         self._settled = 0
         self._idle_look_at = 0.0
         self._directory = directory
         self._listeners: dict[str, Listener] = {}
 
     async def apply(self, spec: ProxySpec) -> None:
-        """Brings everything to the spec. Raises `Transient`."""
+        """Brings everything to the spec, unless it has been brought to a newer one. Raises `Transient`."""
+        async with self._applying:
+            if not self.stopped and spec.generation >= self.spec.generation:
+                await self._apply(spec)
+
+    async def _apply(self, spec: ProxySpec) -> None:
         if spec.target != self.spec.target:
             self.target.close()
             self.target.max_connections = 0
@@ -225,14 +215,14 @@ class Proxy:
         wanted = {listener.endpoint_id: listener for listener in spec.listeners}
         for endpoint_id, listener in list(self._listeners.items()):
             if endpoint_id not in wanted:
-                listener.stop()
                 del self._listeners[endpoint_id]
+                self._stop(listener)
         for endpoint_id, one in wanted.items():
-            self._listen(endpoint_id, one)
+            await self._listen(endpoint_id, one)
         self._settled, self.failure, self._idle_look_at = spec.generation, "", 0.0
         target.serve()
 
-    def _listen(self, endpoint_id: str, wanted: ProxyListener) -> None:
+    async def _listen(self, endpoint_id: str, wanted: ProxyListener) -> None:
         present = self._listeners.get(endpoint_id)
         if present is not None and (present.spec.address, present.spec.port) == (wanted.address, wanted.port):
             if present.spec.certificate != wanted.certificate:
@@ -240,15 +230,25 @@ class Proxy:
             present.spec = wanted
             return
         listener = Listener(self, wanted, self._directory)
-        listener.start()
-        if present is not None:
-            present.stop()
+        listening = await self._sockets.listening(wanted.address, wanted.port)
+        if self.stopped:
+            listening.close()
+            return
+        listener.start(listening, self._sockets.crowded)
+        present = self._listeners.get(endpoint_id)
         self._listeners[endpoint_id] = listener
+        if present is not None:
+            self._stop(present)
+
+    def _stop(self, listener: Listener) -> None:
+        listener.stop()
+        self._sockets.listens_no_more(listener.spec.address, listener.spec.port)
 
     def stop(self) -> None:
         """Every client and connection ends."""
+        self.stopped = True
         for listener in self._listeners.values():
-            listener.stop()
+            self._stop(listener)
         for session in list(self.sessions.values()):
             session.fail("57P01", "The RDS Proxy was deleted or is shutting down.")
         self.target.close()
@@ -317,7 +317,7 @@ class Proxy:
             "DatabaseConnectionsCurrentlySessionPinned": sum(
                 1 for one in target.connections if one.owner is not None and one.owner.state.pins
             ),
-            "MaxDatabaseConnectionsAllowed": target.budget if target.max_connections else 0,
+            "MaxDatabaseConnectionsAllowed": target.whole_budget if target.max_connections else 0,
             "ClientConnectionsWaiting": len(target.waiters),
         }
         reasons = {f"Pinned: {reason}": count for reason, count in self.metrics.pin_reasons.items()}

@@ -15,10 +15,9 @@ import select
 import socket
 import ssl
 from asyncio import AbstractEventLoop
-from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
@@ -32,7 +31,6 @@ HIGH_WATER_BYTES: Final = 64 * 1024
 
 LOW_WATER_BYTES: Final = 16 * 1024
 EVENTS_MAX: Final = 256
-ACCEPT_RETRY_S = 1.0
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 
@@ -428,44 +426,3 @@ class _Tls:
             with suppress(ssl.SSLError):  # the peer's own has not come yet; nobody waits for it
                 self._object.unwrap()
         return self.alert()
-
-
-class Acceptor(Watched):
-    """A listening socket. `arrived` is called with each connection and its address."""
-
-    def __init__(
-        self, poller: Poller, listening: socket.socket, arrived: Callable[[socket.SocketType, str], object]
-    ) -> None:
-        self._poller = poller
-        self._socket = listening
-        self._arrived = arrived
-        self._fd = listening.fileno()
-        self._family: int = listening.family
-        self._take: Callable[[], tuple[int, Any]] = listening._accept  # type: ignore[attr-defined]  # not in typeshed
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have that from it
-        poller.register(self._fd, self, _IN)
-
-    def ready(self, events: int) -> None:
-        """See `Watched`."""
-        try:  # one in a turn: of more the poller tells again
-            fd, address = self._take()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        except OSError as error:  # out of descriptors or memory: the others must go on meanwhile
-            log.error("proxy.accept_failed", error=str(error))
-            self._poller.unregister(self._fd)
-            self._poller.loop.call_later(ACCEPT_RETRY_S, self._again)
-            return
-        # Without the files and enumerations of socket.socket, which cost as much as the rest of a greeting.
-        connection = socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd)
-        connection.setblocking(False)
-        self._arrived(connection, str(address[0]))
-
-    def _again(self) -> None:
-        if self._socket.fileno() >= 0:
-            self._poller.register(self._fd, self, _IN)
-
-    def close(self) -> None:
-        """Takes no one in any more."""
-        self._poller.unregister(self._fd)
-        self._socket.close()

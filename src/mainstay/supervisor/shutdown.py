@@ -11,7 +11,7 @@ from contextlib import suppress
 import structlog
 
 from mainstay.host.guardian import process_ended
-from mainstay.host.layout import ON_DEMAND, PROCESSES, lock_path
+from mainstay.host.layout import ON_DEMAND, PROCESSES, lock_path, worker_names
 from mainstay.host.locks import holder
 from mainstay.host.rpc import RpcClient
 from mainstay.model.errors import MainstayError
@@ -27,13 +27,19 @@ async def stop_everything(settings: Settings, start_agent: Callable[[], Awaitabl
 
     `start_agent` starts one where there is none, or it has just ended: without an agent engines would stay.
     """
-    for name in ON_DEMAND:
-        await end_process(settings, name)
+    await _end_on_demand(settings)
     if not await _stop_engines(settings) and start_agent is not None:
         await start_agent()
         await _stop_engines(settings)
-    for name in reversed((*ON_DEMAND, *PROCESSES)):  # once more: control may have started one meanwhile
+    for name in reversed(PROCESSES):
         await end_process(settings, name)
+    await _end_on_demand(settings)  # once more: control may have started one meanwhile
+
+
+async def _end_on_demand(settings: Settings) -> None:
+    for name in ON_DEMAND:
+        for one in (name, *worker_names(settings, name)):
+            await end_process(settings, one)
 
 
 async def _stop_engines(settings: Settings) -> bool:

@@ -24,9 +24,10 @@ from mainstay.protocol.postgres import wire
 from mainstay.protocol.postgres.scram import SCRAM, SCRAM_PLUS, ScramClient, md5_password
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.loop import run
-from mainstay.proxy.pool import RESERVED_CONNECTIONS, Pool
+from mainstay.proxy.pool import Pool
 from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.service import Keys, Listener, Proxy
+from mainstay.proxy.target import RESERVED_CONNECTIONS
 
 REPORTED = {"server_version": "17.2", "TimeZone": "UTC", "application_name": "RDSProxy"}
 SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"

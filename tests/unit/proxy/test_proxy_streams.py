@@ -14,8 +14,9 @@ import pytest
 
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.host.clock import SystemClock
+from mainstay.proxy.accepting import Acceptor
 from mainstay.proxy.loop import connect, run, running_poller
-from mainstay.proxy.streams import HIGH_WATER_BYTES, Acceptor, Stream
+from mainstay.proxy.streams import HIGH_WATER_BYTES, Stream
 
 LONG = bytes(range(256)) * 16 * 1024
 

@@ -1,0 +1,255 @@
+"""Messages between a worker and the coordinator, some with a descriptor (SCM_RIGHTS, unix(7)).
+
+A Unix socket that keeps records apart (SOCK_SEQPACKET), whose directory only we can enter. In the order of sending; a
+message is a line of JSON, tagged with its type. What a peer sends that is no message of these ends the channel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from mainstay.proxy.ledger import Need
+
+MESSAGE_BYTES_MAX = 64 * 1024
+RECEIVED_AT_ONCE = 100
+log = structlog.get_logger()
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """A worker's first message; what it holds from before follows, up to `Settled`."""
+
+    worker: int
+    pid: int
+
+
+class Kept(msgspec.Struct, frozen=True, tag=True):
+    """A listening socket that it has; the descriptor comes along."""
+
+    address: str
+    port: int
+
+
+class Holds(msgspec.Struct, frozen=True, tag=True):
+    """A lease that it has, or has `ended` and not been told that it is gone; the descriptor comes along."""
+
+    lease: int
+    proxy_id: str
+    place: str
+    process_id: int
+    secret: str
+    ended: bool
+
+
+class Knows(msgspec.Struct, frozen=True, tag=True):
+    """max_connections of the engine at this place, as one of its connections has just told, or once did."""
+
+    proxy_id: str
+    place: str
+    epoch: int
+    max_connections: int
+
+
+class Settled(msgspec.Struct, frozen=True, tag=True):
+    """That is all it holds."""
+
+
+class Needs(msgspec.Struct, frozen=True, tag=True):
+    """What it needs of a proxy's connections from now on."""
+
+    proxy_id: str
+    need: Need
+
+
+class Crowd(msgspec.Struct, frozen=True, tag=True):
+    """How many clients a worker has; to a worker: how many a worker has on an average."""
+
+    clients: int
+
+
+class Opened(msgspec.Struct, frozen=True, tag=True):
+    """The connection of a lease is logged in; with these its statements can be cancelled (PostgreSQL, 55.2.8)."""
+
+    lease: int
+    process_id: int
+    secret: str
+
+
+class Ended(msgspec.Struct, frozen=True, tag=True):
+    """The worker uses it no more."""
+
+    lease: int
+
+
+class Listen(msgspec.Struct, frozen=True, tag=True):
+    """The worker asks for the listening socket of this address."""
+
+    address: str
+    port: int
+
+
+class Listening(msgspec.Struct, frozen=True, tag=True):
+    """Here it is, the descriptor comes along; or why it cannot be had."""
+
+    address: str
+    port: int
+    failure: str = ""
+
+
+class Terms(msgspec.Struct, frozen=True, tag=True):
+    """What holds for a worker's part of a proxy. `place` None: the database is nowhere. `max_connections` 0: not known.
+    `limit` and `idle_allowed` are this worker's.
+    """
+
+    proxy_id: str
+    place: str | None
+    epoch: int
+    max_connections: int
+    limit: int
+    idle_allowed: int
+
+
+class Lease(msgspec.Struct, frozen=True, tag=True):
+    """One connection to the engine at `place`, not logged in; the descriptor comes along."""
+
+    lease: int
+    proxy_id: str
+    place: str
+
+
+class Custody(msgspec.Struct, frozen=True, tag=True):
+    """An ended lease of a worker that has died, the descriptor comes along: to be told of to the next coordinator,
+    should this one die before the engine has ended it.
+    """
+
+    lease: int
+    proxy_id: str
+    place: str
+    process_id: int
+    secret: str
+
+
+class NoLease(msgspec.Struct, frozen=True, tag=True):
+    """A grant whose connection could not be opened."""
+
+    proxy_id: str
+    reason: str
+
+
+class Gone(msgspec.Struct, frozen=True, tag=True):
+    """The engine has ended the lease's connection."""
+
+    lease: int
+
+
+class Ask(msgspec.Struct, frozen=True, tag=True):
+    """Somebody lacks connections of this proxy: what does the worker need, and not use, right now?"""
+
+    proxy_id: str
+
+
+Message = (
+    Hello | Kept | Holds | Knows | Settled | Needs | Crowd | Opened | Ended | Listen
+    | Listening | Terms | Lease | Custody | NoLease | Gone | Ask
+)  # fmt: skip
+_DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+_ENCODER = msgspec.json.Encoder()
+
+Heard = Callable[[Message, "socket.socket | None"], None]
+
+
+class Channel:
+    """One end of a connection. `heard` gets every message; `ended` is called once, when there are no more."""
+
+    def __init__(self, connection: socket.socket, heard: Heard, ended: Callable[[], None]) -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._heard = heard
+        self._ended = ended
+        self._out: deque[tuple[bytes, int]] = deque()
+        self.closed = False
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(connection.fileno(), self._receive)
+
+    def send(self, message: Message, carried: socket.socket | None = None) -> None:
+        """Sends, now or as soon as the peer takes it; `carried` stays ours as well."""
+        if self.closed:
+            return
+        descriptor = -1 if carried is None else carried.fileno()
+        if not self._out and self._transmit(_ENCODER.encode(message), descriptor):
+            return
+        if not self._out:
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+        self._out.append((_ENCODER.encode(message), -1 if descriptor < 0 else os.dup(descriptor)))
+
+    def close(self) -> None:
+        """No more; `ended` is called."""
+        if self.closed:
+            return
+        self.closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+        for _data, descriptor in self._out:
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._out.clear()
+        self._ended()
+
+    def _transmit(self, data: bytes, descriptor: int) -> bool:
+        """False if it must be tried again; a channel that breaks is closed."""
+        try:
+            if descriptor < 0:
+                self._socket.send(data)
+            else:
+                socket.send_fds(self._socket, [data], [descriptor])
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            log.warning("proxy.channel_broken", error=str(error))
+            self.close()
+        return True
+
+    def _flush(self) -> None:
+        while self._out:
+            data, descriptor = self._out[0]
+            if not self._transmit(data, descriptor):
+                return
+            if self.closed:
+                return
+            self._out.popleft()
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._loop.remove_writer(self._socket.fileno())
+
+    def _receive(self) -> None:
+        for _ in range(RECEIVED_AT_ONCE):
+            try:
+                data, descriptors, _flags, _address = socket.recv_fds(self._socket, MESSAGE_BYTES_MAX, 1)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("proxy.channel_broken", error=str(error))
+                data, descriptors = b"", []
+            carried = socket.socket(fileno=descriptors[0]) if descriptors else None
+            message: Message | None = None
+            if data:
+                with suppress(msgspec.DecodeError):
+                    message = _DECODER.decode(data)
+            if message is None:
+                if carried is not None:
+                    carried.close()
+                self.close()
+                return
+            if carried is not None:
+                carried.setblocking(False)
+            self._heard(message, carried)
+            if self.closed:
+                return
