@@ -21,13 +21,19 @@ import msgspec
 QUANTUM_S = 0.05
 """So long a worker keeps its only connection while another one has none."""
 
+SMOOTHED_OVER_S = 1.0
+"""Shares follow the demand of about so long: what waits at one moment says little, and moving a connection costs."""
+
+UNUSED_S = 0.1
+"""A connection that was in use so shortly ago is not idle: its worker is about to need it again."""
+
 NOBODY = 0
 """Holder of a lease that its worker has given up, or died with; the engine may not have ended it yet."""
 
 
 class Need(msgspec.Struct, frozen=True, kw_only=True):
-    """What a worker lacks and does not use: connections it could use at once beyond those it has, idle ones, and how
-    many grants (and refusals) it had got when it said so.
+    """What a worker lacks and does not use: connections it could use at once beyond those it has, those that were idle
+    for `UNUSED_S`, and how many grants (and refusals) it had got when it said so.
     """
 
     wanted: int = 0
@@ -44,6 +50,16 @@ class _Account:
         """When it got the first of those it holds."""
 
         self.starved_since: float | None = None
+        self.usual = 0.0
+        """Its demand of late."""
+
+        self._usual_at = 0.0
+
+    def look(self, now: float) -> None:
+        """Time has passed with the demand that it has."""
+        part = 1.0 - math.exp(min(0.0, self._usual_at - now) / SMOOTHED_OVER_S)
+        self.usual += (self.demand - self.usual) * part
+        self._usual_at = now
 
     @property
     def unmet(self) -> int:
@@ -94,6 +110,7 @@ class Ledger:
     def told(self, worker: int, need: Need, now: float) -> None:
         """What it needs from now on."""
         account = self._accounts[worker]
+        account.look(now)
         account.need = need
         if not account.unmet or account.held:
             account.starved_since = None
@@ -193,7 +210,7 @@ class Ledger:
         must = max(0, over) - self.ending - sum(gives.values())
         self._give_most(gives, must)
         if lacking:
-            self._give_shares(gives, short - max(0, must))
+            self._give_shares(gives, short - max(0, must), now)
             self._give_first_ones(gives, now)
         return {
             worker: account.held - gives[worker] if gives[worker] else self.budget
@@ -219,10 +236,12 @@ class Ledger:
                 return
             gives[worker] += 1
 
-    def _give_shares(self, gives: dict[int, int], count: int) -> None:
+    def _give_shares(self, gives: dict[int, int], count: int, now: float) -> None:
         """Those above their share give to those below it. Neither is anyone within one of it, so nothing swings."""
-        total = sum(account.demand for account in self._accounts.values())
-        quotas = {worker: self.budget * account.demand / total for worker, account in self._accounts.items()}
+        for account in self._accounts.values():
+            account.look(now)
+        total = sum(account.usual for account in self._accounts.values()) or 1.0
+        quotas = {worker: self.budget * account.usual / total for worker, account in self._accounts.items()}
         below = sum(
             min(account.unmet, max(0, math.floor(quotas[worker]) - account.held))
             for worker, account in self._accounts.items()

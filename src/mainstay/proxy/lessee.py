@@ -38,7 +38,7 @@ from mainstay.proxy.channel import (
     Terms,
 )
 from mainstay.proxy.connecting import log_in
-from mainstay.proxy.ledger import Need
+from mainstay.proxy.ledger import UNUSED_S, Need
 from mainstay.proxy.loop import running_poller
 from mainstay.proxy.pool import Pool
 from mainstay.proxy.server import ServerConnection
@@ -203,9 +203,11 @@ class Share:
         """Tells what it needs, if that has changed."""
         self._telling = False
         target = self._target
+        # Those that are idle while somebody waits are other users': whoever waits cannot have them.
+        unused_since = target.now() - (0.0 if target.waiters else UNUSED_S)
         need = Need(
             wanted=max(0, target.wanted - self.spare),
-            idle=sum(len(pool.idle) for pool in target.pools.values()),
+            idle=sum(1 for pool in target.pools.values() for one in pool.idle if one.idle_since <= unused_since),
             received=self._received,
         )
         if need != self._told:

@@ -13,7 +13,7 @@ from functools import partial
 
 import pytest
 
-from mainstay.proxy.ledger import NOBODY, QUANTUM_S, Ledger, Need, poured
+from mainstay.proxy.ledger import NOBODY, QUANTUM_S, UNUSED_S, Ledger, Need, poured
 
 LATENCY_S = 0.02
 ENDING_S = 0.05
@@ -28,6 +28,7 @@ class SimulatedWorker:
         self.number = number
         self.waiting: deque[float] = deque()
         self.idle: list[int] = []
+        self.idle_since: dict[int, float] = {}
         self.busy: set[int] = set()
         self.received = 0
         self.limit = 1 << 30
@@ -58,6 +59,7 @@ class SimulatedWorker:
             return
         self.busy.discard(lease)
         self.idle.append(lease)
+        self.idle_since[lease] = self.world.now
         if self.surplus > 0:
             self.end(self.idle.pop())
         self.serve()
@@ -65,6 +67,7 @@ class SimulatedWorker:
     def granted(self, lease: int) -> None:
         self.received += 1
         self.idle.append(lease)
+        self.idle_since[lease] = self.world.now
         self.serve()
 
     def limited(self, limit: int) -> None:
@@ -78,7 +81,8 @@ class SimulatedWorker:
         self.world.to_coordinator(self, lambda: world.given_up(lease))
 
     def tell(self) -> None:
-        need = Need(wanted=len(self.waiting), idle=len(self.idle), received=self.received)
+        unused = sum(1 for lease in self.idle if self.idle_since[lease] <= self.world.now - UNUSED_S)
+        need = Need(wanted=len(self.waiting), idle=unused, received=self.received)
         if need != self.told:
             self.told = need
             self.world.to_coordinator(self, lambda: self.world.need_told(self, need))
@@ -188,6 +192,8 @@ class World:
             if not self._events or next_look < self._events[0][0]:
                 self.now = next_look
                 next_look = next(looks)
+                for worker in self.workers.values():
+                    worker.tell()
                 self.plan()
                 continue
             self.now, _number, what = heapq.heappop(self._events)
