@@ -156,14 +156,13 @@ async def test_a_failover_reaches_all_and_the_old_database_holds_nobody_up() -> 
 async def test_a_smaller_share_closes_what_is_too_much() -> None:
     async with Host(budget=10, workers=2) as host:
         clients = [Client(worker) for worker in host.workers.values() for _ in range(20)]
-        running = [asyncio.create_task(client.run(40, 0.0)) for client in clients]
+        running = [asyncio.create_task(client.run(100_000, 0.0)) for client in clients]
         await host.until(lambda: host.engine.open == 10)
         assert host.office is not None
         host.office.lessor.configure(30, 15)  # 30 % of 13
         await host.until(lambda: host.engine.open <= 3)
-        for client in clients:
-            assert client.answers < 40, "they are still at it"
-        await asyncio.gather(*running)
+        for task in running:
+            task.cancel()
         assert not any(client.errors for client in clients)
         host.office.lessor.configure(100, 0)
         for worker in host.workers.values():
