@@ -19,6 +19,8 @@ import pytest
 from harness.proxy import PROXY_USERS, ProxyUnderTest
 from harness.service import PASSWORD, Service, eventually
 from mainstay.engines.builds import Builds
+from mainstay.host.layout import lock_path
+from mainstay.host.locks import holder
 
 pytestmark = pytest.mark.engine
 
@@ -215,7 +217,8 @@ def test_kill_of_the_coordinator_is_seen_by_nobody(proxy: ProxyUnderTest) -> Non
         os.kill(pid, signal.SIGKILL)
         with proxy.connect() as meanwhile:
             assert meanwhile.execute("SELECT 1").fetchone() == (1,)
-        eventually(lambda: proxy.pid != pid and proxy.call("ping"))
+        lock = lock_path(proxy.service.settings, "proxy")
+        eventually(lambda: holder(lock) not in (None, pid) and proxy.answers())
         before = {loop: loop.answers for loop in loops}
         eventually(lambda: all(loop.answers > before[loop] + 20 for loop in loops))
         for loop in loops:

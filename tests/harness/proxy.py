@@ -116,9 +116,10 @@ class ProxyUnderTest:
             )
         pid = self._process.pid
         eventually(lambda: holder(lock_path(self.service.settings, "proxy")) == pid)
-        eventually(lambda: self._answers())
+        eventually(lambda: self.answers())
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it can be called."""
         try:
             return bool(self.call("ping"))
         except Exception:
@@ -143,7 +144,7 @@ class ProxyUnderTest:
         if self._process is not None and self._process.pid == pid:
             self._process.wait(20)
         eventually(lambda: holder(lock_path(self.service.settings, "proxy")) not in (None, pid))
-        eventually(self._answers)
+        eventually(self.answers)
         eventually(self.listens)
 
     def log(self) -> str:
