@@ -101,7 +101,7 @@ def test_whatever_is_in_the_log_is_replayed(own: Service, engine: EngineUnderTes
         "CREATE PROCEDURE twice(IN x int) INSERT INTO kept VALUES (2 * x)",
         "CREATE EVENT tidy ON SCHEDULE EVERY 1 DAY DO DELETE FROM shop.kept WHERE a > 1000",
         "BEGIN",
-        *("INSERT INTO big (b) VALUES (REPEAT(MD5(UUID()), 32768))" for _ in range(40)),
+        *("INSERT INTO big (b) VALUES (REPEAT(SHA2(UUID(), 256), 16384))" for _ in range(40)),
         "COMMIT",
         "CALL twice(21)",
     )
@@ -123,7 +123,7 @@ def test_whatever_is_in_the_log_is_replayed(own: Service, engine: EngineUnderTes
 
 def test_what_users_say_of_the_time_moves_nothing(own: Service, engine: EngineUnderTest) -> None:
     shop = made(own, engine)
-    shop.run("SET timestamp = 4102444800", "INSERT INTO kept VALUES (1)")
+    shop.run("SET timestamp = 2145916800", "INSERT INTO kept VALUES (1)")
     time.sleep(2.5)
     shop.insert(2)
     moment = whole_second()
@@ -146,29 +146,28 @@ def test_a_missing_binary_log_is_named_and_a_restore_test_and_a_verification_pro
         shop.insert(number)
         as_operator(own, "source", "FLUSH BINARY LOGS")
     shop.insert(9)
-    shop.restorable(whole_second())
+    moment = whole_second()
+    shop.restorable(moment)
     assert own.cli("backups", "verify", "source").returncode == 0
     assert own.cli("backups", "restore-test", "source").returncode == 0
     wholes = sorted(path for path in (own.home / "objects").rglob("*.whole") if "log" in path.parts)
     gone = wholes[1]
     kept, name = gone.read_bytes(), gone.name.partition(".mysql-bin-changelog")[2]
     gone.unlink()
-    told = own.cli("backups", "verify", "source", check=False)
-    binary_log = f"mysql-bin-changelog{name[:7]}"
-    assert told.returncode == 1 and binary_log in told.stdout, told.stdout
-    moment = whole_second()
-    shop.restorable(moment)
     own.client("rds").restore_db_instance_to_point_in_time(
         SourceDBInstanceIdentifier="source", TargetDBInstanceIdentifier="never", RestoreTime=moment
     )
     own.await_status("never", "incompatible-restore")
+    told = own.cli("backups", "verify", "source", check=False)
+    binary_log = f"mysql-bin-changelog{name[:7]}"
+    assert told.returncode == 1 and binary_log in told.stdout, told.stdout
     gone.write_bytes(kept)
 
 
 def test_kills_in_the_middle_of_a_backup_and_of_a_restore(own: Service, engine: EngineUnderTest) -> None:
     shop = made(own, engine)
     shop.run("CREATE TABLE heavy (a int PRIMARY KEY AUTO_INCREMENT, b longtext)")
-    shop.run(*("INSERT INTO heavy (b) VALUES (REPEAT(MD5(UUID()), 32768))" for _ in range(30)))
+    shop.run(*("INSERT INTO heavy (b) VALUES (REPEAT(SHA2(UUID(), 256), 16384))" for _ in range(30)))
     before = shop.run("SELECT COUNT(*), SUM(CRC32(b)) FROM heavy")
     own.client("rds").create_db_snapshot(DBInstanceIdentifier="source", DBSnapshotIdentifier="shot")
     time.sleep(0.5)
