@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,47 @@ def test_the_files_of_a_pair_are_the_standbys(own: Service, engine: EngineUnderT
     events = of_shot.run("SELECT EVENT_NAME, STATUS FROM information_schema.EVENTS ORDER BY 1")
     assert events == [("resting", "DISABLED"), ("ti'dy", "ENABLED")]
     assert shop.restored("back", moment).numbers() == [1, 2, 3, 4]
+
+
+def test_what_was_restored_has_a_standby_a_replica_and_backups_of_its_own(
+    own: Service, engine: EngineUnderTest
+) -> None:
+    """They follow it though most of what it has is in no binary log of its own, and so is its log after a failover."""
+    rds, shop = own.client("rds"), made(own, engine)
+    shop.insert(1, 2)
+    back = shop.restored("back", whole_second_of(shop))
+    rds.modify_db_instance(DBInstanceIdentifier="back", MultiAZ=True, ApplyImmediately=True)
+    eventually(lambda: own.describe("back")["MultiAZ"])
+    own.await_status("back", "available")
+    pair = MultiAZ(own, own.describe("back"))
+    before = pair.await_in_sync()
+    rds.create_db_instance_read_replica(DBInstanceIdentifier="replica", SourceDBInstanceIdentifier="back")
+    own.await_status("replica", "available")
+    back.insert(3)
+    back.restorable(whole_second())
+    pair.kill(before.primary)
+    pair.await_epoch(before.epoch + 1)
+    eventually(lambda: inserted(back, 4))
+    moment = whole_second_of(back)
+    back.insert(5)
+    assert back.numbers() == [1, 2, 3, 4, 5]
+    eventually(lambda: Shop(own, engine, "replica").numbers() == [1, 2, 3, 4, 5])
+    pair.await_in_sync()
+    assert back.restored("again", moment).numbers() == [1, 2, 3, 4]
+    assert own.cli("backups", "verify", "back").returncode == 0
+
+
+def whole_second_of(shop: Shop) -> datetime:
+    """The next second, as soon as it can be restored."""
+    moment = whole_second()
+    shop.restorable(moment)
+    return moment
+
+
+def inserted(shop: Shop, number: int) -> bool:
+    """Whether it is in the table, now or before; not while there is nobody to ask."""
+    try:
+        shop.run(f"INSERT IGNORE INTO kept VALUES ({number})")
+    except ClientError:
+        return False
+    return True

@@ -162,6 +162,7 @@ class MysqlLogFormat(LogFormat[GtidSet]):
 
     outside = frozenset({STOP, ROTATE, FORMAT_DESCRIPTION, PREVIOUS_GTIDS, HEARTBEAT, HEARTBEAT_2})
     heading = frozenset({FORMAT_DESCRIPTION, PREVIOUS_GTIDS})
+    counts_anew = True
 
     def gtid(self, text: str) -> Gtid:
         return parse_gtid(text)

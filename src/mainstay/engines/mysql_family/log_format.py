@@ -56,10 +56,13 @@ class LogFormat(ABC, Generic[Known]):
     """One engine's way. Everything raises `Permanent` for text, and events, that cannot be read.
 
     `outside` are events that belong to the file, not to a transaction, `heading` those that a relay log begins with.
+    `counts_anew`: transactions tell by numbers on which they depend, and the numbers begin anew with every file: what
+    replays them side by side must not be given some of one file, and then some of another whose beginning is left out.
     """
 
     outside: frozenset[int]
     heading: frozenset[int] = frozenset({FORMAT_DESCRIPTION})
+    counts_anew = False
 
     @abstractmethod
     def gtid(self, text: str) -> Gtid:

@@ -264,7 +264,7 @@ class _Writer:
     def __init__(self, path: Path, description: bytes, log_format: LogFormat[Any]) -> None:
         self._file = path.open("wb")
         self._file.write(MAGIC + description)
-        self._heading = log_format.heading
+        self._format = log_format
         self.description = description
         self.last: Gtid | None = None
         self._open_since: int | None = None
@@ -284,8 +284,9 @@ class _Writer:
                 self._end_open()
                 self._begun.append((self._file.tell(), self.last))
                 self._open_since, self._open_gtid = self._file.tell(), one.begins
-            elif self._open_since is None or one.event.kind in self._heading:
-                self._begin_file(one.event)
+            elif self._open_since is None or one.event.kind in self._format.heading:
+                if self._begin_file(one.event):
+                    return False
                 continue
             self._file.write(one.event.data)
             if one.ends:
@@ -298,17 +299,21 @@ class _Writer:
         """No more is written."""
         self._file.close()
 
-    def _begin_file(self, event: Event) -> None:
-        """Of the log; what else its heading has is part of a relay log's heading only."""
+    def _begin_file(self, event: Event) -> bool:
+        """An event of the heading of a file of the log; whether a relay log of its own begins with it."""
         self._end_open()
-        if event.kind == FORMAT_DESCRIPTION:
-            self.description = event.closed
-            self._file.write(event.closed)
-            return
-        at_beginning = self._file.tell() == len(MAGIC) + len(self.description)
-        self.description += event.data
-        if at_beginning:
+        if event.kind != FORMAT_DESCRIPTION:
+            self.description += event.data
             self._file.write(event.data)
+            return False
+        self.description = event.closed
+        if self._format.counts_anew:
+            if self.last is not None:
+                return True
+            self._file.seek(len(MAGIC))
+            self._file.truncate()
+        self._file.write(event.closed)
+        return False
 
     def _end_open(self) -> None:
         """A crash has cut off the transaction that was being written."""

@@ -16,7 +16,7 @@ from mainstay.backups.log_archive import LogArchive
 from mainstay.backups.objects import MemoryObjects
 from mainstay.backups.repository import Repository
 from mainstay.engines.backups import LogLook, LogPlace
-from mainstay.engines.mysql.binlog import MYSQL_LOG, PREVIOUS_GTIDS, Gtid, GtidSet, parse_gtid, parse_set
+from mainstay.engines.mysql.binlog import GTID, MYSQL_LOG, PREVIOUS_GTIDS, Gtid, GtidSet, gtid_of, parse_gtid, parse_set
 from mainstay.engines.mysql.replay import MysqlReplay
 from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.engines.mysql_family import replay
@@ -189,24 +189,32 @@ def test_transactions_that_cannot_be_told_apart_are_refused(archive: LogArchive,
         replayed(archive, moment(1))
 
 
-def test_relay_logs_begin_with_the_heading_of_their_file_and_end_before_the_target(
-    archive: LogArchive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("batch_bytes", "expected"), [(1 << 20, [[10, 11, 12], [13, 14]]), (200, None)])
+def test_relay_logs_begin_with_the_heading_of_their_file_have_no_other_and_end_before_the_target(
+    archive: LogArchive,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch_bytes: int,
+    expected: list[list[int]] | None,
 ) -> None:
-    monkeypatch.setattr(replay, "BATCH_BYTES", 200)
+    monkeypatch.setattr(replay, "BATCH_BYTES", batch_bytes)
     two_files(archive)
     target = moment(20)
     history = History(archive, MYSQL_LOG, FIRST, parse_place("1/3:4"), parse_set(f"{ONE}:1-9"), target)
     nodes = NodeFiles(root=tmp_path, sockets=tmp_path / "sockets")
     nodes.restoring.mkdir(parents=True)
     spec = RestoreSpec(repository=RepositoryRef(prefix="a/", data_key="00"), backup_id="b", target=target)
-    names, batches = [], list(MysqlReplay(spec, nodes, User("me"), archive)._batches(history))
+    names: list[list[int]] = []
+    batches = list(MysqlReplay(spec, nodes, User("me"), archive)._batches(history))
     for batch in batches:
         content = batch.path.read_bytes()
         whole = list(events([content]))
         assert [one.kind for one in whole[:2]] == [FORMAT_DESCRIPTION, PREVIOUS_GTIDS]
         assert whole[-1].end == len(content) and not struct.unpack_from("<H", whole[0].data, 17)[0] & 1
-        names += [begun.gtid.number for one in whole if (begun := MYSQL_LOG.begun(one))]
-    assert names == [10, 11, 12, 13, 14] and len(batches) > 2
+        assert [one.kind for one in whole].count(FORMAT_DESCRIPTION) == 1, "what depends on what is told by its file"
+        names.append([gtid_of(one).number for one in whole if one.kind == GTID])
+    assert [number for batch in names for number in batch] == [10, 11, 12, 13, 14]
+    assert names == expected or (expected is None and len(batches) > 2)
     assert [str(batch.last) for batch in batches if batch.last][-1] == f"{ONE}:14"
 
 
