@@ -25,6 +25,7 @@ from mainstay.backups.sources import walk
 from mainstay.backups.verify_log import NeededSegment
 from mainstay.engines.backups import BackupEnd, BackupHost, CrashCopies, LogSource, Standby
 from mainstay.engines.mysql_family import checking, exported
+from mainstay.engines.mysql_family.followers import follows
 from mainstay.engines.mysql_family.layout import BINLOG
 from mainstay.engines.mysql_family.lineages import read_shipped
 from mainstay.engines.mysql_family.local_sessions import answering, binary_logs
@@ -268,6 +269,8 @@ async def _await_shipping(spec: NodeSpec, files: NodeFiles) -> None:
     """Until what is written from now on is sure to be shipped, if it is to be. Raises `Transient`."""
     if spec.archive is None:
         return
+    if spec.peer is None and follows(files):
+        raise Transient("the log of a read replica is not shipped: it is backed up when it was promoted")
     deadline = asyncio.get_running_loop().time() + SHIPPING_PATIENCE_S
     while asyncio.get_running_loop().time() < deadline:
         shipped = await asyncio.to_thread(read_shipped, files.data)
