@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mainstay.backups.sources import walk
-from mainstay.engines.mariadb.lineages import HISTORY, LEADS_FROM, LINEAGE, as_owner
 from mainstay.engines.mysql_family.layout import BINLOG
+from mainstay.engines.mysql_family.lineages import HISTORY, LEADS_FROM, LINEAGE, as_owner
 from mainstay.engines.mysql_family.local_sessions import answering
 from mainstay.engines.mysql_family.sessions import Error, message_of
 from mainstay.engines.node_files import NodeFiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mainstay.engines.mariadb import accounts, configuration, replay, replication
+from mainstay.engines.mariadb import accounts, configuration, replication
 from mainstay.engines.mariadb.backups import MariadbBackups
 from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, server, startup_script
 from mainstay.engines.mariadb.catalogue import OPTION_NAMES
@@ -64,9 +64,6 @@ class MariadbDriver(FamilyDriver):
 
     def startup_script(self, operators: tuple[str, ...]) -> str:
         return startup_script(operators)
-
-    def recovery_options(self, files: NodeFiles) -> tuple[str, ...]:
-        return replay.options(files)
 
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         await replication.clone(files, build, user, upstream)

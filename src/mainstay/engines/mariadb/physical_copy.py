@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
+from mainstay.engines.mariadb.binlog import format_position, parse_position
 from mainstay.engines.mariadb.bootstrap import bootstrap_command
-from mainstay.engines.mysql_family.binlog import format_position, parse_position
 from mainstay.engines.mysql_family.local_sessions import SOCKET
 from mainstay.host.processes import User, run
 from mainstay.model.engine import EngineBuild
@@ -23,17 +21,9 @@ POSITION_FILES = ("mariadb_backup_binlog_info", "xtrabackup_binlog_info")
 LEFT_BY_BACKUP = ("backup-my.cnf", "mariadb_backup_*", "xtrabackup_*")
 
 
-class CopyPosition(msgspec.Struct, frozen=True):
-    """Where in the binary log of its source a copy was made: file and offset, and the GTIDs ("": none was logged)."""
-
-    file: str
-    offset: int
-    gtids: str
-
-
 async def copy_running(
     sockets: Path, destination: Path, build: EngineBuild, user: User, *, changes: Sequence[str] = ()
-) -> CopyPosition:
+) -> None:
     """Into the empty directory `destination`, as a server can be started on it; up to where it was, it knows.
 
     `changes` are made in the copy. Not forced to the disk. Raises `Permanent` with the tool's words.
@@ -54,10 +44,8 @@ async def copy_running(
             env={"TZ": "UTC", **build.environment},
             cwd=destination,
         )
-    position = _position(destination)
-    await _change(destination, [*_set_position(position.gtids), *changes], build, user)
+    await _change(destination, [*_set_position(_position(destination)), *changes], build, user)
     await asyncio.to_thread(_remove_left, destination)
-    return position
 
 
 def _remove_left(destination: Path) -> None:
@@ -99,9 +87,10 @@ def position_rows(gtids: str) -> list[str]:
     ]
 
 
-def _position(data: Path) -> CopyPosition:
+def _position(data: Path) -> str:
+    """GTIDs of what its source had logged when the copy was made ("": nothing)."""
     for name in POSITION_FILES:
         with suppress(FileNotFoundError):
-            file, offset, gtids, *_ = [*(data / name).read_text().strip().split("\t"), "0", "", ""]
-            return CopyPosition(file, int(offset), format_position(parse_position(gtids)))
+            _file, _offset, gtids, *_ = [*(data / name).read_text().strip().split("\t"), "", "", ""]
+            return format_position(parse_position(gtids))
     raise Permanent("mariadb-backup did not tell the position of its copy")

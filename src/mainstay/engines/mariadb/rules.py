@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from mainstay.engines.base import Feature
-from mainstay.engines.mysql_family.binlog import parse_gtid
+from mainstay.engines.mariadb.binlog import parse_gtid
 from mainstay.engines.mysql_family.hashes import native_password
-from mainstay.engines.mysql_family.log_places import parse_place
 from mainstay.engines.mysql_family.rules import FamilyRules
 from mainstay.model.errors import Permanent, invalid_value
 
@@ -20,14 +19,6 @@ class MariadbRules(FamilyRules):
     def password_verifier(self, username: str, password: str, salt: bytes) -> str:
         """What mysql_native_password stores."""
         return native_password(password)
-
-    def log_position(self, text: str) -> int:
-        """ "2/17:4711": 4711 bytes into the binary log 17 of timeline 2."""
-        try:
-            place = parse_place(text)
-        except Permanent as error:
-            raise invalid_value(f"Invalid binary log position {text[:40]}: write it like 1/17:4711.") from error
-        return (place.timeline << 28 | place.file) << 50 | place.offset
 
     def check_transaction(self, text: str) -> None:
         """A GTID."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from mainstay.engines.mysql_family.binlog import MAGIC
+from mainstay.engines.mysql_family.layout import BINLOG
+from mainstay.engines.mysql_family.quoting import literal
 from mainstay.engines.mysql_family.words import Words
 
 MARIADB_WORDS = Words(
@@ -34,4 +37,16 @@ MARIADB_WORDS = Words(
     follower_user="rdsrepladmin-",
     password_characters=64,
     follower_rights="REPLICATION SLAVE",
+    logged="SELECT @@GLOBAL.gtid_binlog_pos",
+    applied="SELECT @@GLOBAL.gtid_slave_pos",
+    unlogged="SELECT ''",
+    mark_session=(
+        "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "SET SESSION binlog_format = 'STATEMENT'",
+    ),
+    end_is_forced=True,
+    # Without a name for what it has from a source, 11.8 crashes (compare_log_name).
+    set_relay_log="CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_USER='nobody', MASTER_USE_GTID=no,"
+    f" MASTER_LOG_FILE={literal(f'{BINLOG}.000001')}, MASTER_LOG_POS={len(MAGIC)},"
+    f" RELAY_LOG_FILE=%s, RELAY_LOG_POS={len(MAGIC)}",
 )

@@ -44,7 +44,6 @@ LOOKS_LIKE = {"BIGINT": "integer", "DOUBLE": "float", "BOOLEAN": "boolean", "ENU
 CHOICES = {
     "character_set_server": "SELECT GROUP_CONCAT(CHARACTER_SET_NAME ORDER BY 1) FROM information_schema.CHARACTER_SETS",
     "collation_server": "SELECT GROUP_CONCAT(COLLATION_NAME ORDER BY 1) FROM information_schema.COLLATIONS",
-    "default_storage_engine": "SELECT 'InnoDB,MyISAM'",
 }
 MEMBERS_MAX = 64
 UNREADABLE_DIGITS = 16

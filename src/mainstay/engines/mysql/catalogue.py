@@ -55,7 +55,8 @@ DEFAULTS = {
 # Narrower than the engine's own idea of what is valid: with anything else it would not start, or not in safety.
 ALLOWED = {
     "event_scheduler": "OFF,ON",
-    "default_tmp_storage_engine": "InnoDB,MyISAM,MEMORY",
+    "default_storage_engine": "InnoDB",
+    "default_tmp_storage_engine": "InnoDB,MEMORY",
     "innodb_buffer_pool_size": "5242880-9223372036854775807",
     "innodb_change_buffering": "none,inserts,deletes,changes,purges,all",
     "innodb_checksum_algorithm": "crc32,strict_crc32",

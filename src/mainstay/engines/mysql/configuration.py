@@ -30,6 +30,8 @@ def own_options(spec: NodeSpec, assignment: Assignment, files: NodeFiles, build:
         **layout.common_options(spec, files),
         "plugin_load": f"{PLUGIN_LOAD};{iam_logins.LOAD}" if iam_logins.has_plugin(build) else PLUGIN_LOAD,
         "mysqlx": "0",
+        # No copy of a running MySQL has rows of any table but InnoDB's: not a follower's, not a backup's.
+        "disabled_storage_engines": "MyISAM,ARCHIVE",
         "partial_revokes": "1",
         "persisted_globals_load": "0",
         "auto_generate_certs": "0",

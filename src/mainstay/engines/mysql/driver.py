@@ -7,14 +7,15 @@ from pathlib import Path
 
 from mainstay.engines.mysql import accounts, configuration, procedures, replication, template
 from mainstay.engines.mysql.asking import OPTION_NAMES
+from mainstay.engines.mysql.backups import MysqlBackups
 from mainstay.engines.mysql.bootstrap import server, startup_script
+from mainstay.engines.mysql.followers import FOLLOWERS
 from mainstay.engines.mysql.variables import Variables
-from mainstay.engines.mysql.words import FOLLOWERS, MYSQL_WORDS
+from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.engines.mysql_family.driver import FamilyDriver
 from mainstay.engines.mysql_family.sessions import Session
 from mainstay.engines.mysql_family.variables import Variable
 from mainstay.engines.node_files import NodeFiles
-from mainstay.engines.unbuilt import NoBackups
 from mainstay.host.processes import User
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
@@ -27,7 +28,7 @@ class MysqlDriver(FamilyDriver):
     """`EngineDriver` for MySQL."""
 
     name = "mysql"
-    backups = NoBackups()
+    backups = MysqlBackups()
     words = MYSQL_WORDS
     followers = FOLLOWERS
     ours = configuration.OURS

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from mainstay.engines.base import Feature
+from mainstay.engines.mysql.binlog import parse_gtid
 from mainstay.engines.mysql_family.hashes import caching_sha2_password
 from mainstay.engines.mysql_family.rules import FamilyRules
-from mainstay.model.errors import invalid_value
-
-BINLOG_POSITION = re.compile(r"(?P<file>[0-9]{1,9}):(?P<offset>[0-9]{1,15})")
-GTID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}:[0-9]{1,19}")
+from mainstay.model.errors import Permanent, invalid_value
 
 
 class MysqlRules(FamilyRules):
@@ -18,20 +14,17 @@ class MysqlRules(FamilyRules):
 
     name = "mysql"
     description = "MySQL Community Edition"
-    features = frozenset({Feature.IAM_LOGIN, Feature.MULTI_AZ, Feature.READ_REPLICAS})
+    features = frozenset({Feature.BACKUPS, Feature.IAM_LOGIN, Feature.MULTI_AZ, Feature.READ_REPLICAS})
 
     def password_verifier(self, username: str, password: str, salt: bytes) -> str:
         """What caching_sha2_password stores."""
         return caching_sha2_password(password, salt)
 
-    def log_position(self, text: str) -> int:
-        """ "17:4711": 4711 bytes into the binary log 17."""
-        found = BINLOG_POSITION.fullmatch(text)
-        if found is None:
-            raise invalid_value(f"Invalid binary log position {text[:40]}: write it like 17:4711.")
-        return int(found["file"]) << 50 | int(found["offset"])
-
     def check_transaction(self, text: str) -> None:
         """A GTID."""
-        if not GTID.fullmatch(text):
-            raise invalid_value(f"Invalid transaction {text[:40]}: write its GTID, a UUID, a colon and a number.")
+        try:
+            parse_gtid(text)
+        except Permanent as error:
+            raise invalid_value(
+                f"Invalid transaction {text[:40]}: write its GTID, a UUID, a colon and a number."
+            ) from error

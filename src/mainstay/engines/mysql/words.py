@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
-
-from mainstay.engines.mysql_family.followers import Followers
-from mainstay.engines.mysql_family.hashes import caching_sha2_password
-from mainstay.engines.mysql_family.quoting import literal
+from mainstay.engines.mysql_family.binlog import MAGIC
 from mainstay.engines.mysql_family.words import Words
-
-SALT_BYTES = 16
 
 MYSQL_WORDS = Words(
     source="source",
@@ -40,8 +34,12 @@ MYSQL_WORDS = Words(
     follower_user="rdsrepl-",
     password_characters=32,
     follower_rights="REPLICATION SLAVE, SYSTEM_USER",  # the latter keeps the master user from changing them
+    logged="SELECT @@GLOBAL.gtid_executed",
+    applied="SELECT @@GLOBAL.gtid_executed",
+    unlogged="SELECT @@GLOBAL.gtid_purged",
+    mark_session=(),
+    end_is_forced=False,  # it counts what is written, and forces it after that, without the lock
+    set_relay_log="CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_USER='nobody',"
+    f" SOURCE_AUTO_POSITION=0, RELAY_LOG_FILE=%s, RELAY_LOG_POS={len(MAGIC)}",
     must_be={"rpl_semi_sync_source_wait_for_replica_count": "1"},
-)
-FOLLOWERS = Followers(
-    MYSQL_WORDS, lambda password: literal(caching_sha2_password(password, secrets.token_bytes(SALT_BYTES)))
 )

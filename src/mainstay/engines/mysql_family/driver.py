@@ -14,7 +14,7 @@ from pymysql.constants import ER
 
 from mainstay.engines.backups import EngineBackups
 from mainstay.engines.base import Health, Monitor, StartCommand
-from mainstay.engines.mysql_family import events, iam_logins, layout
+from mainstay.engines.mysql_family import events, iam_logins, layout, replay
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
 from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
@@ -80,10 +80,6 @@ class FamilyDriver(ABC):
     @abstractmethod
     def startup_script(self, operators: tuple[str, ...]) -> str:
         """SQL that the engine runs at every start; `operators` may act as administrators over the node's socket."""
-
-    def recovery_options(self, files: NodeFiles) -> tuple[str, ...]:
-        """Arguments of the engine while it is brought from a backup to its target."""
-        raise Permanent(f"{self.name} recovers from no backup")
 
     @abstractmethod
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
@@ -152,7 +148,7 @@ class FamilyDriver(ABC):
                 self.name,
                 self.server(build),
                 f"--defaults-file={files.configuration / layout.OPTION_FILE}",
-                *(self.recovery_options(files) if recovering else self._role_options(files)),
+                *(replay.options(files, self.words) if recovering else self._role_options(files)),
             ),
             env={**SAFE_ENVIRONMENT, "TZ": "UTC", **build.environment, **iam_logins.environment(files)},
         )

@@ -21,7 +21,9 @@ from mainstay.engines.mysql_family import events
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
 from mainstay.engines.mysql_family.heartbeat import PULSE
 from mainstay.engines.mysql_family.layout import FOLLOW_STATEMENTS_FILE
-from mainstay.engines.mysql_family.local_sessions import answering, run_all, session
+from mainstay.engines.mysql_family.lineages import LeadsFrom, write_leads_from
+from mainstay.engines.mysql_family.local_sessions import answering, binary_logs, run_all, session
+from mainstay.engines.mysql_family.log_places import file_number
 from mainstay.engines.mysql_family.quoting import account, literal
 from mainstay.engines.mysql_family.sessions import Error, Session
 from mainstay.engines.mysql_family.trees import fsync_tree
@@ -87,7 +89,7 @@ async def copied(copy: Callable[[], Awaitable[None]]) -> None:
     try:
         await copy()
     except Permanent as error:
-        raise Transient(f"copying failed: {error.message}", retry_after_s=2.0) from error
+        raise Transient(f"copying failed: {error.message}", retry_after_s=2.0, hint=error.hint) from error
 
 
 async def put_in_place(unfinished: Path, files: NodeFiles, user: User) -> None:
@@ -215,15 +217,22 @@ class Followers:
             # What was applied until now was not forced to the disk one by one, and its relay log goes next.
             await connection.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS, BINARY LOGS")
             await connection.execute(f"RESET {follower} ALL")
-            await self.before_leading(connection, files)
+            await self._note_leading(connection, files)
             await events.restore(connection, files)
             (files.data / FOLLOWER_FILE).unlink(missing_ok=True)
             fsync_directory(files.data)
             await connection.execute("SET GLOBAL read_only = 0")
         events.forget(files)
 
-    async def before_leading(self, connection: Session, files: NodeFiles) -> None:
-        """What is to be noted of a follower that has applied everything, before it takes its first write."""
+    async def _note_leading(self, connection: Session, files: NodeFiles) -> None:
+        """Where it takes over: what it writes from now on is in the file that was begun just now, or in a later one."""
+        name, _end = (await binary_logs(connection))[-1]
+        leads_from = LeadsFrom(
+            position=str(await connection.value(self._words.applied)),
+            file=file_number(name),
+            unlogged=str(await connection.value(self._words.unlogged)),
+        )
+        await asyncio.to_thread(write_leads_from, files.data, leads_from)
 
     async def _drain(self, connection: Session) -> None:
         follower = self._words.follower.upper()

@@ -10,22 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from math import floor
+from typing import Any
 
 import msgspec
 
 from mainstay.backups.log_archive import LogArchive, Segment
-from mainstay.engines.mysql_family.binlog import (
-    FORMAT_DESCRIPTION,
-    GTID,
-    OUTSIDE,
-    QUERY,
-    Domains,
-    Event,
-    Gtid,
-    events,
-    parse_gtid,
-    parse_position,
-)
+from mainstay.engines.mysql_family.binlog import QUERY, Event, events
+from mainstay.engines.mysql_family.log_format import Begun, Gtid, LogFormat, Transactions
 from mainstay.engines.mysql_family.log_places import (
     SEGMENT_BYTES,
     Lineage,
@@ -45,7 +36,7 @@ _MICROSECONDS = 1e6
 
 
 class Logged(msgspec.Struct, frozen=True):
-    """One event that is to be replayed. `begins` is the transaction that begins with it; a file begins with neither."""
+    """One event that is to be replayed. `begins` is the transaction that begins with it; a file's heading has none."""
 
     event: Event
     begins: Gtid | None = None
@@ -61,29 +52,39 @@ class Reached(msgspec.Struct, frozen=True):
 class Target:
     """Decides where the history ends, as its transactions come by, counted from 1.
 
-    A moment is taken as the beginning of its second. Timestamps decide only between the last mark before the moment and
-    the first one at or after it: the log has been written past a mark when it was, whatever a statement says of itself.
+    Where the log tells when a transaction was committed, that decides. Else a moment is taken as the beginning of its
+    second, and timestamps decide only between the last mark before the moment and the first one at or after it: the log
+    has been written past a mark when it was, whatever a statement says of itself.
     """
 
-    def __init__(self, target: RestoreTarget, have: Domains) -> None:
+    def __init__(self, target: RestoreTarget, log_format: LogFormat[Any]) -> None:
         self._second = None if target.at is None else floor(target.at)
+        self._at_us = None if target.at is None else round(target.at * _MICROSECONDS)
         self._place = parse_place(target.position) if target.position else None
-        self._last = parse_gtid(target.transaction) if target.transaction else None
+        self._last = log_format.gtid(target.transaction) if target.transaction else None
         self.count = 0
         self._perhaps: int | None = None
-        self._seen_last = self._last is not None and have.get(self._last.domain) == self._last
+        self._seen_last = False
 
     @property
     def undecided(self) -> bool:
         """Whether what came last may turn out to be beyond the target."""
         return self._perhaps is not None
 
-    def begins(self, event: Event, place: Place) -> Reached | None:
+    def known(self, gtid: Gtid) -> None:
+        """A transaction of the history comes by that the database has already, and everything before it."""
+        self._seen_last = gtid == self._last
+
+    def begins(self, begun: Begun, place: Place) -> Reached | None:
         """A transaction begins: whether the history ends before it."""
         if self._seen_last or (self._place is not None and place >= self._place):
             return Reached()
-        if self._second is not None and self._perhaps is None and event.timestamp >= self._second:
-            self._perhaps = self.count
+        if self._second is not None and self._at_us is not None:
+            if begun.committed_us is not None:
+                if begun.committed_us >= self._at_us:
+                    return Reached()
+            elif self._perhaps is None and begun.second >= self._second:
+                self._perhaps = self.count
         self.count += 1
         return None
 
@@ -107,16 +108,26 @@ class Target:
 
 
 class History:
-    """What is to be replayed on a database that has every transaction up to `have`, to bring it to the target."""
+    """What is to be replayed on a database that has the transactions `have`, to bring it to the target.
+
+    `have` are those of the history up to one of them, in the order of the log; it is added to.
+    """
 
     def __init__(
-        self, archive: LogArchive, lineage: Lineage, start: Place, have: Domains, target: RestoreTarget
+        self,
+        archive: LogArchive,
+        log_format: LogFormat[Any],
+        lineage: Lineage,
+        start: Place,
+        have: Transactions,
+        target: RestoreTarget,
     ) -> None:
         self._archive = archive
+        self._format = log_format
         self._lineage = lineage
         self._start = start
-        self._have = {domain: one.sequence for domain, one in have.items()}
-        self.target = Target(target, have)
+        self._have = have
+        self.target = Target(target, log_format)
         self.read_bytes = 0
         self._changes_hands = False
 
@@ -127,9 +138,8 @@ class History:
         """
         place = self._start
         for stretch in stretches(self._lineage, self._start):
-            ends_at = parse_position(stretch.ends_at)
             for file, parts in self._files(stretch):
-                for found in self._of_file(Part(stretch.timeline, file, 0), parts, ends_at or None):
+                for found in self._of_file(Part(stretch.timeline, file, 0), parts, stretch):
                     yield found
                     if isinstance(found, Reached):
                         return
@@ -138,39 +148,44 @@ class History:
         self.target.end_of_log(place)
         yield Reached()
 
-    def _of_file(self, file: Part, parts: list[Segment], ends_at: Domains | None) -> Iterator[Logged | Reached]:
-        begun: Event | None = None
+    def _of_file(self, file: Part, parts: list[Segment], stretch: Stretch) -> Iterator[Logged | Reached]:
+        ends_at = self._format.transactions(stretch.ends_at) if stretch.ends_at else None
+        begun: Begun | None = None
         for event in events(self._contents(parts)):
-            if event.kind == FORMAT_DESCRIPTION:
+            found = self._format.begun(event)
+            self._require_no_hole(event, ends_at, stretch)
+            if event.kind in self._format.heading:
                 yield Logged(event)
-            elif event.kind == GTID:
-                self._require_no_hole(event.gtid)
-                begun = event if self._wanted(event.gtid, ends_at) else None
+            elif found is not None:
+                self._changes_hands = False
+                begun = found if self._wanted(found.gtid, ends_at) else None
                 if begun is not None:
-                    if reached := self.target.begins(event, Place(file.timeline, file.file, event.offset)):
+                    if reached := self.target.begins(begun, Place(file.timeline, file.file, event.offset)):
                         yield reached
                         return
-                    yield Logged(event, begins=event.gtid)
-            elif begun is not None and event.kind not in OUTSIDE:
-                ends = event.ends_transaction(standalone=begun.standalone)
+                    yield Logged(event, begins=begun.gtid)
+            elif begun is not None and event.kind not in self._format.outside:
+                ends = self._format.ends(event, begun)
                 if ends:
-                    self._have[begun.gtid.domain] = begun.gtid.sequence
+                    self._have.add(begun.gtid)
                     self.target.ended(begun.gtid)
                 yield Logged(event, ends=ends)
                 if reached := self.target.goes_on(event):
                     yield reached
                     return
 
-    def _require_no_hole(self, gtid: Gtid) -> None:
-        """Where another leader's log begins, it begins with what is known, or just behind that."""
-        if self._changes_hands and gtid.sequence > self._have.get(gtid.domain, 0) + 1:
-            raise Permanent(f"the log archive lacks the end of a timeline: what comes before {gtid} is missing")
-        self._changes_hands = False
+    def _require_no_hole(self, event: Event, ends_at: Transactions | None, stretch: Stretch) -> None:
+        hole = self._format.hole(event, self._have, ends_at, stretch.unlogged, changes_hands=self._changes_hands)
+        if hole:
+            raise Permanent(f"the log archive lacks a part of the history: {hole} is missing")
 
-    def _wanted(self, gtid: Gtid, ends_at: Domains | None) -> bool:
-        if gtid.sequence <= self._have.get(gtid.domain, 0):
+    def _wanted(self, gtid: Gtid, ends_at: Transactions | None) -> bool:
+        if ends_at is not None and gtid not in ends_at:
             return False
-        return ends_at is None or (gtid.domain in ends_at and gtid.sequence <= ends_at[gtid.domain].sequence)
+        if gtid in self._have:
+            self.target.known(gtid)
+            return False
+        return True
 
     def _files(self, stretch: Stretch) -> Iterator[tuple[int, list[Segment]]]:
         """The binary logs of a stretch, in order. Raises `Permanent` naming one that is missing."""

@@ -16,6 +16,7 @@ from mainstay.engines.mysql_family.sessions import (
     silent,
     transient,
 )
+from mainstay.model.errors import Transient
 
 SOCKET = "mysqld.sock"
 
@@ -24,6 +25,14 @@ async def run_all(connection: Session, statements: Sequence[str]) -> None:
     """One after the other. Raises `Error`."""
     for statement in statements:
         await connection.execute(statement)
+
+
+async def binary_logs(session: Session) -> list[tuple[str, int]]:
+    """Names and lengths of the binary logs, the one being written last. Raises `Error`, `Transient`."""
+    rows = await session.execute("SHOW BINARY LOGS")
+    if not rows:
+        raise Transient("the engine has no binary log")
+    return [(str(name), int(length)) for name, length, *_ in rows]
 
 
 def operators(user_ids: tuple[int, ...]) -> tuple[str, ...]:

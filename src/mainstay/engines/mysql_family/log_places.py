@@ -80,13 +80,15 @@ def file_number(name: str) -> int:
 class Stretch(msgspec.Struct, frozen=True):
     """What of a timeline belongs to the history: from the beginning of a file to a part, which is included.
 
-    `ends_at` is the GTID position at which the next timeline parts from it, "" if there is no next one.
+    `ends_at` is the GTID position at which the next timeline parts from it, "" if there is no next one. `unlogged` are
+    transactions that its leader had before the first file and that no binary log of its own ever had.
     """
 
     timeline: int
     first_file: int
     last: Part | None = None
     ends_at: str = ""
+    unlogged: str = ""
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +97,11 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     timeline: int
     first_file: int
     ancestors: tuple[Stretch, ...] = ()
+    unlogged: str = ""
+
+    def ended(self, last: Part, ends_at: str) -> tuple[Stretch, ...]:
+        """What comes before the timeline that parts from this one here."""
+        return (*self.ancestors, Stretch(self.timeline, self.first_file, last, ends_at, self.unlogged))
 
 
 def parse_lineage(content: bytes) -> Lineage:
@@ -112,7 +119,7 @@ def history_name(timeline: str) -> str:
 
 def stretches(lineage: Lineage, start: Place) -> list[Stretch]:
     """What is read from `start` on, in order. Raises `Permanent` if the lineage does not come by there."""
-    own = Stretch(lineage.timeline, lineage.first_file)
+    own = Stretch(lineage.timeline, lineage.first_file, unlogged=lineage.unlogged)
     found = [one for one in (*lineage.ancestors, own) if one.timeline >= start.timeline]
     if not found or found[0].timeline != start.timeline or start.file < found[0].first_file:
         raise Permanent(f"the log of timeline {lineage.timeline} does not come from {start}")

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from mainstay.engines.base import Feature, ReadReplicaLimits
 from mainstay.engines.mysql_family import names
 from mainstay.engines.mysql_family.iam_logins import has_plugin
+from mainstay.engines.mysql_family.log_places import parse_place
 from mainstay.model.engine import EngineBuild, ParameterDefinition
+from mainstay.model.errors import Permanent, invalid_value
 
 LOG_RETENTION_MINUTES = 3 * 24 * 60
 """RDS keeps these engines' log files for a few days at most; there is no parameter for it."""
@@ -64,6 +66,14 @@ class FamilyRules:
 
     def log_retention_minutes(self, parameters: dict[str, str]) -> int:
         return LOG_RETENTION_MINUTES
+
+    def log_position(self, text: str) -> int:
+        """ "2/17:4711": 4711 bytes into the binary log 17 of timeline 2."""
+        try:
+            place = parse_place(text)
+        except Permanent as error:
+            raise invalid_value(f"Invalid binary log position {text[:40]}: write it like 1/17:4711.") from error
+        return (place.timeline << 28 | place.file) << 50 | place.offset
 
     def read_replica_limits(self, version: str) -> ReadReplicaLimits:
         """RDS user guide, "Working with DB instance read replicas"."""

@@ -20,6 +20,12 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     in a follower's log, with what they mean. `unseen` keeps a session's statements out of every log and table.
     `follower_user` is what names of the accounts begin with under which nodes follow (MySQL: 32 characters in all),
     `password_characters` how long their passwords may be, `follower_rights` what they may do everywhere.
+
+    Of binary logs: `logged` is a query for the GTIDs of all that a leader has logged, `applied` for those of all that a
+    follower has applied, `unlogged` for those of all that is in none of the engine's binary logs (as far as the logs
+    need it to be told). `mark_session` are statements at the beginning of a session that writes marks, `end_is_forced`
+    says whether with sync_binlog 1 the log is on the disk up to where the engine says that it ends. `set_relay_log` is
+    the statement that has the engine apply one relay log (%s) that it did not receive.
     """
 
     source: str
@@ -38,6 +44,12 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     follower_user: str
     password_characters: int
     follower_rights: str
+    logged: str
+    applied: str
+    unlogged: str
+    mark_session: tuple[str, ...]
+    end_is_forced: bool
+    set_relay_log: str
     must_be: dict[str, str] = {}
 
     @property

@@ -14,11 +14,12 @@ from mainstay.backups.log_archive import LogArchive
 from mainstay.backups.objects import MemoryObjects
 from mainstay.backups.repository import Repository
 from mainstay.engines.backups import LogLook, LogPlace
-from mainstay.engines.mariadb import log_source
-from mainstay.engines.mariadb.lineages import LeadsFrom, read_shipped, write_leads_from
-from mainstay.engines.mariadb.log_source import MariadbLogSource
-from mainstay.engines.mysql_family.binlog import Gtid
+from mainstay.engines.mariadb.binlog import MARIADB_LOG, Gtid
+from mainstay.engines.mariadb.words import MARIADB_WORDS
+from mainstay.engines.mysql_family import log_source
+from mainstay.engines.mysql_family.lineages import LeadsFrom, read_shipped, write_leads_from
 from mainstay.engines.mysql_family.log_places import Lineage, Part, Stretch
+from mainstay.engines.mysql_family.log_source import FamilyLogSource
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.randomness import SeededRandomness
 from mainstay.model.errors import Transient
@@ -39,9 +40,9 @@ class Leader:
         self.files.data.mkdir(parents=True)
         self.source = self.again()
 
-    def again(self) -> MariadbLogSource:
+    def again(self) -> FamilyLogSource:
         spec: Any = Spec()
-        self.source = MariadbLogSource(spec, self.files)
+        self.source = FamilyLogSource(spec, self.files, MARIADB_WORDS, MARIADB_LOG)
         return self.source
 
     def put(self, number: int, content: bytes) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mainstay.engines.mariadb.crash_copies import INDEX, MariadbCrashCopies
-from mainstay.engines.mariadb.lineages import LEADS_FROM, LINEAGE
 from mainstay.engines.mysql_family.layout import BINLOG
+from mainstay.engines.mysql_family.lineages import LEADS_FROM, LINEAGE
 from mainstay.host.processes import User
 
 LOGS = (f"{BINLOG}.000007", f"{BINLOG}.000008")

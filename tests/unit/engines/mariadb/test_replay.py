@@ -10,9 +10,10 @@ from harness.binlogs import BEGAN, LOG, Binlog, archive_log
 from mainstay.backups.log_archive import LogArchive
 from mainstay.backups.objects import MemoryObjects
 from mainstay.backups.repository import Repository
-from mainstay.engines.mariadb import replay
+from mainstay.engines.mariadb.binlog import GTID, MARIADB_LOG, gtid_of
 from mainstay.engines.mariadb.replay import MariadbReplay
-from mainstay.engines.mysql_family.binlog import FORMAT_DESCRIPTION, GTID, events, parse_position
+from mainstay.engines.mysql_family import replay
+from mainstay.engines.mysql_family.binlog import FORMAT_DESCRIPTION, events
 from mainstay.engines.mysql_family.history import History
 from mainstay.engines.mysql_family.log_places import Lineage, parse_place
 from mainstay.engines.node_files import NodeFiles
@@ -29,7 +30,7 @@ def batches(tmp_path: Path, files: dict[int, Binlog], at: float) -> list[list[tu
     archive = LogArchive(Repository(MemoryObjects(), "a/", b"k" * 32, SeededRandomness(1)))
     archive_log(archive, FIRST, files)
     target = RestoreTarget(at=BEGAN + at)
-    history = History(archive, FIRST, parse_place("1/1:4"), parse_position("0-1-1"), target)
+    history = History(archive, MARIADB_LOG, FIRST, parse_place("1/1:4"), MARIADB_LOG.transactions("0-1-1"), target)
     nodes = NodeFiles(root=tmp_path, sockets=tmp_path / "sockets")
     nodes.restoring.mkdir(parents=True)
     spec = RestoreSpec(repository=RepositoryRef(prefix="a/", data_key="00"), backup_id="b", target=target)
@@ -39,7 +40,7 @@ def batches(tmp_path: Path, files: dict[int, Binlog], at: float) -> list[list[tu
         content = batch.path.read_bytes()
         whole = list(events([content]))
         assert whole[-1].end == len(content) and whole[0].kind == FORMAT_DESCRIPTION, LOG
-        gtids = [(str(one.gtid), one.timestamp - BEGAN) for one in whole if one.kind == GTID]
+        gtids = [(str(gtid_of(one)), one.timestamp - BEGAN) for one in whole if one.kind == GTID]
         assert str(batch.last or "") == (gtids[-1][0] if gtids else "")
         assert sum(one.kind != FORMAT_DESCRIPTION for one in whole) == 3 * len(gtids), "transactions are whole"
         found.append(gtids)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mainstay.engines.mariadb.followers import FOLLOWERS as MARIADB
-from mainstay.engines.mysql.words import FOLLOWERS as MYSQL
+from mainstay.engines.mysql.followers import FOLLOWERS as MYSQL
 from mainstay.engines.mysql_family.followers import Followers, FollowerStatus, judge
 
 FOLLOWING = FollowerStatus(

@@ -8,7 +8,7 @@ from harness.binlogs import BEGAN, LOG, Binlog, archive_log
 from mainstay.backups.log_archive import LogArchive, Segment
 from mainstay.backups.objects import MemoryObjects
 from mainstay.backups.repository import Repository
-from mainstay.engines.mysql_family.binlog import Gtid, parse_position
+from mainstay.engines.mariadb.binlog import MARIADB_LOG, Gtid
 from mainstay.engines.mysql_family.history import History, Logged, Reached
 from mainstay.engines.mysql_family.log_places import Lineage, Part, Stretch, parse_place, timeline_name
 from mainstay.host.randomness import SeededRandomness
@@ -23,13 +23,20 @@ def archive() -> LogArchive:
     return LogArchive(Repository(MemoryObjects(), "a/", b"k" * 32, SeededRandomness(1)))
 
 
+def history(
+    archive: LogArchive, lineage: Lineage, target: RestoreTarget, have: str = "0-1-10", start: str = "1/3:4"
+) -> History:
+    known = MARIADB_LOG.transactions(have)
+    return History(archive, MARIADB_LOG, lineage, parse_place(start), known, target)
+
+
 def replayed(
     archive: LogArchive, target: RestoreTarget, have: str = "0-1-10", start: str = "1/3:4", lineage: Lineage = FIRST
 ) -> list[int]:
     """Sequence numbers of what is kept."""
     begun: list[int] = []
     complete: set[int] = set()
-    for one in History(archive, lineage, parse_place(start), parse_position(have), target).read():
+    for one in history(archive, lineage, target, have, start).read():
         if isinstance(one, Reached):
             kept = begun if one.after is None else begun[: one.after]
             return [sequence for sequence in kept if sequence in complete]
@@ -107,7 +114,7 @@ def test_what_a_crash_has_cut_off_is_no_transaction(archive: LogArchive) -> None
     later.write(12, 3)
     later.mark(13, 9.0)
     archive_log(archive, FIRST, {3: crashed, 4: later})
-    found = list(History(archive, FIRST, parse_place("1/3:4"), parse_position("0-1-10"), moment(8)).read())
+    found = list(history(archive, FIRST, moment(8)).read())
     begins = [one.begins.sequence for one in found if isinstance(one, Logged) and one.begins]
     assert begins == [11, 12, 12, 13], "whoever writes it down cuts off the first of the two"
     assert [one.ends for one in found if isinstance(one, Logged)].count(True) == 2, "and the mark is beyond the moment"
@@ -125,7 +132,7 @@ def test_after_a_failover_the_history_is_the_new_leaders(archive: LogArchive) ->
     lineage = Lineage(timeline=2, first_file=1, ancestors=(Stretch(1, 3, last, "0-1-12"),))
     archive_log(archive, FIRST, {3: old})
     archive_log(archive, lineage, {1: new})
-    found = list(History(archive, lineage, parse_place("1/3:4"), parse_position("0-1-10"), moment(21)).read())
+    found = list(history(archive, lineage, moment(21)).read())
     begun = [one.begins for one in found if isinstance(one, Logged) and one.begins]
     assert begun == [Gtid(0, 1, 11), Gtid(0, 1, 12), Gtid(0, 2, 13), Gtid(0, 2, 14)]
     assert replayed(archive, moment(12), lineage=lineage) == [11]

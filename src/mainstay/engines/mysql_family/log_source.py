@@ -1,11 +1,13 @@
 """The binary logs of a running leader, as they grow.
 
-What SHOW MASTER STATUS tells is forced to the disk (sync_binlog 1) or is by us; it ends between two transactions. Files
-that are not stored yet are kept: as long as there are old ones the engine removes none.
+Where SHOW BINARY LOGS tells that the log ends is between two transactions, and is forced to the disk before it is
+believed, by the engine (sync_binlog 1) or by us. Files that are not stored yet are kept: as long as there are old ones
+the engine removes none.
 
-A moment can be restored if every transaction acknowledged until then is stored, and something that tells where it is in
-the log: timestamps of transactions are whole seconds, are those of the beginning of a statement, and may be set by
-users. So while there is news, a small transaction of our own is written behind it, a mark, with the time that it is.
+A moment can be restored if every transaction acknowledged until then is stored, and something that comes after it. So
+while there is news, a small transaction of our own is written behind it, a mark, with the time that it is. MariaDB's
+log says nothing else of the time that could be relied on: its timestamps are whole seconds, are those of the beginning
+of a statement, and may be set by users.
 
 After a failover the log goes on in other files, the new leader's: it has written down what it had applied when it took
 over (`lineages.LEADS_FROM`). They are shipped on a timeline of their own, from the file on that goes on where the
@@ -19,12 +21,16 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from mainstay.backups.log_archive import LogArchive
 from mainstay.engines.backups import LogLook, LogPiece, LogPlace
-from mainstay.engines.mariadb.lineages import (
+from mainstay.engines.mysql_family.binlog import Event, events
+from mainstay.engines.mysql_family.followers import follows
+from mainstay.engines.mysql_family.layout import BINLOG
+from mainstay.engines.mysql_family.lineages import (
     HISTORY,
     LeadsFrom,
     Shipped,
@@ -33,26 +39,14 @@ from mainstay.engines.mariadb.lineages import (
     read_shipped,
     write_shipped,
 )
-from mainstay.engines.mysql_family.binlog import (
-    GTID,
-    GTID_LIST,
-    Event,
-    State,
-    events,
-    highest,
-    parse_position,
-    state_of,
-)
-from mainstay.engines.mysql_family.followers import follows
-from mainstay.engines.mysql_family.layout import BINLOG
-from mainstay.engines.mysql_family.local_sessions import connect
+from mainstay.engines.mysql_family.local_sessions import binary_logs, connect
+from mainstay.engines.mysql_family.log_format import LogFormat, Transactions
 from mainstay.engines.mysql_family.log_places import (
     FIRST_TIMELINE,
     SEGMENT_BYTES,
     Lineage,
     Part,
     Place,
-    Stretch,
     file_number,
     history_name,
     parse_lineage,
@@ -60,6 +54,7 @@ from mainstay.engines.mysql_family.log_places import (
     timeline_name,
 )
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of
+from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 from mainstay.model.errors import Transient
 from mainstay.model.node import NodeSpec
@@ -74,17 +69,18 @@ HELD_AFTER_S = 600.0
 READ_BYTES = 1 << 20
 NOW = "SELECT UNIX_TIMESTAMP(NOW(6)), @@GLOBAL.sync_binlog"
 MARK = "REPLACE INTO mysql.rds_heartbeat2 VALUES (3, {microseconds})"
-"""Logged as it stands here, whatever binlog_format is; `replay` finds it in the log."""
+"""Logged as it stands here where `history` must find it in the log (`Words.mark_session`)."""
 
-AS_IT_STANDS = ("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SET SESSION binlog_format = 'STATEMENT'")
 KEEP = "SET GLOBAL binlog_expire_logs_seconds = 0"
 KEEP_NO_MORE = "CALL mysql.rds_apply_configuration()"
 
 
-class MariadbLogSource:
-    """`LogSource` for MariaDB."""
+class FamilyLogSource:
+    """`LogSource` for the engines of this family."""
 
-    def __init__(self, spec: NodeSpec, files: NodeFiles) -> None:
+    def __init__(self, spec: NodeSpec, files: NodeFiles, words: Words, log_format: LogFormat[Any]) -> None:
+        self._words = words
+        self._format = log_format
         self._files = files
         self._data = files.data
         self._repository = "" if spec.archive is None else spec.archive.prefix
@@ -101,7 +97,7 @@ class MariadbLogSource:
         """See `LogSource`."""
         known = self._known()
         if known is None or timeline_name(known.timeline) != after.timeline:
-            self._archived = await asyncio.to_thread(_archived, archive, after)
+            self._archived = await asyncio.to_thread(_archived, archive, after, self._format)
 
     async def look(self, after: LogPlace | None) -> LogLook:
         """See `LogSource`."""
@@ -110,9 +106,9 @@ class MariadbLogSource:
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 session = await self._open()
-                moment, status = await self._marked_status(session)
-                logs = sorted(file_number(str(row[0])) for row in await session.execute("SHOW BINARY LOGS"))
-                look = await asyncio.to_thread(self._compare, after, moment, status, logs)
+                moment, status, logs = await self._marked_status(session)
+                unlogged = "" if self._lineage else str(await session.value(self._words.unlogged))
+                look = await asyncio.to_thread(self._compare, after, moment, status, logs, unlogged)
                 await self._hold(session, look.pieces)
                 return look
         except (Error, TimeoutError) as error:
@@ -146,24 +142,25 @@ class MariadbLogSource:
     async def _open(self) -> Session:
         if self._session is None:
             self._session = await connect(self._files.sockets, timeout_s=LOOK_TIMEOUT_S, replicated=True)
-            for statement in AS_IT_STANDS:
+            for statement in self._words.mark_session:
                 await self._session.execute(statement)
         return self._session
 
-    async def _marked_status(self, session: Session) -> tuple[float, tuple[str, int]]:
-        """The moment before a mark, 0.0 if there is no news, and where the log ends behind it, on the disk."""
+    async def _marked_status(self, session: Session) -> tuple[float, tuple[str, int], list[int]]:
+        """The moment before a mark, 0.0 if there is no news; where the log ends behind it, on the disk; its files."""
         [(now, sync)] = await session.execute(NOW)
         now, moment = float(now), 0.0
-        idle = await _status(session) == self._marked
+        logs = await binary_logs(session)
+        idle = logs[-1] == self._marked
         # One mark more when it falls quiet: promises are whole seconds, and the last one may be before the last commit.
         falls_quiet, self._quiet = idle and not self._quiet, idle
         if not idle or falls_quiet or not 0.0 <= now - self._marked_at <= IDLE_MARK_INTERVAL_S:
             await session.execute(MARK.format(microseconds=int(now * 1e6)))
-            self._marked, self._marked_at, moment = await _status(session), now, now
-        status = self._marked if moment else await _status(session)
-        if int(sync) != 1:
-            await asyncio.to_thread(_force, self._data / status[0])
-        return moment, status
+            logs = await binary_logs(session)
+            self._marked, self._marked_at, moment = logs[-1], now, now
+        if int(sync) != 1 or not self._words.end_is_forced:
+            await asyncio.to_thread(_force, self._data / logs[-1][0])
+        return moment, logs[-1], sorted(file_number(name) for name, _end in logs)
 
     async def _hold(self, session: Session, pieces: tuple[LogPiece, ...]) -> None:
         """Told to keep everything while something old is not stored, and no more when it is."""
@@ -172,9 +169,11 @@ class MariadbLogSource:
             self._held = not self._held
             await session.execute(KEEP if self._held else KEEP_NO_MORE)
 
-    def _compare(self, after: LogPlace | None, moment: float, status: tuple[str, int], logs: list[int]) -> LogLook:
+    def _compare(
+        self, after: LogPlace | None, moment: float, status: tuple[str, int], logs: list[int], unlogged: str = ""
+    ) -> LogLook:
         current = file_number(status[0])
-        lineage = self._lineage or self._chosen(after, current, logs)
+        lineage = self._lineage or self._chosen(after, current, logs, unlogged)
         if lineage is None:
             self._anew = True
             return self._look(moment, Place(0, current, status[1]), missing="the log from before the failover")
@@ -229,70 +228,62 @@ class MariadbLogSource:
         shipped = read_shipped(self._data)
         return None if shipped is None or shipped.repository != self._repository else shipped.lineage
 
-    def _chosen(self, after: LogPlace | None, current: int, logs: list[int]) -> Lineage | None:
+    def _chosen(self, after: LogPlace | None, current: int, logs: list[int], unlogged: str) -> Lineage | None:
         """On which timeline we are, None if nothing here goes on where the archive ends; durable if it is a new one."""
         known, archived = self._known(), self._archived
         if known is not None and (after is None or timeline_name(known.timeline) == after.timeline):
-            chosen = msgspec.structs.replace(known, first_file=current) if self._anew else known
+            chosen = known
+            if self._anew:
+                chosen = msgspec.structs.replace(known, first_file=current, unlogged=unlogged)
         elif archived is None:
-            chosen = Lineage(timeline=FIRST_TIMELINE, first_file=current)
+            chosen = Lineage(timeline=FIRST_TIMELINE, first_file=current, unlogged=unlogged)
         elif self._anew or after is None:
-            chosen = Lineage(timeline=archived.last.timeline + 1, first_file=current)
+            chosen = Lineage(timeline=archived.last.timeline + 1, first_file=current, unlogged=unlogged)
         else:
-            found = _goes_on(self._data, archived, logs)
+            found = self._goes_on(archived, logs)
             if found is None:
                 return None
-            stretch = Stretch(archived.last.timeline, archived.first_file, archived.last, found.position)
-            ancestors = (*archived.ancestors, stretch)
-            chosen = Lineage(timeline=archived.last.timeline + 1, first_file=found.file, ancestors=ancestors)
+            chosen = Lineage(
+                timeline=archived.last.timeline + 1,
+                first_file=found.file,
+                ancestors=archived.lineage.ended(archived.last, found.position),
+                unlogged=found.unlogged,
+            )
         self._anew = False
         if chosen != known:
             write_shipped(self._data, Shipped(repository=self._repository, lineage=chosen))
         return chosen
+
+    def _goes_on(self, archived: _Archived, logs: list[int]) -> LeadsFrom | None:
+        """From which log of a former follower nothing is left out behind the archive, with where it took over."""
+        leads_from = read_leads_from(self._data)
+        if leads_from is None:
+            return None
+        if archived.known.includes(leads_from.position) and leads_from.file in logs:
+            return leads_from
+        for file in sorted((one for one in logs if one < leads_from.file), reverse=True):
+            found = _events_of(self._data / f"{BINLOG}.{file:06d}")
+            if self._format.begins_within(found, leads_from.unlogged, archived.known):
+                return msgspec.structs.replace(leads_from, file=file)
+        return None
 
 
 class _Archived(msgspec.Struct, frozen=True):
     """Where another leader's log ends in the archive: its last segment, what it tells until there, and its history."""
 
     last: Part
-    state: State
-    first_file: int
-    ancestors: tuple[Stretch, ...]
+    known: Transactions
+    lineage: Lineage
 
 
-def _archived(archive: LogArchive, after: LogPlace) -> _Archived:
+def _archived(archive: LogArchive, after: LogPlace, log_format: LogFormat[Any]) -> _Archived:
     last = parse_segment(after.segment)
     lineage = parse_lineage(archive.read_small(history_name(after.timeline)) or b"")
     stored = [
         one.segment for one in archive.segments(after.timeline) if parse_segment(one.segment.name).file == last.file
     ]
-    state = state_of(events(archive.read_segment(segment) or b"" for segment in stored))
-    return _Archived(last, state, lineage.first_file, lineage.ancestors)
-
-
-def _goes_on(data: Path, archived: _Archived, logs: list[int]) -> LeadsFrom | None:
-    """From which binary log of a former follower nothing is left out behind the archive, with where it took over."""
-    leads_from = read_leads_from(data)
-    if leads_from is None:
-        return None
-    reached = highest(archived.state)
-    position = parse_position(leads_from.position)
-    if all(one.sequence <= reached.get(domain, 0) for domain, one in position.items()) and leads_from.file in logs:
-        return leads_from
-    for file in sorted((one for one in logs if one < leads_from.file), reverse=True):
-        if _begins_within(data / f"{BINLOG}.{file:06d}", archived.state, reached):
-            return msgspec.structs.replace(leads_from, file=file)
-    return None
-
-
-def _begins_within(path: Path, state: State, reached: dict[int, int]) -> bool:
-    """Whether everything before this file is in the archive."""
-    for event in _events_of(path):
-        if event.kind == GTID_LIST and event.listed:
-            return all(one.sequence <= state.get((one.domain, one.server), 0) for one in event.listed)
-        if event.kind == GTID:  # the first file of a copy lists nothing: it begins behind what was copied
-            return event.gtid.sequence <= reached.get(event.gtid.domain, 0) + 1
-    return False
+    content = events(archive.read_segment(segment) or b"" for segment in stored)
+    return _Archived(last, log_format.told(content, lineage.unlogged), lineage)
 
 
 def _events_of(path: Path) -> Iterator[Event]:
@@ -300,13 +291,6 @@ def _events_of(path: Path) -> Iterator[Event]:
         file = path.open("rb")
     with file:
         yield from events(iter(lambda: file.read(READ_BYTES), b""))
-
-
-async def _status(session: Session) -> tuple[str, int]:
-    rows = await session.execute("SHOW MASTER STATUS")
-    if not rows:
-        raise Transient("the engine has no binary log")
-    return str(rows[0][0]), int(rows[0][1])
 
 
 def _force(path: Path) -> None:

@@ -25,10 +25,14 @@ Kind = TypeVar("Kind")
 
 
 class LeadsFrom(msgspec.Struct, frozen=True, kw_only=True):
-    """A follower's last position (GTIDs), and the first binary log with what it has written as a leader."""
+    """A follower's last position (GTIDs), and the first binary log with what it has written as a leader.
+
+    `unlogged` are transactions that it had and that no binary log of its own has: those of the copy that it began as.
+    """
 
     position: str
     file: int
+    unlogged: str = ""
 
 
 class Shipped(msgspec.Struct, frozen=True, kw_only=True):

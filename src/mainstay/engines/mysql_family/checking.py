@@ -1,4 +1,4 @@
-"""Reading a whole MariaDB instance, to see that it is sound: CHECK TABLE of every table, all of its indexes."""
+"""Reading a whole instance, to see that it is sound: CHECK TABLE of every table, all of its indexes."""
 
 from __future__ import annotations
 
