@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from mainstay.cli.tables import show_table
 from mainstay.cli.words import moment, pace, proof, size, span
 
 
 def show_rows(rows: list[dict[str, Any]], now: float) -> None:
-    """Prints two tables: automated backups, then snapshots. `now` is epoch seconds."""
+    """Prints what there is: automated backups, then snapshots. `now` is epoch seconds."""
     console = Console()
     automated = [row for row in rows if row["kind"] == "automated"]
     snapshots = [row for row in rows if row["kind"] != "automated"]
     if not rows:
         console.print("There are no backups.")
     if automated:
-        console.print(_table("Automated backups", [automated_words(row, now) for row in automated]))
+        show_table(console, [automated_words(row, now) for row in automated], "Automated backups")
     if snapshots:
-        console.print(_table("Snapshots", [snapshot_words(row, now) for row in snapshots]))
+        show_table(console, [snapshot_words(row, now) for row in snapshots], "Snapshots")
 
 
 def automated_words(row: dict[str, Any], now: float) -> dict[str, str]:
@@ -69,13 +69,3 @@ def _progress(row: dict[str, Any]) -> str:
     told = row.get("progress")
     here = ", on this host only until it is stored" if row.get("local") else ""
     return here if not told else f"{here}: {pace(told['bytes_done'], told['bytes_total'], told['seconds'])}"
-
-
-def _table(title: str, lines: list[dict[str, str]]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in lines[0]:
-        if any(line[column] for line in lines):
-            table.add_column(column, overflow="fold")
-    for line in lines:
-        table.add_row(*(text for column, text in line.items() if any(other[column] for other in lines)))
-    return table

@@ -6,26 +6,11 @@ import json
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from mainstay.cli.agent import ask_agent
+from mainstay.cli.tables import show_table
 from mainstay.cli.words import restoring
 from mainstay.settings import Settings
-
-COLUMNS = (
-    "node",
-    "instance",
-    "role",
-    "az",
-    "phase",
-    "replication",
-    "restore",
-    "pid",
-    "address",
-    "port",
-    "data_directory",
-    "failure",
-)
 
 
 def show_nodes(settings: Settings, *, as_json: bool) -> None:
@@ -54,14 +39,14 @@ def show_nodes(settings: Settings, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table = Table()
-    for column in COLUMNS:
-        table.add_column(column, overflow="fold")
+    console = Console()
+    if not rows:
+        console.print("There are no nodes.")
+        return
     for row in rows:
         row["replication"] = replication_words(row["replication"])
         row["restore"] = restoring(row["restore"])
-        table.add_row(*(str(row[column]) for column in COLUMNS))
-    Console().print(table)
+    show_table(console, [{name: str(value or "") for name, value in row.items()} for row in rows])
 
 
 def replication_words(replication: dict[str, Any] | None) -> str:

@@ -151,11 +151,15 @@ def _show(rows: list[dict[str, Any]], *, as_json: bool) -> None:
         print(json.dumps(rows, indent=2))
         return
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table()
-    for column in rows[0] if rows else ():
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(", ".join(value) if isinstance(value, list) else str(value) for value in row.values()))
-    Console().print(table if rows else "There is nothing to show.")
+    from mainstay.cli.tables import show_table
+
+    console = Console()
+    if not rows:
+        console.print("There is nothing to show.")
+        return
+    words = [
+        {name: ", ".join(value) if isinstance(value, list) else str(value) for name, value in row.items()}
+        for row in rows
+    ]
+    show_table(console, words)
