@@ -22,6 +22,7 @@ from harness.proxy import ProxyUnderTest, RawClient, kinds
 from harness.service import Service, eventually
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.host.clock import SystemClock
+from mainstay.host.processes import raise_file_limit
 from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
 
@@ -243,6 +244,7 @@ def test_a_cancel_never_hits_another_client(proxy: ProxyUnderTest, pytestconfig:
 def test_clients_that_only_hold_on(proxy: ProxyUnderTest, pytestconfig: pytest.Config) -> None:
     """Connections that never log in do not keep anybody out."""
     count = 1500
+    raise_file_limit()
     held: list[socket.socket] = []
     try:
         for number in range(count):

@@ -1,8 +1,8 @@
 """A service with one protection taken out, to see that the tests notice.
 
 Nothing in the product knows of this: the service runs in an interpreter of its own, a virtual environment whose only
-content is a `sitecustomize` that changes one thing in the agent process, or in others too, and a path to the packages
-of ours.
+content is a path to the packages of ours, and a line that changes one thing in the agent process, or in others too. It
+is no `sitecustomize`: Debian's Python has one already.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from harness.service import Service
 
 SABOTAGES = Path(__file__).parent.parent / "faults" / "sabotage"
 LIBRARY = Path(f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages")
-CUSTOMIZE = """import runpy, sys
-if {processes!r}.intersection(sys.orig_argv):
-    runpy.run_path({file!r}, run_name="sabotage")
+SABOTAGE = (
+    "import runpy, sys; hasattr(sys, 'sabotaged') or not {processes!r}.intersection(sys.orig_argv)"
+    " or setattr(sys, 'sabotaged', runpy.run_path({file!r}, run_name='sabotage'))"
+)
+"""A line of a .pth file, which is run at the start of every interpreter (Python documentation, `site`): in a virtual
+environment twice.
 """
+
 PATHS = "import site; site.addsitedir({packages!r}); sys.path.insert(0, {source!r})\n"
 
 
@@ -40,5 +44,5 @@ class SabotagedService(Service):
         source = str(Path(mainstay.__file__).parent.parent)
         (packages / "ours.pth").write_text(PATHS.format(packages=str(Path(sys.prefix) / LIBRARY), source=source))
         modules = {f"mainstay.{process}" for process in processes}
-        (packages / "sitecustomize.py").write_text(CUSTOMIZE.format(file=str(file), processes=modules))
+        (packages / "sabotage.pth").write_text(SABOTAGE.format(file=str(file), processes=modules) + "\n")  # after ours
         self.python = str(environment / "bin" / "python")
