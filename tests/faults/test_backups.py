@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -105,11 +106,45 @@ def test_every_backup_is_what_the_database_was(kept: Kept, full: bool) -> None:
             assert kept.checksums(f"from-{name}", without=("kept", "bank")) == sums[name], name
             with kept.connect(f"from-{name}") as session:
                 assert is_balanced(session)
+            assert amcheck(kept, f"from-{name}") == ""
         if full:
             check_pages(kept, [f"from-{name}" for name in names])
         kept.drop(*(f"from-{name}" for name in names))
     print(f"B1: {len(sums)} backups restored and equal")
     assert kept.damages() == ()
+
+
+def test_an_index_that_does_not_fit_its_table_is_seen(kept: Kept) -> None:
+    """The control of `amcheck`: an index of what a function no longer says."""
+    with kept.connect() as session:
+        session.execute("CREATE FUNCTION lies(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT $1'")
+        session.execute("CREATE TABLE lied AS SELECT g AS id FROM generate_series(1, 100) g")
+        session.execute("CREATE INDEX ON lied (lies(id))")
+        assert amcheck(kept, "source") == ""
+        session.execute("CREATE OR REPLACE FUNCTION lies(int) RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT -$1'")
+        try:
+            assert "lacks matching index tuple" in amcheck(kept, "source")
+        finally:
+            session.execute("DROP TABLE lied")
+            session.execute("DROP FUNCTION lies")
+
+
+def amcheck(kept: Kept, name: str) -> str:
+    """What pg_amcheck, as the engine's own user, finds in an instance's tables and indexes; "" if all is well."""
+    service, node = kept.service, kept.service.node(name)
+    build = next(one for one in Builds(service.settings).installed() if one.version == service.engine_version)
+    sockets = service.settings.runtime / "nodes" / str(node["node"])
+    owner = sockets.stat()
+    who: dict[str, Any] = {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    place = ["-h", str(sockets), "-p", str(node["port"]), "-U", "rdsadmin"]
+    done = subprocess.run(
+        [str(build.bin_directory / "pg_amcheck"), "--all", "--install-missing", "--heapallindexed", *place],
+        env=build.environment, capture_output=True, text=True, timeout=300, check=False,
+        **(who if os.geteuid() == 0 else {}),
+    )  # fmt: skip
+    found = done.stdout + done.stderr
+    assert (done.returncode == 0) == (found == ""), found
+    return found
 
 
 def check_pages(kept: Kept, names: list[str]) -> None:
