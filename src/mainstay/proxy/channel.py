@@ -232,7 +232,10 @@ class Channel:
     def _receive(self) -> None:
         for _ in range(RECEIVED_AT_ONCE):
             try:
-                data, descriptors, _flags, _address = socket.recv_fds(self._socket, MESSAGE_BYTES_MAX, 1)
+                # No program that is started meanwhile gets it: a lease counts as long as somebody has its descriptor.
+                data, descriptors, _flags, _address = socket.recv_fds(
+                    self._socket, MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
+                )
             except BlockingIOError:
                 return
             except OSError as error:
