@@ -7,6 +7,7 @@ from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.pool import ROTATION_S
+from mainstay.proxy.session import ClientSession
 
 ASK = wire.query(b"SELECT 1")
 
@@ -97,7 +98,8 @@ async def test_an_answer_that_is_under_way_is_nobody_elses() -> None:
     assert client_got(other) == b""
 
 
-async def test_a_password_that_was_right_may_be_being_changed() -> None:
+async def refused_what_was_right() -> tuple[Parts, ClientSession]:
+    """One session has a connection, the engine takes its password no more; another one wants a connection now."""
     parts = Parts(budget=2)
     first, second = parts.session(), parts.session()
     first.data_received(ASK)
@@ -105,6 +107,11 @@ async def test_a_password_that_was_right_may_be_being_changed() -> None:
     parts.refuse = LoginFailed("28P01", "password authentication failed")
     second.data_received(ASK)
     await turn()
+    return parts, second
+
+
+async def test_a_password_that_was_right_may_be_being_changed() -> None:
+    parts, second = await refused_what_was_right()
     assert second.waiting and client_got(second) == b"", "the new password is on its way"
     parts.refuse = None
     parts.target.know({"app": ProxyUser(username="app", password="new")})
@@ -114,13 +121,7 @@ async def test_a_password_that_was_right_may_be_being_changed() -> None:
 
 
 async def test_a_password_that_was_right_is_given_up_in_the_end() -> None:
-    parts = Parts(budget=2)
-    first, second = parts.session(), parts.session()
-    first.data_received(ASK)
-    await turn()
-    parts.refuse = LoginFailed("28P01", "password authentication failed")
-    second.data_received(ASK)
-    await turn()
+    parts, second = await refused_what_was_right()
     parts.time += ROTATION_S + 1
     parts.target.serve()
     await turn()
