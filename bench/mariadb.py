@@ -16,11 +16,10 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from bench.mariadb_pair import bare_pair
-from bench.multi_az import Tools, Way
+from bench.multi_az import Tools, Way, place_for_a_pair, ways_beside
 from bench.peers import sysbench
 from bench.report import Table, spread
 from harness.backups import Kept
@@ -32,7 +31,6 @@ from mainstay.backups.parallel import workers_default
 from mainstay.backups.sealing import LEVEL_DEFAULT
 from mainstay.engines.builds import Builds
 from mainstay.engines.mysql_family.local_sessions import SOCKET
-from mainstay.host.cgroups import ROOT
 from mainstay.host.randomness import SystemRandomness
 from mainstay.model.engine import EngineBuild
 from mainstay.model.node import RestoreSpec, RestoreTarget
@@ -208,25 +206,11 @@ def _writes(
 ) -> Table:  # fmt: skip
     pair = MysqlFamilyMultiAZ(service, engine, engine.create(service, "pair", MultiAZ=True, DBName="sbtest"))
     pair.await_in_sync()
-    directory = Path(tempfile.mkdtemp(prefix="mainstay-bench-", dir=HOMES))
-    directory.chmod(0o711)
-    try:
-        with bare_pair(pair, build, tools, directory) as bare:
-            node = next(one for one in service.nodes() if one["node"] == pair.primary)
-            endpoint = pair.instance["Endpoint"]
-            ways = {
-                "bare": bare,
-                "Multi-AZ, to the node": Way(node["address"], node["port"]),
-                "Multi-AZ, through the endpoint": Way(endpoint["Address"], endpoint["Port"]),
-            }
-            before = pair.await_in_sync()
-            results = _measure(program, ways, say)
-            assert pair.record == before, "the pair did not stay in sync: what was measured is something else"
-    finally:
-        shutil.rmtree(directory)
-        for controller in ("memory", "cpu", ""):
-            with suppress(OSError):
-                (ROOT / controller / directory.name).rmdir()
+    with place_for_a_pair() as directory, bare_pair(pair, build, tools, directory) as bare:
+        ways = ways_beside(bare, service, pair.primary, pair.instance["Endpoint"])
+        before = pair.await_in_sync()
+        results = _measure(program, ways, say)
+        assert pair.record == before, "the pair did not stay in sync: what was measured is something else"
     service.delete_instance("pair")
 
     def ratios(name: str) -> str:

@@ -125,27 +125,37 @@ def run(say: Callable[[str], None]) -> list[Table]:
         pair.await_in_sync()
         build = next(one for one in Builds(service.settings).installed() if one.version == service.engine_version)
         tools = Tools(build, service.settings.engine_user)
-        directory = Path(tempfile.mkdtemp(prefix="mainstay-bench-", dir=HOMES))
-        directory.chmod(0o711)
-        try:
-            with bare_pair(pair, tools, directory) as bare:
-                node = next(one for one in service.nodes() if one["node"] == pair.primary)
-                endpoint = pair.instance["Endpoint"]
-                ways = {
-                    "bare": bare,
-                    "Multi-AZ, to the node": Way(node["address"], node["port"]),
-                    "Multi-AZ, through the endpoint": Way(endpoint["Address"], endpoint["Port"]),
-                }
-                before = pair.await_in_sync()
-                results = _measure(tools, ways, say)
-                assert pair.record == before, "the pair did not stay in sync: what was measured is something else"
-        finally:
-            shutil.rmtree(directory)
-            for controller in ("memory", "cpu", ""):
-                with suppress(OSError):
-                    (ROOT / controller / directory.name).rmdir()
+        with place_for_a_pair() as directory, bare_pair(pair, tools, directory) as bare:
+            ways = ways_beside(bare, service, pair.primary, pair.instance["Endpoint"])
+            before = pair.await_in_sync()
+            results = _measure(tools, ways, say)
+            assert pair.record == before, "the pair did not stay in sync: what was measured is something else"
         version = service.engine_version
     return [_throughput_table(version, results), created]
+
+
+@contextmanager
+def place_for_a_pair() -> Iterator[Path]:
+    """A directory for two bare servers, where the service's homes are too; their control groups go with it."""
+    directory = Path(tempfile.mkdtemp(prefix="mainstay-bench-", dir=HOMES))
+    directory.chmod(0o711)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+        for controller in ("memory", "cpu", ""):
+            with suppress(OSError):
+                (ROOT / controller / directory.name).rmdir()
+
+
+def ways_beside(bare: Way, service: Service, primary: str, endpoint: dict[str, Any]) -> dict[str, Way]:
+    """The bare pair, and both ways to the one whose primary is this node."""
+    node = next(one for one in service.nodes() if one["node"] == primary)
+    return {
+        "bare": bare,
+        "Multi-AZ, to the node": Way(node["address"], node["port"]),
+        "Multi-AZ, through the endpoint": Way(endpoint["Address"], endpoint["Port"]),
+    }
 
 
 @contextmanager
