@@ -89,8 +89,9 @@ def postgresql(directory: Path) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def running(command: Sequence[str | Path], env: dict[str, str] | None = None) -> Iterator[int]:
-    """A process for the time of the block; its id."""
-    process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """A process for the time of the block, in a session of its own as a service's is; its id."""
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=env, start_new_session=True, **quiet)
     try:
         yield process.pid
     finally:

@@ -220,6 +220,9 @@ client_tls_key_file = {directory}/server.key
     engines = sockets.stat()  # their user may use the socket
     who: dict[str, Any] = {"user": engines.st_uid, "group": engines.st_gid, "extra_groups": []}
     who = who if os.geteuid() == 0 else {}
+    # A session of its own, as a service has: the kernel shares out CPU by session (sched_autogroup), and in ours
+    # PgBouncer would be in one group with pgbench, the proxy in another.
+    who["start_new_session"] = True
     process = subprocess.Popen([str(program), "-q", str(directory / "pgbouncer.ini")], stderr=subprocess.DEVNULL, **who)
     try:
         time.sleep(0.5)

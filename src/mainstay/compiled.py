@@ -36,6 +36,7 @@ MODULES = (
     "mainstay.proxy.server",
     "mainstay.proxy.session",
     "mainstay.proxy.state",
+    "mainstay.proxy.statements",
     "mainstay.proxy.streams",
     "mainstay.proxy.target",
     "mainstay.proxy.transport",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from mainstay.protocol.postgres import wire
 from mainstay.protocol.postgres.effects import STATEMENT_BYTES_MAX, TOO_LONG, Deallocate, Effect
 from mainstay.protocol.postgres.suspicion import suspicious
-from mainstay.protocol.postgres.wire import WireError
+from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
 from mainstay.proxy.expected import (
     CLOSE,
     EXECUTE,
@@ -53,14 +53,15 @@ _EMPTY: Final[tuple[tuple[Effect, ...], ...]] = ()
 class Requests:
     """The requests of one client session."""
 
-    __slots__ = ("_portals", "_session", "_unnamed", "batch_open", "last", "names")
+    __slots__ = ("_bound_as", "_bound_name", "_names", "_portals", "_session", "_unnamed", "batch_open", "last")
 
     def __init__(self, session: ClientSession) -> None:
         self._session = session
         self._unnamed: Statement | None = None
         self._portals: dict[bytes, Statement] = {}
-        self.names: dict[bytes, bytes] = {}
-        """The client's names of the prepared statements that its transaction has used, by ours: for error messages."""
+        self._names: dict[bytes, bytes] = {}
+        self._bound_name, self._bound_as = b"", b""
+        """What `_names` says of the one that was used last: most transactions use one only."""
 
         self.last = b""
         """The text that was last asked to be run."""
@@ -72,12 +73,17 @@ class Requests:
         """Portals end with their transaction."""
         if self._portals:
             self._portals.clear()
-        if self.names:
-            self.names.clear()
+        if self._names:
+            self._names.clear()
+        self._bound_name = b""
 
     def forget_unnamed(self) -> None:
         """The unnamed statement was not parsed."""
         self._unnamed = None
+
+    def name_of(self, ours: bytes) -> bytes:
+        """The client's name of a prepared statement that its transaction has used, by ours: for error messages."""
+        return self._bound_as if ours == self._bound_name else self._names.get(ours, ours)
 
     def lost(self) -> None:
         """The server connection is gone, and all that was on it."""
@@ -179,12 +185,12 @@ class Requests:
         if name in self._session.state.statements:
             # The engine refuses a name that is taken; so must we, though it has never heard this one.
             taken = self._session.state.statements[name]
-            self.names[taken.name] = name
+            self._names[taken.name] = name
             before = self._bring(server, taken)
             server.expected.append(PLAIN_PARSE)
             return before + wire.parse(taken.name, rest)
         self._session.state.statements[name] = statement
-        self.names[statement.name] = name
+        self._names[statement.name] = name
         if server.prepared.knows(statement):
             if server.status == FAILED and not _ENDS.match(sql):  # the engine refuses it before it looks at the name
                 server.expected.append(Expected(PARSE, statement=statement, undo=name))
@@ -196,8 +202,8 @@ class Requests:
         return closing + wire.parse(statement.name, rest)
 
     def _bind(self, server: ServerConnection, data: bytes, position: int, end: int) -> bytes | None:
-        first = data.find(b"\0", position + 5, end)
-        second = data.find(b"\0", first + 1, end) if first >= 0 else -1
+        first = wire.zero_after(data, position + HEADER_BYTES, end)
+        second = wire.zero_after(data, first + 1, end) if first >= 0 else -1
         if second < 0:
             raise WireError("a string is not terminated")
         if second == first + 1:
@@ -209,15 +215,20 @@ class Requests:
         name = data[first + 1 : second]
         statement = self._session.state.statements.get(name)
         self._bound(data[position + 5 : first], statement)
-        if statement is not None:
-            self.last = statement.rest
-            self.names[statement.name] = name
         if statement is None:  # the engine says that there is no such statement
             server.expected.append(PLAIN_BIND)
-            return wire.message(b"B", data[position + 5 : first + 1] + _nobodys(name) + data[second:end])
+            return wire.renamed(data, position, end, first + 1, second, _nobodys(name))
+        self.last = statement.rest
+        ours = statement.name
+        if ours != self._bound_name:
+            if self._bound_name:
+                self._names[self._bound_name] = self._bound_as
+            self._bound_name = ours
+        self._bound_as = name
         before = self._bring(server, statement)
         server.expected.append(PLAIN_BIND)
-        return before + wire.message(b"B", data[position + 5 : first + 1] + statement.name + data[second:end])
+        message = wire.renamed(data, position, end, first + 1, second, ours)
+        return before + message if before else message
 
     def _bound(self, portal: bytes, statement: Statement | None) -> None:
         if statement is not None and statement.effects:
@@ -260,7 +271,7 @@ class Requests:
         before = self._bring(server, statement) if statement else (b"" if name else self._bring_unnamed(server))
         server.expected.append(PLAIN_DESCRIBE)
         if statement is not None:
-            self.names[statement.name] = name
+            self._names[statement.name] = name
         theirs = _nobodys(name) if statement is None else statement.name
         return before + wire.message(b"D", b"S" + theirs + b"\0")
 

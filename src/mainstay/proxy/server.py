@@ -218,8 +218,8 @@ class ServerConnection(DirectReceiver):
         """An error that names a prepared statement, with the client's name for it; b"" if it names none."""
         if b'"mainstay_' not in message or self.owner is None:
             return b""
-        names = self.owner.requests.names
-        body = _OUR_NAME.sub(lambda found: b'"' + names.get(found[1], found[1]) + b'"', message[5:])
+        requests = self.owner.requests
+        body = _OUR_NAME.sub(lambda found: b'"' + requests.name_of(found[1]) + b'"', message[5:])
         return wire.message(b"E", body)
 
     def _row(self, data: bytes, position: int, end: int) -> bool:

@@ -27,11 +27,11 @@ from mainstay.proxy.transport import DirectReceiver, Transport
 if TYPE_CHECKING:
     from mainstay.proxy.pool import Pool
 
-BACKLOG_BYTES_MAX = 256 * 1024
+BACKLOG_BYTES_MAX: Final = 262144
 """What a client may send ahead while it waits for a connection, before we stop reading from it."""
 
-LONG_BYTES = 64 * 1024
-MESSAGE_BYTES_MAX = 256 << 20
+LONG_BYTES: Final = 65536
+MESSAGE_BYTES_MAX: Final = 268435456
 """The longest message that is kept whole. Rows and COPY data are streamed and have no such limit."""
 
 _Q: Final = ord("Q")

@@ -56,7 +56,9 @@ class Poller:
         self.interrupted = False
         """asyncio has something to do."""
 
-        self._watched: dict[int, Watched] = {}
+        self._watched: list[Watched | None] = []
+        """By descriptor: they are small numbers."""
+
         self._ended: list[tuple[Stream, Exception | None]] = []
         self._aside = -1
 
@@ -67,18 +69,21 @@ class Poller:
 
     def register(self, fd: int, watched: Watched, events: int) -> None:
         """From now on `watched` is told of these events."""
+        while len(self._watched) <= fd:
+            self._watched.append(None)
         self._watched[fd] = watched
         self.epoll.register(fd, events)
 
     def unregister(self, fd: int) -> None:
         """No more; before the descriptor is closed."""
-        if self._watched.pop(fd, None) is not None:
+        if fd < len(self._watched) and self._watched[fd] is not None:
+            self._watched[fd] = None
             with suppress(OSError):  # it was in no epoll: there was nothing to wait for
                 self.epoll.unregister(fd)
 
     def ended(self, stream: Stream, error: Exception | None) -> None:
         """Nothing more of this one: it is closed, and its protocol told, when this turn is over."""
-        self._watched.pop(stream.fd, None)
+        self._watched[stream.fd] = None
         self._ended.append((stream, error))
 
     def _bury(self) -> None:
@@ -102,7 +107,7 @@ class Poller:
                 return False
         while True:
             for fd, events in self.epoll.poll(wait_s, EVENTS_MAX):
-                one = watched.get(fd)
+                one = watched[fd] if fd < len(watched) else None
                 if one is None:
                     aside = aside or fd == self._aside  # else: closed earlier in this turn
                     continue

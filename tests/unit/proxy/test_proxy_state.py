@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-
 import pytest
 
 from mainstay.protocol.postgres.effects import DiscardAll, MaybeUnpin, Pin, ResetAll, RollbackTo, Setting
 from mainstay.proxy.state import SessionState, Settings, applied, difference, setting_sql
-from mainstay.proxy.statements import Statements
 
 A1, A2, B1 = b"SET a = 1", b"SET a = 2", b"SET b = 1"
 ROLE = b"SET ROLE x"
@@ -94,15 +91,3 @@ def test_pins() -> None:
 )
 def test_settings_of_the_startup_packet(name: str, value: str, sql: bytes) -> None:
     assert setting_sql(name, value) == sql
-
-
-def test_statements_live_as_long_as_somebody_holds_them() -> None:
-    statements = Statements()
-    one = statements.intern(b"SELECT 1\0\0\0", ())
-    assert statements.intern(b"SELECT 1\0\0\0", ()) is one
-    other = statements.intern(b"SELECT 2\0\0\0", ())
-    assert other.name != one.name
-    name = one.name
-    del one
-    gc.collect()
-    assert statements.intern(b"SELECT 1\0\0\0", ()).name != name, "a name is never used for another text"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mainstay.proxy.statements import Statements
+from mainstay.proxy.statements import KEPT_BYTES_MAX, KEPT_MAX, Statements
 
 
 def test_equal_texts_are_one_statement_until_renewed() -> None:
@@ -14,3 +14,22 @@ def test_equal_texts_are_one_statement_until_renewed() -> None:
     other = statements.intern(b"SELECT 1\0\0\0", ())
     assert other is not one and other.name != one.name, "a plan of the old name may be stale"
     assert statements.intern(b"SELECT 1\0\0\0", ()) is other
+
+
+def test_no_more_texts_are_kept_than_allowed() -> None:
+    statements = Statements()
+    first = statements.intern(b"SELECT 1\0\0\0", ())
+    often = statements.intern(b"SELECT 2\0\0\0", ())
+    for number in range(KEPT_MAX - 1):
+        statements.intern(b"SELECT 'other %d'\0\0\0" % number, ())
+        assert statements.intern(b"SELECT 2\0\0\0", ()) is often, "what is asked for stays"
+    assert statements.intern(b"SELECT 1\0\0\0", ()).name != first.name, "a name is never used for another statement"
+
+
+def test_no_more_text_is_kept_than_allowed() -> None:
+    statements = Statements()
+    small = statements.intern(b"SELECT 1\0\0\0", ())
+    long = b"SELECT '" + b"x" * KEPT_BYTES_MAX + b"'\0\0\0"
+    assert statements.intern(long, ()).rest == long, "also what is too long to be kept can be prepared"
+    assert statements.intern(b"SELECT 1\0\0\0", ()).name != small.name
+    assert statements.intern(b"SELECT 1\0\0\0", ()) is statements.intern(b"SELECT 1\0\0\0", ())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Final
 
 _SUSPICIOUS: Final = re.compile(
@@ -21,11 +20,19 @@ _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
 def suspicious(sql: bytes) -> bool:
     """Whether `effects` could find anything. False is certain."""
     # Clients send the same texts again and again, with other numbers in them. No digit differs from another here.
-    return _suspicious_shape(sql.translate(_DIGITS)) if len(sql) <= _SHORT_BYTES else _search(sql)
+    if len(sql) > _SHORT_BYTES:
+        return _search(sql)
+    shape = sql.translate(_DIGITS)
+    known = _KNOWN.get(shape)
+    if known is None:
+        if len(_KNOWN) >= 4096:
+            _KNOWN.clear()
+        known = _KNOWN[shape] = _search(sql)
+    return known
 
 
 def _search(sql: bytes) -> bool:
     return _SUSPICIOUS.search(sql.lower()) is not None
 
 
-_suspicious_shape: Final = lru_cache(maxsize=4096)(_search)
+_KNOWN: Final[dict[bytes, bool]] = {}

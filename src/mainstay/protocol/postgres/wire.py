@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 HEADER_BYTES: Final = 5
-MESSAGE_BYTES_MAX = 1 << 30
+MESSAGE_BYTES_MAX: Final = 1073741824
 """PostgreSQL's own limit of one message (PQ_LARGE_MESSAGE_LIMIT, MaxAllocSize)."""
 
 _header = struct.Struct("!cI")
@@ -30,7 +30,14 @@ class WireError(Exception):
 
 def message(kind: bytes, body: bytes = b"") -> bytes:
     """One message."""
-    return kind + _length.pack(len(body) + 4) + body
+    return kind + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def renamed(data: bytes, position: int, end: int, begin: int, stop: int, name: bytes) -> bytes:
+    """The message between `position` and `end` with this name in the place of what is between `begin` and `stop`."""
+    length = end - position - 1 - (stop - begin) + len(name)
+    head = data[position : position + 1] + length.to_bytes(4, "big")
+    return head + data[position + HEADER_BYTES : begin] + name + data[stop:end]
 
 
 def end_of(data: bytes, position: int) -> int:
@@ -38,6 +45,15 @@ def end_of(data: bytes, position: int) -> int:
     # Not int.from_bytes: compiled, this is a few instructions.
     length = data[position + 1] << 24 | data[position + 2] << 16 | data[position + 3] << 8 | data[position + 4]
     return position + 1 + length
+
+
+def zero_after(data: bytes, position: int, end: int) -> int:
+    """Where the first zero byte from `position` on is, before `end`; -1 if there is none."""
+    while position < end:  # for names, which are short: compiled, quicker than a call of `find`
+        if data[position] == 0:
+            return position
+        position += 1
+    return -1
 
 
 def text_of(data: bytes, position: int, end: int) -> bytes:
