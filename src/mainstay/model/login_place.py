@@ -8,10 +8,13 @@ import msgspec
 
 
 class LoginPlace(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a node listens, and how to be sure that it is this one: its certificate names `host`."""
+    """Where a node listens, and how to be sure that it is this one: its certificate names `host`.
+
+    `database` "": nobody has named one.
+    """
 
     address: str
     host: str
     port: int
-    database: str
+    database: str = ""
     authorities: Path

@@ -38,7 +38,6 @@ from mainstay.workflows.fleet import leader_id
 from mainstay.workflows.rotate_master_user_password import SALT_BYTES, new_master_password, put_master_verifier
 
 TEST_AGAIN_S = 1.0
-DEFAULT_DATABASE = "postgres"
 
 
 def start_database_rotation(tx: Transaction, secret: StoredSecret, version_id: str, now: float) -> None:
@@ -95,7 +94,7 @@ def _where(
         address=node.spec.listen_address,
         host=node.spec.endpoint.name,
         port=node.spec.port,
-        database=credentials.database or instance.db_name or DEFAULT_DATABASE,
+        database=credentials.database or instance.db_name,
         authorities=work.tools.settings.home / "ca-bundle.pem",
     )
     return instance, place, logins(instance.engine)

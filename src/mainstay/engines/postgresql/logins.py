@@ -23,6 +23,9 @@ REFUSED_TEXTS = (
     "no pg_hba.conf entry",
 )
 
+DEFAULT_DATABASE = "postgres"
+"""Every instance has it, and everybody may connect to it."""
+
 
 class _Refused(Exception):
     """The engine does not let this user in."""
@@ -66,7 +69,7 @@ async def _session(place: LoginPlace, user: str, password: Secret) -> AsyncItera
             port=place.port,
             user=user,
             password=password.reveal(),
-            dbname=place.database,
+            dbname=place.database or DEFAULT_DATABASE,
             autocommit=True,
             connect_timeout=CONNECT_TIMEOUT_S,
             sslmode="verify-full",
