@@ -1,17 +1,13 @@
-"""What only MySQL has: a master user from whom our accounts and schema mysql are safe, and its clients."""
+"""What only MySQL has: a master user from whom our accounts and schema mysql are safe."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.dialects import MARIADB, MYSQL, Client, ClientError, EngineUnderTest, newest_of
-from harness.service import PASSWORD, Service
-from mainstay.engines.builds import Builds
+from harness.dialects import MYSQL, Client, ClientError, EngineUnderTest, newest_of
+from harness.service import Service
 
 pytestmark = pytest.mark.engine
 
@@ -108,37 +104,3 @@ def test_what_programs_do_who_dump_a_database(master: Client) -> None:
         "DROP TABLE dumped",
     ):
         master.rows(statement)
-
-
-@pytest.mark.parametrize("client", ["mysql", "mariadb"])
-def test_command_line_clients_verify_the_servers_name(
-    service: Service, engine: EngineUnderTest, shop: dict[str, Any], client: str, tmp_path: Path
-) -> None:
-    of = {"mysql": MYSQL, "mariadb": MARIADB}[client]
-    versions = newest_of(of)
-    if not versions:
-        pytest.skip(f"{client} is not installed")
-    build = Builds(service.settings).resolve(of.engine, versions[0].version)
-    verify = {"mysql": "ssl-mode=VERIFY_IDENTITY", "mariadb": "ssl-verify-server-cert=1"}[client]
-    file = tmp_path / "login.cnf"
-    file.write_text(
-        f"[client]\nuser=app\npassword={PASSWORD}\nport={shop['Endpoint']['Port']}\n{verify}\n"
-        f"ssl-ca={service.variables['MAINSTAY_CA_BUNDLE']}\n"
-    )
-
-    def run(host: str) -> subprocess.CompletedProcess[str]:
-        # MariaDB's client has this method in a file, which it looks for where the host's packages would put it.
-        plugins = [f"--plugin-dir={found}" for found in build.prefix.glob("usr/lib/*/libmariadb3/plugin")]
-        command = [str(build.bin_directory / client), f"--defaults-file={file}", *plugins, f"--host={host}"]
-        query = "SELECT CURRENT_USER(), VARIABLE_VALUE FROM performance_schema.session_status"
-        query += " WHERE VARIABLE_NAME = 'Ssl_version'"
-        return subprocess.run(
-            [*command, "--batch", "-N", "-e", query],
-            capture_output=True, text=True, check=False, timeout=60, env=os.environ | build.environment,
-        )  # fmt: skip
-
-    name = shop["Endpoint"]["Address"]
-    done = run(name)
-    assert done.stdout.split() == ["app@%", "TLSv1.3"], done.stderr
-    elsewhere = run(service.node(shop["DBInstanceIdentifier"])["address"])
-    assert elsewhere.returncode != 0 and elsewhere.stdout == ""

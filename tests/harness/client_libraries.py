@@ -22,6 +22,7 @@ TIMEOUT_S = 300
 _COMPLETE = ".complete"
 
 PYTHON_PACKAGES = ("sqlalchemy", "django", "psycopg[binary]", "asyncpg", "greenlet")
+MYSQL_PYTHON_PACKAGES = ("sqlalchemy", "greenlet", "pymysql[rsa,ed25519]", "mysql-connector-python", "asyncmy")
 NODE_PACKAGES = ("pg", "pg-cursor", "pg-copy-streams")
 GO_PACKAGES = (
     "golang-1.19-go", "golang-1.19-src", "golang-golang-x-crypto-dev", "golang-golang-x-text-dev",
@@ -44,12 +45,20 @@ class NotInstallable(Exception):
 
 def python(program: str, *arguments: str) -> Command:
     """A program of SQLAlchemy or Django, in a virtual environment beside ours."""
+    return _python("python", PYTHON_PACKAGES, program, arguments)
 
+
+def mysql_python(program: str, *arguments: str) -> Command:
+    """A program of the Python drivers of MariaDB and MySQL, in a virtual environment beside ours."""
+    return _python("mysql-python", MYSQL_PYTHON_PACKAGES, program, arguments)
+
+
+def _python(name: str, packages: tuple[str, ...], program: str, arguments: tuple[str, ...]) -> Command:
     def install(directory: Path) -> None:
         _run(sys.executable, "-m", "venv", str(directory))
-        _run(str(directory / "bin" / "python"), "-m", "pip", "install", "-q", *PYTHON_PACKAGES)
+        _run(str(directory / "bin" / "python"), "-m", "pip", "install", "-q", *packages)
 
-    home = _cached("python", "\n".join(PYTHON_PACKAGES), install)
+    home = _cached(name, "\n".join(packages), install)
     return [str(home / "bin" / "python"), str(PROGRAMS / program), *arguments], {}
 
 
@@ -65,8 +74,16 @@ def node(program: str) -> Command:
 
 def java(program: str) -> Command:
     """A program of PostgreSQL's JDBC driver, compiled."""
+    return _java(program, _debian("jdbc", ("libpostgresql-jdbc-java",)) / "usr/share/java/postgresql.jar")
+
+
+def mariadb_java(program: str) -> Command:
+    """A program of MariaDB's JDBC driver, compiled."""
+    return _java(program, _debian("mariadb-jdbc", ("libmariadb-java",)) / "usr/share/java/mariadb-java-client.jar")
+
+
+def _java(program: str, driver: Path) -> Command:
     source = PROGRAMS / program
-    driver = _debian("jdbc", ("libpostgresql-jdbc-java",)) / "usr" / "share" / "java" / "postgresql.jar"
 
     def install(directory: Path) -> None:
         _run(_tool("javac"), "-cp", str(driver), "-d", str(directory), str(source))

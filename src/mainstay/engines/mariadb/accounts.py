@@ -21,15 +21,21 @@ on in it without what was committed meanwhile, and a restore ends in something t
 """
 
 
-def statements(spec: NodeSpec) -> list[str]:
-    """SQL for a session of our own, in order, each on its own."""
+KNOWN_PRIVILEGES = "SHOW PRIVILEGES"
+LATER_GRANTS = ("SHOW CREATE ROUTINE",)
+"""Those that not every version has (11.3): without one of them GRANT ALL on a schema is refused to the master user."""
+
+
+def statements(spec: NodeSpec, known_privileges: frozenset[str]) -> list[str]:
+    """SQL for a session of our own, in order, each on its own. `known_privileges`: in capitals."""
+    granted = ", ".join((GRANTS, *(one for one in LATER_GRANTS if one in known_privileges)))
     master = account(spec.master.name, EVERY_HOST)
     sql = [
         f"CREATE USER IF NOT EXISTS {master} IDENTIFIED VIA mysql_native_password USING"
         f" {literal(spec.master.password_verifier)}",
         f"ALTER USER {master} IDENTIFIED VIA mysql_native_password USING {literal(spec.master.password_verifier)}"
         " PASSWORD EXPIRE NEVER ACCOUNT UNLOCK",
-        f"GRANT {GRANTS} ON *.* TO {master} WITH GRANT OPTION",
+        f"GRANT {granted} ON *.* TO {master} WITH GRANT OPTION",
         f"REVOKE RELOAD ON *.* FROM {master}",  # of an instance made when it was granted
     ]
     if spec.database:
