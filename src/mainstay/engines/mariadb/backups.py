@@ -7,11 +7,11 @@ from mainstay.engines.mariadb.physical_copy import copy_running
 from mainstay.engines.mariadb.replay import MariadbReplay
 from mainstay.engines.mariadb.words import MARIADB_WORDS
 from mainstay.engines.mysql_family.backups import Copying, FamilyBackups
+from mainstay.engines.mysql_family.events import EventState
 from mainstay.engines.mysql_family.exported import Stock
 from mainstay.engines.mysql_family.followers import empty_directory
 from mainstay.engines.mysql_family.layout import BINLOG
 from mainstay.engines.mysql_family.quoting import literal
-from mainstay.engines.mysql_family.replay import EventState
 
 
 class MariadbBackups(FamilyBackups):

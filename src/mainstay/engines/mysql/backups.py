@@ -6,8 +6,8 @@ from mainstay.engines.mysql.physical_copy import copy_running
 from mainstay.engines.mysql.replay import MysqlReplay
 from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.engines.mysql_family.backups import Copying, FamilyBackups
+from mainstay.engines.mysql_family.events import EventState
 from mainstay.engines.mysql_family.exported import Stock
-from mainstay.engines.mysql_family.replay import EventState
 
 
 class MysqlBackups(FamilyBackups):

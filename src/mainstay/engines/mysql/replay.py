@@ -6,8 +6,9 @@ import structlog
 
 from mainstay.engines.mysql.binlog import MYSQL_LOG
 from mainstay.engines.mysql.words import MYSQL_WORDS
-from mainstay.engines.mysql_family.quoting import account, identifier
-from mainstay.engines.mysql_family.replay import EventState, FamilyReplay, Origin
+from mainstay.engines.mysql_family.events import set_status
+from mainstay.engines.mysql_family.quoting import account
+from mainstay.engines.mysql_family.replay import FamilyReplay, Origin
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
 
 FOLLOWERS_OF_THE_SOURCE = "SELECT User, Host FROM mysql.user WHERE User LIKE %s"
@@ -31,16 +32,9 @@ class MysqlReplay(FamilyReplay):
             await session.execute(f"DROP USER {account(str(user), str(host))}")
         for event in origin.events:
             try:
-                await session.execute(_as_in_the_leader(event))
+                await set_status(session, event, event.status)
             except Error as error:
                 if silent(error) or number_of(error) != NO_SUCH_EVENT:
                     raise
                 # It was made in this moment: its making is in the log.
                 log.info("restore.no_such_event", name=event.name, error=message_of(error))
-
-
-def _as_in_the_leader(event: EventState) -> str:
-    user, _, host = event.definer.rpartition("@")
-    verb = "ENABLE" if event.status == "ENABLED" else "DISABLE"
-    name = f"{identifier(event.schema)}.{identifier(event.name)}"
-    return f"ALTER DEFINER = {account(user, host)} EVENT {name} {verb}"

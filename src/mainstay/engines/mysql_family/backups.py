@@ -25,6 +25,7 @@ from mainstay.backups.sources import walk
 from mainstay.backups.verify_log import NeededSegment
 from mainstay.engines.backups import BackupEnd, BackupHost, CrashCopies, LogSource, Standby
 from mainstay.engines.mysql_family import checking, exported
+from mainstay.engines.mysql_family.events import KNOWN, EventState, present
 from mainstay.engines.mysql_family.followers import follows
 from mainstay.engines.mysql_family.layout import BINLOG
 from mainstay.engines.mysql_family.lineages import read_shipped
@@ -46,7 +47,6 @@ from mainstay.engines.mysql_family.log_places import (
 from mainstay.engines.mysql_family.log_source import FamilyLogSource
 from mainstay.engines.mysql_family.replay import (
     RECOVERY,
-    EventState,
     FamilyReplay,
     Origin,
     read_origin,
@@ -68,7 +68,6 @@ SHIPPING_PATIENCE_S = 60.0
 SHIPPING_LOOK_S = 0.1
 ROOM_PERCENT = 110
 SETTLE_PATIENCE_S = 60.0
-EVENTS = "SELECT EVENT_SCHEMA, EVENT_NAME, DEFINER, STATUS FROM information_schema.EVENTS"
 
 log = structlog.get_logger()
 
@@ -283,12 +282,7 @@ async def _await_shipping(spec: NodeSpec, files: NodeFiles) -> None:
 async def _events(files: NodeFiles) -> tuple[EventState, ...]:
     """What a standby's copy must be told: there all events are disabled, whatever they are here. Raises `Transient`."""
     async with answering(files.sockets) as session:
-        rows = await session.execute(EVENTS)
-    return tuple(
-        EventState(schema=str(schema), name=str(name), definer=str(definer), status=str(status))
-        for schema, name, definer, status in rows
-        if status in ("ENABLED", "DISABLED")
-    )
+        return tuple(one for one in await present(session) if one.status in KNOWN)
 
 
 def _finish_copy(data: Path, copy: Path, end: tuple[str, int], events: tuple[EventState, ...]) -> Place:

@@ -28,6 +28,7 @@ import msgspec
 from mainstay.backups.log_archive import LogArchive
 from mainstay.engines.backups import LogLook, LogPiece, LogPlace
 from mainstay.engines.mysql_family.binlog import Event, events
+from mainstay.engines.mysql_family.events import LoggedEvents
 from mainstay.engines.mysql_family.followers import follows
 from mainstay.engines.mysql_family.layout import BINLOG
 from mainstay.engines.mysql_family.lineages import (
@@ -85,6 +86,7 @@ class FamilyLogSource:
         self._data = files.data
         self._repository = "" if spec.archive is None else spec.archive.prefix
         self._session: Session | None = None
+        self._logged_events = LoggedEvents()
         self._lineage: Lineage | None = None
         self._archived: _Archived | None = None
         self._anew = False
@@ -155,6 +157,7 @@ class FamilyLogSource:
         # One mark more when it falls quiet: promises are whole seconds, and the last one may be before the last commit.
         falls_quiet, self._quiet = idle and not self._quiet, idle
         if not idle or falls_quiet or not 0.0 <= now - self._marked_at <= IDLE_MARK_INTERVAL_S:
+            await self._logged_events.note(session, now)
             await session.execute(MARK.format(microseconds=int(now * 1e6)))
             logs = await binary_logs(session)
             self._marked, self._marked_at, moment = logs[-1], now, now

@@ -19,6 +19,7 @@ import structlog
 
 from mainstay.backups.log_archive import LogArchive
 from mainstay.engines.mysql_family.binlog import FORMAT_DESCRIPTION, MAGIC, Event
+from mainstay.engines.mysql_family.events import EventState, restore_from_log
 from mainstay.engines.mysql_family.history import History, Logged, Reached
 from mainstay.engines.mysql_family.layout import OPTION_FILE
 from mainstay.engines.mysql_family.lineages import as_owner
@@ -50,15 +51,6 @@ AGAIN_S = 0.1
 SESSION_TIMEOUT_S = 120.0
 
 log = structlog.get_logger()
-
-
-class EventState(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one event of a schema: who it runs as ("user@host"), and whether it is "ENABLED" or "DISABLED"."""
-
-    schema: str
-    name: str
-    definer: str
-    status: str
 
 
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +159,7 @@ class FamilyReplay:
             await asyncio.to_thread(write_origin, self._files.data, msgspec.structs.replace(origin, set_right=True))
         if not self._restore.target.immediate:
             await self._replay(session, origin)
+            await restore_from_log(session)
         await self._open(session)
 
     async def _replay(self, session: Session, origin: Origin) -> None:
