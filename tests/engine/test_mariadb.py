@@ -1,4 +1,4 @@
-"""What only MariaDB has: accounts of ours that its users can touch, and what comes of it."""
+"""What only MariaDB has: accounts of ours that its users can touch, and what comes of it; its audit log."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.dialects import MARIADB, Client, ClientError, EngineUnderTest, newest_of
-from harness.service import PASSWORD, Service
+from harness.service import PASSWORD, TIMEOUT_S, Service, eventually
 from mainstay.engines.builds import Builds
 from mainstay.engines.mysql_family.hashes import native_password
 from mainstay.shim.__main__ import LANDLOCK_LEAST, landlock_version
@@ -73,9 +74,76 @@ def test_who_makes_himself_super_writes_nothing_outside_the_instance(
     rebooted(service, shop)
 
 
+def test_a_query_is_ended_by_its_id(
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
+) -> None:
+    running = "SELECT QUERY_ID FROM information_schema.PROCESSLIST WHERE INFO = 'SELECT SLEEP(300)'"
+    with engine.connect(service, shop) as other, ThreadPoolExecutor(1) as thread:
+        asleep = thread.submit(other.value, "SELECT SLEEP(300)")
+        number = eventually(lambda: master.rows(running))[0][0]
+        with pytest.raises(ClientError, match="no such thread"):
+            master.rows("CALL mysql.rds_kill_query_id(999999999)")
+        master.rows(f"CALL mysql.rds_kill_query_id({number})")
+        with suppress(ClientError):  # it is told so, or that it slept to its end
+            assert asleep.result(timeout=TIMEOUT_S) == 1
+        assert other.value("SELECT 1") == 1
+    assert master.rows("CALL mysql.rds_replica_status()") == []
+
+
 def rebooted(service: Service, instance: dict[str, Any]) -> None:
     service.client("rds").reboot_db_instance(DBInstanceIdentifier=instance["DBInstanceIdentifier"])
     service.await_status(instance["DBInstanceIdentifier"], "available")
+
+
+AUDIT = "MARIADB_AUDIT_PLUGIN"
+
+
+def test_the_audit_option_comes_and_goes_without_a_restart(
+    service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
+) -> None:
+    rds, name = service.client("rds"), shop["DBInstanceIdentifier"]
+    versions = rds.describe_db_engine_versions(Engine="mariadb", EngineVersion=engine.version)["DBEngineVersions"]
+    major, pid = versions[0]["MajorEngineVersion"], service.node(name)["pid"]
+    rds.create_option_group(
+        OptionGroupName="audited", EngineName="mariadb", MajorEngineVersion=major, OptionGroupDescription="d"
+    )
+    events = [{"Name": "SERVER_AUDIT_EVENTS", "Value": "CONNECT,QUERY_DDL"}]
+    rds.modify_option_group(
+        OptionGroupName="audited",
+        OptionsToInclude=[{"OptionName": AUDIT, "OptionSettings": events}],
+        ApplyImmediately=True,
+    )
+
+    def use(group: str) -> None:
+        rds.modify_db_instance(DBInstanceIdentifier=name, OptionGroupName=group, ApplyImmediately=True)
+
+    def logging() -> list[Any]:
+        return master.rows("SHOW GLOBAL VARIABLES LIKE 'server_audit_logging'")
+
+    def text() -> str:
+        log = "audit/server_audit.log"
+        return str(rds.download_db_log_file_portion(DBInstanceIdentifier=name, LogFileName=log)["LogFileData"])
+
+    before = shop["OptionGroupMemberships"][0]["OptionGroupName"]
+    try:
+        use("audited")
+        eventually(lambda: logging() == [("server_audit_logging", "ON")])
+        master.rows("CREATE TABLE audited (a int)")
+        with engine.connect(service, shop, database="shop") as client:
+            client.rows("SELECT 'read'")
+        eventually(lambda: "CREATE TABLE audited" in text() and ",app,127." in text())
+        lines = [line.split(",") for line in text().splitlines() if line.count(",") >= 8]
+        # The plugin logs whoever connects, and what we asked until it knew us.
+        asked = [line for line in lines if line[6] == "QUERY" and "server_audit" not in line[8]]
+        assert {line[2] for line in asked} == {"app"} and not [line for line in asked if "'read'" in line[8]]
+        rds.modify_option_group(OptionGroupName="audited", OptionsToRemove=[AUDIT], ApplyImmediately=True)
+        eventually(lambda: logging() == [("server_audit_logging", "OFF")])
+        master.rows("DROP TABLE audited")
+        assert "DROP TABLE audited" not in text() and service.node(name)["pid"] == pid
+    finally:
+        use(before)
+        eventually(lambda: service.describe(name)["OptionGroupMemberships"][0]["OptionGroupName"] == before)
+        rds.delete_option_group(OptionGroupName="audited")
 
 
 def test_a_dump_of_a_running_database_needs_no_reload(

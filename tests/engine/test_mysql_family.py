@@ -69,10 +69,20 @@ def test_log_tables_are_rotated(master: Client) -> None:
         assert master.value(f"SELECT COUNT(*) FROM mysql.{log}_log_backup") == 0
 
 
+def test_the_buffer_pool_is_saved_and_read_again(master: Client) -> None:
+    for done, status in (("dump", "Buffer pool(s) dump completed"), ("load", "Buffer pool(s) load completed")):
+        master.rows(f"CALL mysql.rds_innodb_buffer_pool_{done}_now()")
+        shown = f"SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_{done}_status'"
+        eventually(lambda shown=shown, status=status: master.rows(shown)[0][1].startswith(status))
+    master.rows("CALL mysql.rds_innodb_buffer_pool_load_abort()")
+
+
 def test_the_master_user_makes_users_who_log_in(
     service: Service, engine: EngineUnderTest, shop: dict[str, Any], master: Client
 ) -> None:
     master.rows("CREATE USER clerk@'%' IDENTIFIED BY 'clerk-password-1' REQUIRE SSL")
+    master.rows("GRANT ALL PRIVILEGES ON shop.* TO clerk@'%'")
+    master.rows("REVOKE ALL PRIVILEGES ON shop.* FROM clerk@'%'")
     master.rows("GRANT SELECT ON shop.* TO clerk@'%'")
     with engine.connect(service, shop, user="clerk", password="clerk-password-1", database="shop") as clerk:
         assert clerk.value("SELECT CURRENT_USER()") == "clerk@%"

@@ -6,6 +6,7 @@ the host where the data is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from mainstay.host.processes import User
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild, ParameterDefinition
 from mainstay.model.node import NodeSpec, ReplicationStatus
+from mainstay.model.option_group import EngineOption
 
 
 class StartCommand(msgspec.Struct, frozen=True, kw_only=True):
@@ -275,3 +277,9 @@ class EngineRules(Protocol):
 
     def engine_settings(self, parameters: dict[str, str]) -> dict[str, str]:
         """The parameters that are the engine's own settings, RDS's own ("rds.*") translated or removed."""
+
+    def options(self) -> tuple[EngineOption, ...]:
+        """What its option groups may have, whatever the version."""
+
+    def option_settings(self, options: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        """The engine's own settings that come of an option group's (`OptionGroup.options`)."""

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import msgspec
+
+from mainstay.model.engine import ParameterDefinition
 from mainstay.model.records import Record
 
 DEFAULT_PREFIX = "default:"
 
 
+class EngineOption(msgspec.Struct, frozen=True, kw_only=True):
+    """An option that an engine offers. Its settings are described as parameters are."""
+
+    name: str
+    description: str
+    settings: tuple[ParameterDefinition, ...]
+
+
 class OptionGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A named set of options for one major version of one engine. The name is lower case.
 
-    No engine of this service offers options, so the set is always empty; the group exists because clients create
-    and name one with every instance.
+    `options`: name of an option -> those of its settings that are not left at their defaults.
     """
 
     KIND: ClassVar[str] = "option-group"
@@ -24,6 +34,7 @@ class OptionGroup(Record, frozen=True, kw_only=True, omit_defaults=True):
     description: str
     source_option_group: str = ""
     copied_at: float | None = None
+    options: dict[str, dict[str, str]] = {}
     tags: dict[str, str] = {}
 
     def key(self) -> str:

@@ -13,6 +13,7 @@ import msgspec
 
 from mainstay.decide.parameter_values import values_in_force
 from mainstay.decide.parameters import FormulaVariables, evaluate
+from mainstay.engines.base import EngineRules
 from mainstay.host.certificates import ends_soon
 from mainstay.model.database_logins import LoginListener
 from mainstay.model.db_instance import DBInstance
@@ -33,6 +34,7 @@ from mainstay.model.node import (
     RestoreSpec,
     ServerCertificate,
 )
+from mainstay.model.option_group import OptionGroup
 from mainstay.model.records import Scope
 from mainstay.model.repository_job import RepositoryRef
 from mainstay.model.volume import VolumeSpec
@@ -191,7 +193,7 @@ def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node_id: str, nod
         listen_address=addresses.lease(tx, account, addresses.node_block(tx, tools.settings), node_id),
         port=instance.port,
         endpoint=endpoint,
-        parameters=rules.engine_settings(parameters),
+        parameters=rules.engine_settings(parameters) | _option_settings(tx, rules, instance),
         require_tls=rules.require_tls(parameters),
         refuses_old_passwords=rules.refuses_old_passwords(parameters),
         iam_login_port=login_port,
@@ -203,6 +205,11 @@ def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node_id: str, nod
         volume=volume_of(instance),
         limits=NodeLimits(memory_bytes=db_class.memory_bytes, vcpus=db_class.vcpus),
     )
+
+
+def _option_settings(reader: Reader, rules: EngineRules, instance: DBInstance) -> dict[str, str]:
+    group = reader.get(OptionGroup, instance.scope, instance.option_group_name)
+    return {} if group is None else rules.option_settings(group.options)
 
 
 def _archive(reader: Reader, instance: DBInstance) -> RepositoryRef | None:

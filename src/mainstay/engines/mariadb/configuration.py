@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mainstay.engines.mariadb import audit
 from mainstay.engines.mariadb.bootstrap import SHARE
 from mainstay.engines.mariadb.words import MARIADB_WORDS
 from mainstay.engines.mysql_family import iam_logins, layout
@@ -16,6 +17,10 @@ OURS = frozenset(
 )
 """Variables that `own_options` sets, or `startup_script`: a change of the parameters leaves them alone."""
 
+LOGIN_PLUGINS = ("auth_ed25519.so", "auth_parsec.so")
+"""Ways to log in that clients know, as far as the build has them. What users load themselves (INSTALL SONAME) is not
+replicated: after a failover those who log in by it would be shut out."""
+
 
 def own_options(spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild) -> dict[str, str]:
     """What no DB parameter group decides."""
@@ -26,9 +31,19 @@ def own_options(spec: NodeSpec, assignment: Assignment, files: NodeFiles, build:
         "log_slave_updates": "1",
         "symbolic_links": "0",
         "loose_wsrep_on": "0",
-        **({"plugin_load_add": iam_logins.LOAD} if iam_logins.has_plugin(build) else {}),
+        **_plugins(spec, build),
+        **(audit.own_options(spec.parameters, files) if audit.is_wanted(spec.parameters) else {}),
         **replication_options(spec, assignment),
     }
+
+
+def _plugins(spec: NodeSpec, build: EngineBuild) -> dict[str, str]:
+    found = [library for library in LOGIN_PLUGINS if (build.library_directory / library).exists()]
+    if audit.is_wanted(spec.parameters):
+        found.append(audit.LIBRARY)
+    if iam_logins.has_plugin(build):
+        found.append(iam_logins.LOAD)
+    return {"plugin_load_add": ";".join(found)} if found else {}
 
 
 def replication_options(spec: NodeSpec, assignment: Assignment) -> dict[str, str]:

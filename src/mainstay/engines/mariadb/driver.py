@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mainstay.engines.mariadb import accounts, configuration, replication
+from mainstay.engines.mariadb import accounts, audit, configuration, replication
 from mainstay.engines.mariadb.backups import MariadbBackups
 from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, server, startup_script
 from mainstay.engines.mariadb.catalogue import OPTION_NAMES
@@ -13,6 +13,7 @@ from mainstay.engines.mariadb.followers import FOLLOWERS
 from mainstay.engines.mariadb.procedures import procedures
 from mainstay.engines.mariadb.words import MARIADB_WORDS
 from mainstay.engines.mysql_family.driver import FamilyDriver
+from mainstay.engines.mysql_family.layout import LOG_DIRECTORIES
 from mainstay.engines.mysql_family.sessions import Session
 from mainstay.engines.mysql_family.variables import Variable
 from mainstay.engines.node_files import NodeFiles
@@ -41,6 +42,7 @@ class MariadbDriver(FamilyDriver):
     option_names = OPTION_NAMES
     renew_certificate = "FLUSH SSL"
     switch_patience_s = 3.0
+    log_directories = (*LOG_DIRECTORIES, audit.DIRECTORY)
 
     def server(self, build: EngineBuild) -> str:
         return server(build)
@@ -68,10 +70,15 @@ class MariadbDriver(FamilyDriver):
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         await replication.clone(files, build, user, upstream)
 
+    async def load_plugins(self, connection: Session, wanted: Mapping[str, str]) -> None:
+        if audit.is_wanted(wanted):
+            await audit.load(connection)
+
     async def variables(self, connection: Session, version: str, wanted: Mapping[str, str]) -> dict[str, Variable]:
         rows = await connection.execute(VARIABLES)
         texts = [[None if column is None else str(column) for column in row] for row in rows]
         return {str(text[0]): Variable(*text) for text in texts}  # type: ignore[arg-type]  # the columns of VARIABLES
 
     async def account_statements(self, connection: Session, spec: NodeSpec) -> list[str]:
-        return [*accounts.statements(spec), *procedures()]
+        known = {str(row[0]).upper() for row in await connection.execute(accounts.KNOWN_PRIVILEGES)}
+        return [*accounts.statements(spec, frozenset(known)), *procedures()]

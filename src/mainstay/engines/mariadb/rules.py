@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mainstay.engines.base import Feature
+from mainstay.engines.mariadb import audit
 from mainstay.engines.mariadb.binlog import parse_gtid
 from mainstay.engines.mysql_family.hashes import native_password
 from mainstay.engines.mysql_family.rules import FamilyRules
 from mainstay.model.errors import Permanent, invalid_value
+from mainstay.model.option_group import EngineOption
 
 
 class MariadbRules(FamilyRules):
@@ -26,3 +30,9 @@ class MariadbRules(FamilyRules):
             parse_gtid(text)
         except Permanent as error:
             raise invalid_value(f"Invalid transaction {text[:40]}: write its GTID, like 0-101-4711.") from error
+
+    def options(self) -> tuple[EngineOption, ...]:
+        return (audit.OPTION,)
+
+    def option_settings(self, options: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        return audit.parameters(options[audit.NAME]) if audit.NAME in options else {}

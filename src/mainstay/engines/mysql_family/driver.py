@@ -58,6 +58,7 @@ class FamilyDriver(ABC):
     option_group: str
     option_names: Mapping[str, str]
     renew_certificate: str
+    log_directories: tuple[str, ...] = layout.LOG_DIRECTORIES
 
     @abstractmethod
     def server(self, build: EngineBuild) -> str:
@@ -88,6 +89,10 @@ class FamilyDriver(ABC):
     @abstractmethod
     async def variables(self, connection: Session, version: str, wanted: Mapping[str, str]) -> dict[str, Variable]:
         """The settings of the running engine of this version, by name. What differs from `wanted` is told exactly."""
+
+    async def load_plugins(self, connection: Session, wanted: Mapping[str, str]) -> None:
+        """Loads what the running engine lacks of what these settings are about. Raises `Error`."""
+        return
 
     @abstractmethod
     async def account_statements(self, connection: Session, spec: NodeSpec) -> list[str]:
@@ -135,7 +140,7 @@ class FamilyDriver(ABC):
 
     def start_command(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> StartCommand:
         """A shell that makes the engine's directories as the engine's own user, and becomes the engine."""
-        logs = [files.logs / name for name in layout.LOG_DIRECTORIES]
+        logs = [files.logs / name for name in self.log_directories]
         recovering = self.backups.recovering(files)
         directories = [*logs, layout.temporary(files), layout.exchange(files)]
         directories += [files.restoring] if recovering else []
@@ -208,6 +213,7 @@ class FamilyDriver(ABC):
     async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
         async with answering(files.sockets) as connection:
             wanted = self._wanted(files)
+            await self.load_plugins(connection, wanted)
             known = await self.variables(connection, spec.engine_version, wanted)
             for statement in statements(known, wanted, self.ours):
                 try:

@@ -25,12 +25,17 @@ CONFIGURATION_ROW = (
     " 'binlog retention hours specifies the duration in hours before binary logs are automatically deleted.')"
 )
 
-_NOT_OURS = """SELECT COUNT(*) INTO known FROM information_schema.PROCESSLIST
-   WHERE ID = thread AND USER NOT IN ('rdsadmin', 'system user', 'event_scheduler', 'unauthenticated user')
+
+def of_a_user(which: str) -> str:
+    """What a procedure does first that ends something: the processes of which this is true are a user's, not ours."""
+    return f"""DECLARE known INT;
+  SELECT COUNT(*) INTO known FROM information_schema.PROCESSLIST
+   WHERE {which} AND USER NOT IN ('rdsadmin', 'system user', 'event_scheduler', 'unauthenticated user')
    AND HOST <> 'localhost';
   IF known = 0 THEN
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'There is no such thread, or it is not one of a user';
-  END IF;"""
+  END IF;"""  # noqa: S608 - a constant
+
 
 # What a replica does by itself must not be in its log, or it could never follow anybody again. Its users cannot write
 # there, so that nothing of theirs is left out if one of them ends such a call in the middle.
@@ -38,11 +43,9 @@ _BEGIN_LOCAL = "IF @@GLOBAL.read_only THEN SET SESSION sql_log_bin = 0; END IF;"
 _END_LOCAL = "IF @@GLOBAL.read_only THEN SET SESSION sql_log_bin = 1; END IF;"
 
 BODIES = {
-    "rds_kill(IN thread BIGINT)": f"""DECLARE known INT;
-  {_NOT_OURS}
+    "rds_kill(IN thread BIGINT)": f"""{of_a_user("ID = thread")}
   KILL thread;""",
-    "rds_kill_query(IN thread BIGINT)": f"""DECLARE known INT;
-  {_NOT_OURS}
+    "rds_kill_query(IN thread BIGINT)": f"""{of_a_user("ID = thread")}
   KILL QUERY thread;""",
     "rds_rotate_slow_log()": f"""{_BEGIN_LOCAL}
   CREATE TABLE IF NOT EXISTS mysql.slow_log_next LIKE mysql.slow_log;
@@ -54,6 +57,9 @@ BODIES = {
   DROP TABLE IF EXISTS mysql.general_log_backup;
   RENAME TABLE mysql.general_log TO mysql.general_log_backup, mysql.general_log_next TO mysql.general_log;
   {_END_LOCAL}""",
+    "rds_innodb_buffer_pool_dump_now()": "SET GLOBAL innodb_buffer_pool_dump_now = 1;",
+    "rds_innodb_buffer_pool_load_now()": "SET GLOBAL innodb_buffer_pool_load_now = 1;",
+    "rds_innodb_buffer_pool_load_abort()": "SET GLOBAL innodb_buffer_pool_load_abort = 1;",
     "rds_show_configuration()": "SELECT name, value, description FROM mysql.rds_configuration ORDER BY name;",
     "rds_set_configuration(IN wanted VARCHAR(100), IN number INT)": f"""DECLARE most INT DEFAULT {RETENTION_HOURS_MAX};
   IF wanted <> 'binlog retention hours' THEN

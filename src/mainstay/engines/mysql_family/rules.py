@@ -5,7 +5,7 @@ Sources: RDS user guide, "Settings for DB instances", "MariaDB on Amazon RDS", "
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mainstay.engines.base import Feature, ReadReplicaLimits
 from mainstay.engines.mysql_family import names
@@ -13,6 +13,7 @@ from mainstay.engines.mysql_family.iam_logins import has_plugin
 from mainstay.engines.mysql_family.log_places import parse_place
 from mainstay.model.engine import EngineBuild, ParameterDefinition
 from mainstay.model.errors import Permanent, invalid_value
+from mainstay.model.option_group import EngineOption
 
 LOG_RETENTION_MINUTES = 3 * 24 * 60
 """RDS keeps these engines' log files for a few days at most; there is no parameter for it."""
@@ -85,3 +86,9 @@ class FamilyRules:
     def engine_settings(self, parameters: dict[str, str]) -> dict[str, str]:
         """Every parameter is the engine's own."""
         return dict(parameters)
+
+    def options(self) -> tuple[EngineOption, ...]:
+        return ()
+
+    def option_settings(self, options: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        return {}

@@ -9,13 +9,14 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from mainstay.engines.base import EVERY_FEATURE, Feature, ReadReplicaLimits
 from mainstay.engines.password_rules import check_master_password
 from mainstay.engines.postgresql.wal import parse_lsn
 from mainstay.model.engine import EngineBuild, ParameterDefinition
 from mainstay.model.errors import invalid_value
+from mainstay.model.option_group import EngineOption
 
 SCRAM_ITERATIONS = 4096
 PASSWORD_LENGTH = (8, 128)
@@ -126,3 +127,9 @@ class PostgresqlRules:
         if parameters.get("rds.logical_replication", "0") in TRUE:
             settings["wal_level"] = "logical"
         return settings
+
+    def options(self) -> tuple[EngineOption, ...]:
+        return ()
+
+    def option_settings(self, options: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+        return {}

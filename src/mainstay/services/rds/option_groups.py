@@ -1,24 +1,32 @@
-"""Option groups. No engine here has options, so every group is empty; clients still create, name and describe them.
+"""Option groups: what an instance has beside what every instance of its engine has.
+
+Which options there are is the engine's (`EngineRules.options`); most have none, and clients still create, name and
+describe the groups.
 
 Source: RDS API reference; RDS user guide, "Working with option groups".
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from mainstay.decide.identifiers import check_description, check_option_group_name
+from mainstay.decide.parameters import check_value, is_formula
 from mainstay.decide.rds_tags import with_tags
 from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.errors import ApiError, invalid_combination, invalid_value
-from mainstay.model.option_group import OptionGroup
+from mainstay.model.option_group import EngineOption, OptionGroup
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.demands import creates, on
 from mainstay.services.rds.engine_versions import builds_of
 from mainstay.services.rds.filters import NO_FILTERS, select
 from mainstay.services.rds.paging import page
 from mainstay.services.rds.quotas import OPTION_GROUPS, require_room
+from mainstay.services.rds.refresh import request_refresh
 from mainstay.services.rds.resources import BY_KIND, stored_name
 from mainstay.services.rds.table import handles
 
@@ -83,6 +91,7 @@ def copy_option_group(call: Call, request: Request) -> Result:
         major_engine_version=source.major_engine_version,
         description=check_description(request["TargetOptionGroupDescription"], "TargetOptionGroupDescription"),
         source_option_group=source.arn,
+        options=source.options,
         copied_at=call.clock.wall(),
         tags=with_tags({}, request.get("Tags") or ()),
     )
@@ -91,15 +100,59 @@ def copy_option_group(call: Call, request: Request) -> Result:
 
 @handles("ModifyOptionGroup", on("og", "OptionGroupName"))
 def modify_option_group(call: Call, request: Request) -> Result:
-    """Refuses every option by name: none exists."""
+    """Adds options, changes their settings, removes them; the group's instances follow at once."""
     group = require_option_group(call, request["OptionGroupName"])
     if group.is_default:
         raise invalid_value(f"The default option group {group.option_group_name} cannot be modified.")
-    named = [str(option.get("OptionName", "")) for option in request.get("OptionsToInclude") or ()]
-    named += [str(name) for name in request.get("OptionsToRemove") or ()]
-    if not named:
+    included, removed = request.get("OptionsToInclude") or (), request.get("OptionsToRemove") or ()
+    if not included and not removed:
         raise invalid_value("At least one option must be added, modified, or removed.")
-    raise invalid_value(f"Unknown option: {named[0]}")
+    offered = _offered(call, group.engine_name)
+    options = dict(group.options)
+    for name in removed:
+        if options.pop(_known(offered, name).name, None) is None:
+            raise invalid_value(f"The option group {group.option_group_name} has no option {name}.")
+    for wanted in included:
+        option = _known(offered, wanted["OptionName"])
+        options[option.name] = options.get(option.name, {}) | _settings(option, wanted)
+    after = msgspec.structs.replace(group, options=options)
+    members = call.tx.find(DBInstance, call.scope, "option-group", group.option_group_name)
+    if members and not request.get("ApplyImmediately"):
+        raise invalid_combination(
+            f"DB instances use the option group {group.option_group_name}, and here its options do not wait for their"
+            " maintenance windows: set ApplyImmediately."
+        )
+    call.tx.put(after)
+    for instance in members:
+        request_refresh(call, instance)
+    return {"OptionGroup": _show(call, after)}
+
+
+def _offered(call: Call, engine: str) -> dict[str, EngineOption]:
+    return {option.name: option for option in call.use(Engines).rules(engine).options()}
+
+
+def _known(offered: Mapping[str, EngineOption], name: str) -> EngineOption:
+    if name not in offered:
+        raise invalid_value(f"Unknown option: {name[:64]}")
+    return offered[name]
+
+
+def _settings(option: EngineOption, wanted: Mapping[str, Any]) -> dict[str, str]:
+    for member in ("Port", "OptionVersion", "DBSecurityGroupMemberships", "VpcSecurityGroupMemberships"):
+        if wanted.get(member):
+            raise invalid_value(f"The option {option.name} takes no {member}.")
+    definitions = {setting.name: setting for setting in option.settings}
+    chosen = {}
+    for setting in wanted.get("OptionSettings") or ():
+        name, value = str(setting.get("Name", "")), str(setting.get("Value", ""))
+        if name not in definitions:
+            raise invalid_value(f"Unknown setting of the option {option.name}: {name[:64]}")
+        if is_formula(value):
+            raise invalid_value(f"The setting {name} takes no formula.")
+        check_value(definitions[name], value)
+        chosen[name] = value
+    return chosen
 
 
 @handles("DeleteOptionGroup", on("og", "OptionGroupName"))
@@ -136,28 +189,33 @@ def describe_option_groups(call: Call, request: Request) -> Result:
             if engine in (None, "", group.engine_name) and major in (None, "", group.major_engine_version)
         ]
     shown, more = page(select(groups, request, NO_FILTERS), lambda group: group.option_group_name, request)
-    return {"OptionGroupsList": [_show(group) for group in shown]} | more
+    return {"OptionGroupsList": [_show(call, group) for group in shown]} | more
 
 
 @handles("DescribeOptionGroupOptions")
 def describe_option_group_options(call: Call, request: Request) -> Result:
-    """The options an engine offers: none. Raises for an engine or version that does not exist here."""
+    """The options an engine offers, for each major version. Raises for one that does not exist here."""
     engine, major = request["EngineName"], request.get("MajorEngineVersion")
-    call.use(Engines).rules(engine)
+    offered = _offered(call, engine)
     if major:
         _check_major(call, engine, major)
-    options: list[dict[str, Any]] = []
+    majors = [major] if major else _majors(call, engine)
+    options = [_show_offered(option, engine, version) for version in majors for option in offered.values()]
     shown, more = page(select(options, request, NO_FILTERS), lambda option: str(option["Name"]), request)
     return {"OptionGroupOptions": shown} | more
 
 
 def _check_major(call: Call, engine: str, major: str) -> None:
-    known = call.use(Engines).rules(engine).name
-    installed = sorted({build.major for build in builds_of(call, known, None)})
+    installed = _majors(call, engine)
     if major not in installed:
         raise invalid_combination(
             f"Cannot find major version {major} for {engine}. Installed: {', '.join(installed) or 'none'}."
         )
+
+
+def _majors(call: Call, engine: str) -> list[str]:
+    known = call.use(Engines).rules(engine).name
+    return sorted({build.major for build in builds_of(call, known, None)})
 
 
 def _add(call: Call, group: OptionGroup) -> dict[str, Any]:
@@ -168,16 +226,70 @@ def _add(call: Call, group: OptionGroup) -> dict[str, Any]:
     own = [present for present in call.tx.scan(OptionGroup, call.scope) if not present.is_default]
     require_room(len(own), OPTION_GROUPS, "OptionGroupQuotaExceededFault", "option groups")
     call.tx.insert(group)
-    return {"OptionGroup": _show(group)}
+    return {"OptionGroup": _show(call, group)}
 
 
-def _show(group: OptionGroup) -> dict[str, Any]:
+def _show_offered(option: EngineOption, engine: str, major: str) -> dict[str, Any]:
+    return {
+        "Name": option.name,
+        "Description": option.description,
+        "EngineName": engine,
+        "MajorEngineVersion": major,
+        "PortRequired": False,
+        "OptionsDependedOn": [],
+        "OptionsConflictsWith": [],
+        "Persistent": False,
+        "Permanent": False,
+        "RequiresAutoMinorEngineVersionUpgrade": False,
+        "VpcOnly": False,
+        "OptionGroupOptionSettings": [
+            {
+                "SettingName": setting.name,
+                "SettingDescription": setting.description,
+                "DefaultValue": setting.default or None,
+                "ApplyType": setting.apply_type.upper(),
+                "AllowedValues": setting.allowed_values or None,
+                "IsModifiable": setting.is_modifiable,
+                "IsRequired": False,
+            }
+            for setting in option.settings
+        ],
+    }
+
+
+def _show_chosen(option: EngineOption, chosen: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "OptionName": option.name,
+        "OptionDescription": option.description,
+        "Persistent": False,
+        "Permanent": False,
+        "OptionSettings": [
+            {
+                "Name": setting.name,
+                "Value": chosen.get(setting.name, setting.default) or None,
+                "DefaultValue": setting.default or None,
+                "Description": setting.description,
+                "ApplyType": setting.apply_type.upper(),
+                "DataType": "STRING" if setting.data_type == "list" else setting.data_type.upper(),
+                "AllowedValues": setting.allowed_values or None,
+                "IsModifiable": setting.is_modifiable,
+                "IsCollection": setting.data_type == "list",
+            }
+            for setting in option.settings
+        ],
+        "DBSecurityGroupMemberships": [],
+        "VpcSecurityGroupMemberships": [],
+    }
+
+
+def _show(call: Call, group: OptionGroup) -> dict[str, Any]:
+    offered = _offered(call, group.engine_name)
     shown: dict[str, Any] = {
         "OptionGroupName": group.option_group_name,
         "OptionGroupDescription": group.description,
         "EngineName": group.engine_name,
         "MajorEngineVersion": group.major_engine_version,
-        "Options": [],
+        "Options": [_show_chosen(offered[name], chosen) for name, chosen in sorted(group.options.items())],
         "AllowsVpcAndNonVpcInstanceMemberships": True,
         "OptionGroupArn": group.arn,
     }

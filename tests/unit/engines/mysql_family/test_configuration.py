@@ -9,8 +9,10 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from mainstay.engines.mariadb import audit
 from mainstay.engines.mariadb import configuration as mariadb
 from mainstay.engines.mariadb.driver import MariadbDriver
+from mainstay.engines.mariadb.rules import MariadbRules
 from mainstay.engines.mysql import configuration as mysql
 from mainstay.engines.mysql.driver import MysqlDriver
 from mainstay.engines.mysql_family.driver import FamilyDriver
@@ -137,3 +139,23 @@ def test_events_run_where_the_writes_are(tmp_path: Path, engine: Engine, role: s
     wanted = msgspec.structs.replace(IN_PAIR, parameters={"event_scheduler": "ON"})
     found = engine.options(tmp_path, wanted, Assignment(role=NodeRole(role)))
     assert found["event_scheduler"] == ("ON" if runs else "OFF")
+
+
+def test_what_logs_users_in_is_loaded_by_every_node(tmp_path: Path) -> None:
+    for library in ("auth_ed25519.so", "aws_authentication.so"):
+        (tmp_path / library).touch()
+    found = ENGINES[0].options(tmp_path, SPEC, Assignment())
+    assert found["plugin_load_add"] == "auth_ed25519.so;AWSAuthenticationPlugin=aws_authentication.so"
+
+
+def test_the_audit_option_logs_where_logs_are_and_not_our_own_sessions(tmp_path: Path) -> None:
+    (tmp_path / "volume").mkdir()
+    settings = MariadbRules(lambda _build: {}).option_settings({audit.NAME: {"SERVER_AUDIT_EXCL_USERS": "batch"}})
+    audited = msgspec.structs.replace(SPEC, parameters=settings)
+    found = ENGINES[0].options(tmp_path, audited, Assignment())
+    assert found["server_audit_logging"] == "ON" and found["server_audit_events"] == "CONNECT,QUERY"
+    assert found["server_audit_excl_users"].startswith("batch,rdsadmin,")
+    assert found["server_audit_file_path"] == str(tmp_path / "log" / "audit" / "server_audit.log")
+    assert found["plugin_load_add"] == "server_audit.so"
+    without = ENGINES[0].options(tmp_path, SPEC, Assignment())
+    assert "plugin_load_add" not in without and not any(name.startswith("server_audit") for name in without)

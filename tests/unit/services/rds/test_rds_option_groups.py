@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
+
+from mainstay.engines.mariadb.rules import MariadbRules
+from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import PendingModification
 from mainstay.model.option_group import OptionGroup
 from mainstay.services.rds.option_groups import default_option_group
@@ -68,6 +73,87 @@ def test_describe_by_engine_and_version(rds) -> None:
     assert rds.refused("DescribeOptionGroups", OptionGroupName="a", EngineName="postgres").startswith(
         "InvalidParameterCombination"
     )
+
+
+AUDIT = "MARIADB_AUDIT_PLUGIN"
+
+
+@pytest.fixture
+def mariadb(rds):
+    """With MariaDB 11.8 beside PostgreSQL, and the option group "mine" of it."""
+    before = rds.collaborators[Engines]
+    build = msgspec.structs.replace(rds.builds.present[0], engine="mariadb", version="11.8.9", major="11.8")
+    rds.builds.present.append(build)
+    rules = {"postgres": before.rules("postgres"), "mariadb": MariadbRules(lambda _build: {})}
+    rds.collaborators[Engines] = Engines(before.builds, rules)
+    create(rds, engine="mariadb", major="11.8")
+    return rds
+
+
+def include(name=AUDIT, apply=True, **settings):
+    option = {"OptionName": name, "OptionSettings": [{"Name": one, "Value": value} for one, value in settings.items()]}
+    return {"OptionGroupName": "mine", "OptionsToInclude": [option], "ApplyImmediately": apply}
+
+
+def settings_of(shown):
+    [option] = shown["OptionGroup"]["Options"]
+    assert option["OptionName"] == AUDIT
+    return {setting["Name"]: setting.get("Value") for setting in option["OptionSettings"]}
+
+
+def test_an_option_is_offered_added_changed_and_removed(mariadb) -> None:
+    rds = mariadb
+    [offered] = rds.call("DescribeOptionGroupOptions", EngineName="mariadb")["OptionGroupOptions"]
+    assert (offered["Name"], offered["MajorEngineVersion"]) == (AUDIT, "11.8")
+    shown = settings_of(rds.call("ModifyOptionGroup", **include(SERVER_AUDIT_EVENTS="CONNECT,QUERY_DDL")))
+    assert shown["SERVER_AUDIT_EVENTS"] == "CONNECT,QUERY_DDL" and shown["SERVER_AUDIT_FILE_ROTATIONS"] == "9"
+    assert {setting["SettingName"] for setting in offered["OptionGroupOptionSettings"]} == set(shown)
+    shown = settings_of(rds.call("ModifyOptionGroup", **include(SERVER_AUDIT_EXCL_USERS="batch")))
+    assert shown["SERVER_AUDIT_EVENTS"] == "CONNECT,QUERY_DDL" and shown["SERVER_AUDIT_EXCL_USERS"] == "batch"
+    [described] = rds.call("DescribeOptionGroups", OptionGroupName="mine")["OptionGroupsList"]
+    assert settings_of({"OptionGroup": described}) == shown
+    copied = rds.call("CopyOptionGroup", SourceOptionGroupIdentifier="mine", TargetOptionGroupIdentifier="copy",
+                      TargetOptionGroupDescription="x")  # fmt: skip
+    assert settings_of(copied) == shown
+    gone = rds.call("ModifyOptionGroup", OptionGroupName="mine", OptionsToRemove=[AUDIT])
+    assert gone["OptionGroup"]["Options"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("MEMCACHED", {}, "Unknown option: MEMCACHED"),
+        (AUDIT, {"SERVER_AUDIT_TEA": "1"}, "Unknown setting of the option MARIADB_AUDIT_PLUGIN: SERVER_AUDIT_TEA"),
+        (AUDIT, {"SERVER_AUDIT_FILE_ROTATIONS": "101"}, "Invalid parameter value: 101 for"),
+        (AUDIT, {"SERVER_AUDIT_EVENTS": "CONNECT,DINNER"}, "Invalid parameter value: CONNECT,DINNER for"),
+        (AUDIT, {"SERVER_AUDIT_LOGGING": "OFF"}, "Invalid parameter value: OFF for"),
+        (AUDIT, {"SERVER_AUDIT_FILE_PATH": "/etc/"}, "Invalid parameter value: /etc/ for"),
+        (AUDIT, {"SERVER_AUDIT_INCL_USERS": "{EndPointPort}"}, "The setting SERVER_AUDIT_INCL_USERS takes no formula"),
+        (AUDIT, {"SERVER_AUDIT_INCL_USERS": "a\nb"}, "The value of parameter SERVER_AUDIT_INCL_USERS contains"),
+    ],
+)
+def test_what_no_option_and_no_setting_can_be(mariadb, name, settings, said) -> None:
+    refusal = mariadb.refused("ModifyOptionGroup", **include(name, **settings))
+    assert refusal.startswith(f"InvalidParameterValue: {said}")
+    assert mariadb.get(OptionGroup, "mine").options == {}
+
+
+def test_an_option_takes_no_port_and_one_that_is_not_there_cannot_be_removed(mariadb) -> None:
+    wanted = include()
+    wanted["OptionsToInclude"][0]["Port"] = 3306
+    assert "takes no Port" in mariadb.refused("ModifyOptionGroup", **wanted)
+    gone = mariadb.refused("ModifyOptionGroup", OptionGroupName="mine", OptionsToRemove=[AUDIT])
+    assert gone == "InvalidParameterValue: The option group mine has no option MARIADB_AUDIT_PLUGIN."
+
+
+def test_instances_of_the_group_follow_at_once(mariadb) -> None:
+    rds = mariadb
+    rds.instance(engine="mariadb", engine_version="11.8.9", option_group_name="mine")
+    rds.instance("db2", engine="mariadb", engine_version="11.8.9", option_group_name="default:mariadb-11-8")
+    assert rds.refused("ModifyOptionGroup", **include(apply=False)).startswith("InvalidParameterCombination")
+    assert rds.jobs() == []
+    rds.call("ModifyOptionGroup", **include())
+    assert [(job.program, job.subject) for job in rds.jobs()] == [("refresh_db_instance", "db:db-DB1")]
 
 
 def test_no_option_exists(rds) -> None:
