@@ -16,6 +16,9 @@ from mainstay.engines.builds import Builds
 from mainstay.model.engine import ORIGIN_INSTALLED
 from mainstay.settings import load_settings
 
+VERSIONS = "TEST_ENGINE_VERSIONS"
+"""In the environment of a test run: major versions, "mariadb=10.11 postgres=15", that tests take for the newest."""
+
 ClientError = (psycopg.Error, pymysql.err.MySQLError)
 """What a client raises, whatever the engine."""
 
@@ -174,16 +177,18 @@ class EngineUnderTest(msgspec.Struct, frozen=True):
 
 
 def installed_engines() -> list[EngineUnderTest]:
-    """The newest build of each major version that was installed for Mainstay itself."""
+    """The newest build of each major version that was installed for Mainstay itself, or of those asked for."""
     builds = os.environ.get("MAINSTAY_ENGINES")
     settings = load_settings({"MAINSTAY_ENGINES": builds} if builds else {})
+    asked_for = dict(word.split("=", 1) for word in os.environ.get(VERSIONS, "").split())
     newest: dict[tuple[str, str], str] = {}
     for build in Builds(settings).installed():
-        if build.origin == ORIGIN_INSTALLED and build.engine in DIALECTS:
+        wanted = asked_for.get(build.engine, build.major) == build.major
+        if build.origin == ORIGIN_INSTALLED and build.engine in DIALECTS and wanted:
             newest[build.engine, build.major] = build.version
     return [EngineUnderTest(DIALECTS[engine], version) for (engine, _major), version in sorted(newest.items())]
 
 
 def newest_of(dialect: Dialect) -> list[EngineUnderTest]:
-    """The newest version of one engine, none where it is not installed: parameters of a test."""
+    """The newest version of one engine (see `VERSIONS`), none where it is not installed: parameters of a test."""
     return [one for one in installed_engines() if one.dialect is dialect][-1:]

@@ -25,6 +25,7 @@ from mainstay.cli.environment import variables
 from mainstay.cli.tour_engines import ClientErrors, Login, TourEngine, TourSession, tour_engine
 from mainstay.cli.tour_proxy import CLIENTS, CONNECTIONS, Crowd, TourProxy
 from mainstay.cli.tour_writers import Writers
+from mainstay.engines.builds import Builds
 from mainstay.host.fencing import processes_below
 from mainstay.host.files import write_atomically
 from mainstay.model.errors import Permanent
@@ -281,7 +282,8 @@ class Tour:
         login = self._login()
         name, content = self._engine.login_file(login)
         write_atomically(self._settings.home / name, content.encode())
-        command = self._engine.login_command(login, self._settings.home / name)
+        build = Builds(self._settings).resolve(self._engine.name, instance["EngineVersion"])
+        command = self._engine.login_command(login, self._settings.home / name, build.bin_directory)
         self._console.print(f"  {command}", highlight=False, soft_wrap=True)
         self._console.print("[bold]aws CLI, boto3, Terraform[/bold]")
         command = f'eval "$(mainstay env --home {self._settings.home})"'

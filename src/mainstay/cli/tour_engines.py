@@ -80,8 +80,8 @@ class TourEngine(Protocol):
     def login_file(self, login: Login) -> tuple[str, str]:
         """Name and content of the file that keeps the password for a person's client."""
 
-    def login_command(self, login: Login, file: Path) -> str:
-        """What a person types to log in."""
+    def login_command(self, login: Login, file: Path, programs: Path) -> str:
+        """What a person types to log in, with the client in `programs`: the engine's own, of its version."""
 
 
 class _Postgres:
@@ -116,10 +116,10 @@ class _Postgres:
     def login_file(self, login: Login) -> tuple[str, str]:
         return "tour.pgpass", f"*:*:*:{login.user}:{login.password}\n"
 
-    def login_command(self, login: Login, file: Path) -> str:
+    def login_command(self, login: Login, file: Path, programs: Path) -> str:
         return (
-            f"PGPASSFILE={file} psql 'host={login.host} port={login.port} user={login.user} dbname={login.database}"
-            f" sslmode=verify-full sslrootcert={login.authorities}'"
+            f"PGPASSFILE={file} {programs / 'psql'} 'host={login.host} port={login.port} user={login.user}"
+            f" dbname={login.database} sslmode=verify-full sslrootcert={login.authorities}'"
         )
 
 
@@ -164,8 +164,8 @@ class _Mariadb:
         }  # fmt: skip
         return f"tour.{client}.cnf", f"[{client}]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
 
-    def login_command(self, login: Login, file: Path) -> str:
-        return f"{self.login_options[0]} --defaults-file={file}"
+    def login_command(self, login: Login, file: Path, programs: Path) -> str:
+        return f"{programs / self.login_options[0]} --defaults-file={file}"
 
 
 class _Mysql(_Mariadb):

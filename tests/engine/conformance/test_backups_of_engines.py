@@ -80,6 +80,7 @@ def test_snapshots_stay_until_they_are_deleted(service: Service, engine: EngineU
         rds.delete_db_snapshot(DBSnapshotIdentifier=name)
 
 
+@pytest.mark.every_version
 def test_the_log_goes_on_after_kills_and_a_failover(service: Service, engine: EngineUnderTest, made: list[str]) -> None:
     source = engine.create(service, DBName="shop", BackupRetentionPeriod=1, MultiAZ=True)
     made.append(source["DBInstanceIdentifier"])

@@ -37,6 +37,7 @@ def refused(attempt: Callable[[], Any]) -> bool:
     return False
 
 
+@pytest.mark.every_version
 def test_what_is_said_of_the_engine(service: Service, engine: EngineUnderTest, instance: dict[str, Any]) -> None:
     rds = service.client("rds")
     found = rds.describe_db_engine_versions(Engine=engine.dialect.engine, EngineVersion=engine.version)
@@ -55,6 +56,7 @@ def test_what_is_said_of_the_engine(service: Service, engine: EngineUnderTest, i
     assert by_name[engine.dialect.static[0]]["ApplyType"] == "static"
 
 
+@pytest.mark.every_version
 def test_clients_log_in_over_verified_tls_as_a_master_user_who_is_no_superuser(
     service: Service, engine: EngineUnderTest, instance: dict[str, Any]
 ) -> None:
@@ -115,6 +117,7 @@ def test_an_engine_that_was_killed_recovers_with_every_commit(
     assert eventually(lambda: service.node(name)["pid"] not in (0, killed))
 
 
+@pytest.mark.every_version
 def test_parameters_take_effect_at_once_or_at_the_reboot(service: Service, engine: EngineUnderTest) -> None:
     rds = service.client("rds")
     versions = rds.describe_db_engine_versions(Engine=engine.dialect.engine, EngineVersion=engine.version)
