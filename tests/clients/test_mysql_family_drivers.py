@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 from harness.client_libraries import Command, NotInstallable, mariadb_java, mysql_python
 from harness.dialects import MARIADB, MYSQL, ClientError, EngineUnderTest, newest_of
 from harness.service import PASSWORD, Service
+from mainstay.cli.tour_engines import Login, tour_engine
 from mainstay.engines.builds import Builds
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
@@ -156,6 +158,22 @@ def test_a_command_line_client(
             refused = said(user, password, host, authorities)
             assert refused.returncode != 0 and refused.stdout == ""
             assert "certificate" in refused.stderr.lower() or "Hostname verification" in refused.stderr
+
+
+def test_what_the_tour_tells_to_type_logs_in(service: Service, place: Place, tmp_path: Path) -> None:
+    walked = tour_engine(place.engine.dialect.engine)
+    login = Login(
+        host=place.host, port=place.port, user="app", password=PASSWORD, database="shop", authorities=place.authorities
+    )
+    name, content = walked.login_file(login)
+    (tmp_path / name).write_text(content)
+    build = Builds(service.settings).resolve(place.engine.dialect.engine, place.engine.version)
+    command = walked.login_command(login, tmp_path / name, build.bin_directory)
+    done = subprocess.run(
+        [*shlex.split(command), "-N", "-e", f"{WHO}; SELECT DATABASE()"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == ["app@%", "Ssl_version", "TLSv1.3", "shop"], done.stderr
 
 
 def test_what_mysql_has_given_up_is_refused_by_it_in_words(service: Service, place: Place) -> None:

@@ -177,7 +177,8 @@ class Tour:
             raise Permanent(f"{len(lost)} acknowledged rows are missing after the failover")
         self._await_status("available")
         now = self._describe()["AvailabilityZone"]
-        self._say(f"{processes} processes killed; no commit for {gap_s * 1000:.0f} ms; now in {now}, same endpoint")
+        killed = f"{processes} {'process' if processes == 1 else 'processes'} killed"
+        self._say(f"{killed}; no commit for {gap_s * 1000:.0f} ms; now in {now}, same endpoint")
         self._say(f"{len(writers.acknowledged)} commits were acknowledged, before and after: none is missing")
 
     def _kill_primary(self) -> int:

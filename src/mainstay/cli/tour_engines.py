@@ -162,7 +162,7 @@ class _Mariadb:
             "host": login.host, "port": login.port, "user": login.user, "password": login.password,
             "database": login.database, "ssl-ca": login.authorities, **verify,
         }  # fmt: skip
-        return f"tour.{client}.cnf", f"[{client}]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
+        return f"tour.{client}.cnf", "[client]\n" + "".join(f"{name}={value}\n" for name, value in options.items())
 
     def login_command(self, login: Login, file: Path, programs: Path) -> str:
         return f"{programs / self.login_options[0]} --defaults-file={file}"
