@@ -32,6 +32,7 @@ class Customer(Base):
     """A row."""
 
     __tablename__ = "customer_of_" + NAMES[DRIVER]
+    __table_args__ = {"mysql_charset": "utf8mb4"}  # MariaDB 10.11 begins with latin1
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(100), unique=True)
     about: Mapped[dict[str, Any]] = mapped_column(JSON)
