@@ -57,6 +57,7 @@ def place(service: Service, request: pytest.FixtureRequest) -> Iterator[Place]:
     with engine.connect(service, instance, database="shop") as master:
         plugins = "SELECT PLUGIN_NAME FROM information_schema.PLUGINS WHERE PLUGIN_TYPE = 'AUTHENTICATION'"
         known = {row[0] for row in master.rows(plugins)}
+        assert engine.dialect is MYSQL or ED25519 in known
         for method in (ED25519, PARSEC):
             if method in known:
                 password = f"of-{method}-1"
