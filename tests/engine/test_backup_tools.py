@@ -109,6 +109,7 @@ def test_list_shows_what_there_is_and_how_old_it_is(kept: Service) -> None:
     shown = kept.describe("source")["LatestRestorableTime"].timestamp()
     assert abs(shown - row["latest_at"]) < 30 and row["region"] == "us-west-2"
     assert shot["kind"] == "manual snapshot" and shot["size_bytes"] > 20 << 20 and "verified" in shot
+    assert 'mainstay_backup_count{instance="source"' in kept.cli("backups", "list", "--prometheus").stdout
     text = kept.cli("backups", "list", "source").stdout
     assert "Automated backups" in text and "shot" in text
     assert "backups of source  restorable to 20" in kept.cli("status").stdout

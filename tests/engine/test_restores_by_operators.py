@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from harness.pairs import MultiAZ
 from harness.service import HOMES, Service, eventually
 from mainstay.engines.builds import Builds
 from mainstay.model.engine import EngineBuild
@@ -165,6 +166,50 @@ def test_an_instance_is_restored_in_place_and_taken_back(service: Service) -> No
         volume = Path(service.node("placed")["data_directory"]).parent
         eventually(lambda: not list(volume.glob("data.kept-*")))
         assert kept(service, "placed") == [] and steps(service, back) == [1, 2]
+
+
+def test_a_pair_is_restored_in_place_taken_back_and_is_a_pair_again(service: Service) -> None:
+    """Its old standby, which has the other history, never leads; what was set aside is on the node that stayed."""
+    with source_of(service, "paired", MultiAZ=True) as before:
+        pair = MultiAZ(service, before)
+        pair.await_in_sync()
+        first_leader, old_standby = pair.primary, pair.standby
+        good = step(service, before, 1)
+        with service.connect(before) as session:
+            session.execute("INSERT INTO steps VALUES (2)")
+        service.cli("backups", "restore-in-place", "paired", "--to-time", good)
+        kill(service, "agent", "control")
+
+        def formed() -> dict[str, Any]:
+            found: dict[str, Any] = eventually(
+                lambda: (
+                    (one := service.describe("paired"))["DBInstanceStatus"] == "available" and one["MultiAZ"] and one
+                )
+            )
+            pair.await_in_sync(timeout_s=120.0)
+            return found
+
+        after = formed()
+        assert after["Endpoint"] == before["Endpoint"] and steps(service, after) == [1]
+        assert pair.primary == first_leader and pair.standby != old_standby
+        assert old_standby not in [node["node"] for node in service.nodes()]
+        (old,) = kept(service, "paired")
+
+        def fail_over() -> None:
+            zone = service.describe("paired")["AvailabilityZone"]
+            service.client("rds").reboot_db_instance(DBInstanceIdentifier="paired", ForceFailover=True)
+            eventually(lambda: service.describe("paired")["AvailabilityZone"] != zone)
+            formed()
+
+        fail_over()
+        assert steps(service, after) == [1], "the standby has what was restored"
+        refused = service.cli("backups", "go-back", "paired", old, check=False)
+        assert refused.returncode == 1 and "which follows now" in refused.stderr
+        fail_over()
+        service.cli("backups", "go-back", "paired", old)
+        assert steps(service, formed()) == [1, 2]
+        fail_over()
+        assert steps(service, after) == [1, 2]
 
 
 def test_what_cannot_be_restored_in_place_leaves_everything_as_it_was(service: Service) -> None:
@@ -336,6 +381,9 @@ def test_what_cannot_be_imported_is_refused_in_words_and_changes_nothing(service
     assert "no backup_manifest" in refused(lambda copied: (copied / "backup_manifest").unlink())
     assert "is of PostgreSQL 12" in refused(lambda copied: (copied / "PG_VERSION").write_text("12\n"))
     assert "postmaster.pid" in refused(lambda copied: (copied / "postmaster.pid").touch())
+    tablespaces = "ALTER TABLE ALL IN TABLESPACE"
+    assert tablespaces in refused(lambda copied: (copied / "tablespace_map").write_text("16400 /elsewhere\n"))
+    assert tablespaces in refused(lambda copied: (copied / "16400.tar.gz").touch(), form="tar")
     assert "is a link to elsewhere" in refused(lambda copied: (copied / "pg_tblspc" / "16400").symlink_to("/tmp"))
     assert "refusing" not in refused(lose_log)
     assert "cannot use it" in refused(lose_log, "--without-manifest")

@@ -356,6 +356,7 @@ class SimulatedDriver:
     reload_signal = int(signal.SIGHUP)
     keeps_received = True
     asks_about_logins = False
+    dumps = None
     switch_patience_s = 3.0
 
     def __init__(self, host: Host, owner: Lifetime) -> None:
@@ -432,6 +433,7 @@ class SimulatedDriver:
         while self._host.clock.monotonic() < until:
             await self._turn(server)
             if server.waits_for != follower or follower not in server.followers:
+                await asyncio.sleep(0.01)  # a question takes time; who asks again at once must not stop the clock
                 return False
             if server.reports.get(follower, 0) >= position:
                 return True

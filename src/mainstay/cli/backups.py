@@ -35,13 +35,20 @@ def list_backups(
     instance: Annotated[str, typer.Argument(help="Only what belongs to this DB instance or has this name.")] = "",
     home: Home = None,
     as_json: Json = False,
+    prometheus: Annotated[
+        bool, typer.Option("--prometheus", help="Automated backups in Prometheus' text format.")
+    ] = False,
 ) -> None:
     """Automated backups and snapshots of all regions: age, sizes, restore window, lag, gaps, last proofs."""
     from mainstay.cli.agent import ask_control
+    from mainstay.cli.exposition import backup_samples
 
     rows = ask_control(load_settings(os.environ, home=home), "list_backups", {"instance": instance})
     if as_json:
         print(json.dumps(rows, indent=2))
+        return
+    if prometheus:
+        print("".join(backup_samples(rows)), end="")
         return
     from mainstay.cli.backup_table import show_rows
 
@@ -136,6 +143,38 @@ def import_(
     aside = import_backup(settings, directory, instance, region=region, has_manifest=not without_manifest)
     print(f"{instance} is being given the data.")
     print(f"`mainstay backups discard {instance} {aside}` removes what it had before.")
+
+
+@app.command()
+def load(  # noqa: PLR0913 - each is an option of the command
+    dump: Annotated[Path, typer.Argument(help="What `pg_dump` has written: plain, -Fc, -Ft or -Fd.")],
+    instance: Annotated[str, typer.Argument(help="DB instance that it is brought into.")],
+    database: Annotated[str, typer.Option(help="Database of it; the one it was created with without.")] = "",
+    user: Annotated[str, typer.Option(help="User with whose rights it is done; the master user without.")] = "",
+    password_file: Annotated[
+        Path | None, typer.Option(help="File (mode 600) with the password; else asked for.")
+    ] = None,
+    no_owner: Annotated[bool, typer.Option("--no-owner", help="Of archives: leave owners out.")] = False,
+    no_privileges: Annotated[bool, typer.Option("--no-privileges", help="Of archives: leave grants out.")] = False,
+    home: Home = None,
+    region: Region = "",
+) -> None:
+    """Bring a dump of PostgreSQL into a database, all of it or nothing, whoever has made the dump."""
+    from mainstay.cli.load_dump import LoadRequest, load_dump
+
+    request = LoadRequest(
+        dump=dump,
+        instance=instance,
+        region=region,
+        database=database,
+        user=user,
+        password_file=password_file,
+        without_owners=no_owner,
+        without_privileges=no_privileges,
+    )
+    loaded, into = load_dump(load_settings(os.environ, home=home), request)
+    print(f"Loaded into {into} of {instance}: {loaded.statements} statements, {loaded.rows} rows.")
+    print("Run ANALYZE in it, so that its queries are planned for what is there now.")
 
 
 @app.command("restore-in-place")

@@ -23,6 +23,7 @@ from mainstay.agent.kept_data import PREFIX
 from mainstay.cli.agent import ask_agent, ask_control
 from mainstay.engines.backups import EngineBackups
 from mainstay.engines.builds import Builds
+from mainstay.engines.postgresql.imported import WITHOUT_TABLESPACES
 from mainstay.engines.registry import drivers
 from mainstay.host.file_identity import files_as
 from mainstay.host.files import fsync_directory
@@ -89,7 +90,9 @@ def _tars(source: Path) -> dict[str, Path]:
         if "tar" not in ending.split(".") and ending != "tgz":
             continue
         if name not in TARS:
-            raise Permanent(f"{path.name}: tablespaces are not possible in a DB instance")
+            raise Permanent(
+                f"{path.name} is the archive of a tablespace, which a DB instance cannot have", hint=WITHOUT_TABLESPACES
+            )
         if dot + ending not in ENDINGS:
             raise Permanent(f"{path.name} is compressed in a way that is not read here", hint="Decompress it first.")
         found[name] = path
@@ -109,7 +112,7 @@ def _require_no_links(directory: Path) -> None:
         if path.is_symlink():
             raise Permanent(
                 f"{path.relative_to(directory)} is a link to elsewhere",
-                hint="A DB instance has no tablespaces; in the place of another link put what it leads to.",
+                hint=f"In the place of a link put what it leads to; if it is of a tablespace: {WITHOUT_TABLESPACES}",
             )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mainstay.cli.exposition import sample
 from mainstay.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -71,15 +72,12 @@ def stats(
 
 
 def exposition(proxy: str, values: dict[str, float]) -> str:
-    """The values in Prometheus' text format 0.0.4, for a node exporter's textfile collector or a script."""
+    """The values in Prometheus' text format."""
     lines = []
     for metric, value in sorted(values.items()):
         plain, _, reason = metric.partition(": ")
         name = "mainstay_rds_proxy_" + re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()
-        labels = {"proxy": proxy} | ({"reason": reason} if reason else {})
-        escaped = {label: text.replace("\\", "\\\\").replace('"', '\\"') for label, text in labels.items()}
-        told = ",".join(f'{label}="{text}"' for label, text in escaped.items())
-        lines.append(f"{name}{{{told}}} {value:.15g}\n")
+        lines.append(sample(name, {"proxy": proxy} | ({"reason": reason} if reason else {}), value))
     return "".join(lines)
 
 

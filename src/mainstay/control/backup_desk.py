@@ -24,12 +24,14 @@ from mainstay.model.errors import ApiError, Permanent, Transient
 from mainstay.model.records import Scope
 from mainstay.services.operations import Call
 from mainstay.services.rds.data_exchange import discard, expect_import, go_back, restore_in_place
+from mainstay.services.rds.instance_view import InstanceView
 from mainstay.services.rds.internal import internal_call
 from mainstay.services.rds.restore_further import Place, move_paused, open_paused, restore_further
 from mainstay.services.rds.restore_test_request import request_restore_test_in
 from mainstay.store import Job, Reader, Transaction
 from mainstay.workflows.engine import Tools, Worker
 from mainstay.workflows.fleet import last_seen_leader
+from mainstay.workflows.login_places import login_place
 from mainstay.workflows.repositories import open_repository, require_repository
 from mainstay.workflows.restore_test import scratch_of
 from mainstay.workflows.verify_backups import begin_verification
@@ -71,6 +73,12 @@ class Import(Named, frozen=True, kw_only=True):
     origin: str
 
 
+class Load(Named, frozen=True, kw_only=True):
+    """A dump for an instance; `database` "" for the one that it was created with."""
+
+    database: str = ""
+
+
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     """A look at backups that was asked for: `kind` is "verify" or "restore-test", `snapshot` "" for all."""
 
@@ -102,6 +110,7 @@ class BackupDesk:
             "go_back": self.go_back,
             "expect_import": self.expect_import,
             "discard": self.discard,
+            "where_to_load": self.where_to_load,
         }
 
     async def list_backups(self, params: Any) -> Any:
@@ -275,6 +284,28 @@ class BackupDesk:
             return str(asked.kept)
 
         return self._record(end)
+
+    async def where_to_load(self, params: Any) -> Any:
+        """What must be known to load a dump into an instance: {"engine", "version", "master", "room_gib", "place"}."""
+        asked = _converted(params, Load)
+        with self._tools.store.transaction() as tx:
+            call, instance = self._instance(tx, asked)
+            status = InstanceView(call).status(instance)
+            if status != "available":
+                raise Permanent(f"{instance.db_instance_identifier} is {status}, not available")
+            if instance.source_dbi_resource_id:
+                raise Permanent(
+                    f"{instance.db_instance_identifier} is a read replica, which takes no writes",
+                    hint="Load it into its source.",
+                )
+            place = login_place(tx, self._tools, instance, asked.database)
+        return {
+            "engine": instance.engine,
+            "version": instance.engine_version,
+            "master": instance.master_username,
+            "room_gib": max(instance.allocated_storage_gib, instance.max_allocated_storage_gib or 0),
+            "place": {"address": place.address, "host": place.host, "port": place.port, "database": place.database},
+        }
 
     async def list_kept_data(self, params: Any) -> Any:
         """Rows for what was set aside, of one instance if it is named."""

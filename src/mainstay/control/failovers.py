@@ -63,7 +63,7 @@ class FailoverRecorder:
             if failover.epoch > after.failover_epoch and (failover.writable_after_s or failover.epoch < pair.epoch):
                 after = self._failed_over(tx, after, failover)
         if pair.primary == after.standby_node_id:
-            after = swapped(after)
+            after = after.with_nodes_swapped
         if pair.in_sync != after.standby_in_sync:
             if after.instance_create_time is not None and not after.change:
                 reason = IN_SYNC if pair.in_sync else NOT_IN_SYNC.format(reason=pair.reason)
@@ -79,16 +79,3 @@ class FailoverRecorder:
         record_event(tx, self._clock, instance, "RDS-EVENT-0015", at=done_at)
         record_event(tx, self._clock, instance, "RDS-EVENT-0049", at=done_at)
         return msgspec.structs.replace(instance, failover_epoch=failover.epoch)
-
-
-def swapped(instance: DBInstance) -> DBInstance:
-    """The instance after its nodes have changed places."""
-    return msgspec.structs.replace(
-        instance,
-        node_id=instance.standby_node_id,
-        standby_node_id=instance.node_id,
-        subnet_id=instance.standby_subnet_id,
-        standby_subnet_id=instance.subnet_id,
-        availability_zone=instance.secondary_availability_zone,
-        secondary_availability_zone=instance.availability_zone,
-    )

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from mainstay.engines.backups import EngineBackups
+from mainstay.engines.dumps import EngineDumps
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User
 from mainstay.model.assignment import Assignment, Upstream
@@ -112,6 +113,10 @@ class EngineDriver(Protocol):
     @property
     def backups(self) -> EngineBackups:
         """How its data and log get into a backup repository and out again."""
+
+    @property
+    def dumps(self) -> EngineDumps | None:
+        """How a dump gets into a database of it; None: not built."""
 
     async def configuration(
         self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild

@@ -56,7 +56,8 @@ class KeptData(msgspec.Struct, frozen=True, kw_only=True):
 
     It is as of `kept_at`; its backups lead to moments up to `until` (epoch seconds, None: to none). `described` tells
     a person what took its place; of data that was `imported` and never in place, where it comes from. `foreign`: its
-    history is not that of the data in place, so that one repository must not have the log of both.
+    history is not that of the data in place, so that one repository must not have the log of both. It is on the volume
+    of the node `node_id`, "": of the only one there was.
     """
 
     name: str
@@ -65,17 +66,20 @@ class KeptData(msgspec.Struct, frozen=True, kw_only=True):
     described: str = ""
     imported: bool = False
     foreign: bool = False
+    node_id: str = ""
 
 
 class DataChange(msgspec.Struct, frozen=True, kw_only=True):
     """An exchange of an instance's data that is under way: names as in `DataExchange`.
 
-    `restore_from` is where the wanted data comes from, None: it is kept here.
+    `restore_from` is where the wanted data comes from, None: it is kept here. It is made on the node `node_id`, ""
+    for the only one, and waits while the instance has another.
     """
 
     wanted: str
     aside: str
     restore_from: RestoreFrom | None = None
+    node_id: str = ""
 
 
 class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -200,6 +204,29 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     def node_ids(self) -> tuple[str, ...]:
         """Every node there is, or is to be removed; the one that leads first."""
         return (self.node_id, self.standby_node_id) if self.standby_node_id else (self.node_id,)
+
+    @property
+    def keeping_node_id(self) -> str:
+        """The node that has data which was set aside, or is to be exchanged; "" if none has. It is never more than one.
+
+        Of a pair that is parted it is this one that stays, whichever leads: with the other one nothing is lost.
+        """
+        if self.exchange is not None:
+            return self.exchange.node_id or self.node_id
+        return (self.kept_data[0].node_id or self.node_id) if self.kept_data else ""
+
+    @property
+    def with_nodes_swapped(self) -> DBInstance:
+        """The instance after its nodes have changed places."""
+        return msgspec.structs.replace(
+            self,
+            node_id=self.standby_node_id,
+            standby_node_id=self.node_id,
+            subnet_id=self.standby_subnet_id,
+            standby_subnet_id=self.subnet_id,
+            availability_zone=self.secondary_availability_zone,
+            secondary_availability_zone=self.availability_zone,
+        )
 
     @property
     def restoring_from(self) -> RestoreFrom | None:

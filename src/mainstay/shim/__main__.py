@@ -165,12 +165,21 @@ def _confine(libc: ctypes.CDLL, writable: list[str]) -> None:
         return
     in_files = WRITE_FILE | (TRUNCATE_FILE if version >= 3 else 0)
     everything = in_files | CHANGE_DIRECTORY
-    handled = ctypes.c_uint64(everything)
-    rules = _checked(libc.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), ctypes.c_size_t(8), 0))
-    for path in writable:
+    allowed = [(path, everything if os.path.isdir(path) else in_files) for path in writable]
+    restrict(libc, struct.pack("=Q", everything), allowed)
+
+
+def restrict(libc: ctypes.CDLL, ruleset: bytes, allowed: list[tuple[str, int]]) -> None:
+    """From here on this process and its descendants may do what the ruleset handles only where a rule allows it.
+
+    `ruleset` is a `struct landlock_ruleset_attr` (landlock_create_ruleset(2)); a rule is a path and what is allowed
+    below it. Raises `OSError` naming what is not there.
+    """
+    handled = ctypes.create_string_buffer(ruleset, len(ruleset))
+    rules = _checked(libc.syscall(LANDLOCK_CREATE_RULESET, handled, ctypes.c_size_t(len(ruleset)), 0))
+    for path, rights in allowed:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        allowed = everything if os.path.isdir(path) else in_files
-        rule = ctypes.create_string_buffer(struct.pack("=Qi", allowed, place))
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, place))
         _checked(libc.syscall(LANDLOCK_ADD_RULE, rules, LANDLOCK_RULE_PATH_BENEATH, rule, 0))
         os.close(place)
     _checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))

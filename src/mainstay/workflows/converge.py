@@ -153,6 +153,8 @@ def without_standby(tx: Transaction, instance: DBInstance) -> DBInstance:
     """The instance, and nothing left of a standby that it does not want any more and that is gone."""
     if instance.multi_az or not instance.standby_node_id:
         return instance
+    if instance.keeping_node_id == instance.standby_node_id:  # it leads by now, which is not recorded yet
+        instance = instance.with_nodes_swapped
     node = tx.get(Node, instance.scope, instance.standby_node_id)
     if node is not None:
         tx.delete(node)

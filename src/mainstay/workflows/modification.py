@@ -69,7 +69,7 @@ def put_into_force(
     instance = moved(tx, clock, makings.randomness, instance, pending)
     leaves_vpc = instance.vpc_id != after.vpc_id
     if pending.multi_az:
-        instance = _with_standby(tx, makings.randomness, instance)
+        instance = with_standby(tx, makings.randomness, instance)
     if pending.backup_retention_period_days is not None:
         instance = _with_backups_switched(tx, makings, instance)
     if restart or leaves_vpc or _RESTARTS.intersection(changed):  # nobody of the old network stays connected
@@ -117,8 +117,8 @@ def _with_backups_switched(tx: Transaction, makings: Makings, instance: DBInstan
     return instance
 
 
-def _with_standby(tx: Transaction, randomness: Randomness, instance: DBInstance) -> DBInstance:
-    """The instance with a node more, in another zone of its subnet group."""
+def with_standby(tx: Transaction, randomness: Randomness, instance: DBInstance) -> DBInstance:
+    """The instance with a node more, in another zone of its subnet group. Raises `ApiError` if it covers one only."""
     if instance.standby_node_id:
         return instance
     group = tx.get(DBSubnetGroup, instance.scope, instance.db_subnet_group_name)
@@ -130,8 +130,10 @@ def _with_standby(tx: Transaction, randomness: Randomness, instance: DBInstance)
             " another.",
         )
     chosen = others[randomness.below(len(others))]
+    kept = [msgspec.structs.replace(one, node_id=one.node_id or instance.node_id) for one in instance.kept_data]
     return msgspec.structs.replace(
         instance,
+        kept_data=tuple(kept),
         standby_node_id="node-" + randomness.text(NODE_ID_CHARACTERS, HEX),
         standby_subnet_id=chosen.subnet_id,
         secondary_availability_zone=chosen.availability_zone,

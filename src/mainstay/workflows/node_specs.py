@@ -142,6 +142,7 @@ def _with_volume_key(spec: NodeSpec, tools: Tools) -> VolumeSpec | None:
 def _membership(instance: DBInstance, node_id: str, node: Node | None) -> dict[str, Any]:
     """What tells the instance's nodes from each other."""
     leads = node_id == instance.node_id
+    stays = instance.keeping_node_id or instance.node_id
     born = NodeRole.PRIMARY if leads else NodeRole.STANDBY
     peer = None
     if instance.multi_az and leads:
@@ -152,7 +153,7 @@ def _membership(instance: DBInstance, node_id: str, node: Node | None) -> dict[s
         "availability_zone": instance.availability_zone if leads else instance.secondary_availability_zone,
         "role": born if node is None else node.spec.role,
         "peer": peer,
-        "target": instance.target if leads or instance.multi_az else NodeTarget.ABSENT,
+        "target": instance.target if instance.multi_az or node_id == stays else NodeTarget.ABSENT,
     }
 
 
@@ -185,7 +186,7 @@ def _spec(tx: Transaction, tools: Tools, instance: DBInstance, node_id: str, nod
         source=instance.source_dbi_resource_id,
         followed=bool(replicas_of(tx, instance)),
         archive=_archive(tx, instance),
-        restore=_restore(tx, instance) if node_id == instance.node_id else None,
+        restore=_restore(tx, instance) if node_id == instance.node_id and not _waits_for_parting(instance) else None,
         **_kept_data(instance, node_id),
         generation=0 if node is None else node.spec.generation,
         engine=instance.engine,
@@ -236,14 +237,19 @@ def _restore(reader: Reader, instance: DBInstance) -> RestoreSpec | None:
 
 
 def _kept_data(instance: DBInstance, node_id: str) -> dict[str, Any]:
-    """What of its data stays beside what is in use. Exchanges and what they keep are of instances with one node."""
-    if node_id != instance.node_id:
+    """What of its data stays beside what is in use. Data is exchanged while there is no other node."""
+    if node_id != (instance.keeping_node_id or instance.node_id):
         return {}
     kept, change = [one.name for one in instance.kept_data], instance.exchange
-    if change is None:
-        return {"kept": tuple(kept)}
-    names = tuple(dict.fromkeys([*kept, change.wanted, change.aside]))
+    names = tuple(dict.fromkeys([*kept, *((change.wanted, change.aside) if change else ())]))
+    if change is None or _waits_for_parting(instance):
+        return {"kept": names}
     return {"kept": names, "exchange": DataExchange(wanted=change.wanted, aside=change.aside)}
+
+
+def _waits_for_parting(instance: DBInstance) -> bool:
+    """A standby, which has the history that is to be left, must not be there to take over with it."""
+    return instance.exchange is not None and instance.standby_node_id != ""
 
 
 def _iam_login_port(reader: Reader, instance: DBInstance) -> int:

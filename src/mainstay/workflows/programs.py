@@ -6,7 +6,7 @@ from mainstay.workflows.db_instances import CREATE, FAILOVER, MODIFY, REBOOT, RE
 from mainstay.workflows.db_proxy import CONVERGE_PROXY
 from mainstay.workflows.delete_db_instance import DELETE
 from mainstay.workflows.engine import Program
-from mainstay.workflows.exchange_data import EXCHANGE
+from mainstay.workflows.exchange_data import EXCHANGE, PART_PAIR
 from mainstay.workflows.key_timers import AWAIT_KEY_ROTATION, DELETE_KEY
 from mainstay.workflows.lose_key import LOSE_KEY
 from mainstay.workflows.make_db_snapshot import MAKE_SNAPSHOT
@@ -27,7 +27,7 @@ PROGRAMS: dict[str, Program] = {
         VERIFY, RESTORE_TEST,
         CREATE, CREATE_REPLICA, FAILOVER, MODIFY, REBOOT, START, STOP, PROMOTE, DELETE, REFRESH, APPLY_PENDING,
         RESTART_STOPPED, CONVERGE_PROXY, ROTATE_MASTER, ROTATE_DATABASE, AWAIT_ROTATION, PURGE,
-        RESTORE, EXCHANGE, MAKE_SNAPSHOT, AUTOMATED_BACKUPS, REPLICATE_BACKUPS, RECLAIM,
+        RESTORE, PART_PAIR, EXCHANGE, MAKE_SNAPSHOT, AUTOMATED_BACKUPS, REPLICATE_BACKUPS, RECLAIM,
         AWAIT_KEY_ROTATION, DELETE_KEY, LOSE_KEY,
     )
 }  # fmt: skip

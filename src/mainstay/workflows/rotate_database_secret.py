@@ -16,9 +16,8 @@ from mainstay.decide.secret_schedules import next_rotation
 from mainstay.decide.secret_versions import attached, find_version, labelled, without_stage
 from mainstay.engines.logins import EngineLogins, logins
 from mainstay.model.db_instance import DBInstance
-from mainstay.model.errors import Permanent, Transient
+from mainstay.model.errors import Permanent
 from mainstay.model.login_place import LoginPlace
-from mainstay.model.node import Node
 from mainstay.model.secrets_manager import CURRENT, PENDING, PREVIOUS, StoredSecret
 from mainstay.services.rds.refresh import request_refresh_in
 from mainstay.services.secretsmanager.checks import Value
@@ -34,7 +33,7 @@ from mainstay.services.secretsmanager.lookup import find_secret
 from mainstay.services.secretsmanager.values import put_version, read_value
 from mainstay.store import Reader, Transaction
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work, new_job
-from mainstay.workflows.fleet import leader_id
+from mainstay.workflows.login_places import login_place
 from mainstay.workflows.rotate_master_user_password import SALT_BYTES, new_master_password, put_master_verifier
 
 TEST_AGAIN_S = 1.0
@@ -85,18 +84,8 @@ def _pending(reader: Reader, work: Work, secret: StoredSecret) -> DatabaseSecret
 def _where(
     reader: Reader, work: Work, secret: StoredSecret, credentials: DatabaseSecret
 ) -> tuple[DBInstance, LoginPlace, EngineLogins]:
-    """The node that leads the instance now: an endpoint's security groups need not admit this machine."""
     instance = instance_for(reader, secret.scope, credentials)
-    node = reader.get(Node, instance.scope, leader_id(work.tools.fleet, instance))
-    if node is None:
-        raise Transient(f"DB instance {instance.db_instance_identifier} does not run yet", retry_after_s=5.0)
-    place = LoginPlace(
-        address=node.spec.listen_address,
-        host=node.spec.endpoint.name,
-        port=node.spec.port,
-        database=credentials.database or instance.db_name,
-        authorities=work.tools.settings.home / "ca-bundle.pem",
-    )
+    place = login_place(reader, work.tools, instance, credentials.database)
     return instance, place, logins(instance.engine)
 
 

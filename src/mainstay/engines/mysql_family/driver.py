@@ -52,6 +52,7 @@ class FamilyDriver(ABC):
     keeps_received = False
     asks_about_logins = True
     backups: EngineBackups
+    dumps = None
     words: Words
     followers: Followers
     ours: frozenset[str]

@@ -14,6 +14,7 @@ from mainstay.engines.base import Health, Monitor, StartCommand
 from mainstay.engines.node_files import NodeFiles
 from mainstay.engines.postgresql import accounts, configuration, iam_logins, looking, replication
 from mainstay.engines.postgresql.backups import PostgresqlBackups
+from mainstay.engines.postgresql.dumps import PostgresqlDumps
 from mainstay.engines.postgresql.monitor import PostgresqlMonitor
 from mainstay.engines.postgresql.quoting import identifier
 from mainstay.engines.postgresql.sessions import CANNOT_CONNECT_NOW, Session, answering, session
@@ -46,6 +47,7 @@ class PostgresqlDriver:
     asks_about_logins = False  # it asks control, by LDAP
     switch_patience_s = 3.0
     backups = PostgresqlBackups()
+    dumps = PostgresqlDumps()
 
     async def configuration(
         self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild

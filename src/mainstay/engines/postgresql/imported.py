@@ -30,6 +30,13 @@ NAME = re.compile(rb'^\t 1: name = "([0-9a-f]*)"', re.MULTILINE)
 FAULT = re.compile(r"(?:ERROR|FATAL|PANIC):\s+(.*)")
 DATABASES = "SELECT encode(convert_to(datname, 'UTF8'), 'hex') AS name FROM pg_database WHERE datallowconn"
 
+WITHOUT_TABLESPACES = (
+    "Move what is in them with `ALTER TABLE ALL IN TABLESPACE … SET TABLESPACE pg_default` (also INDEX, and ALTER"
+    " DATABASE … SET TABLESPACE), drop them, and take the backup again; or take a dump, which `mainstay backups load`"
+    " brings in without them."
+)
+"""What to do about a backup with tablespaces."""
+
 CLUSTER = """DO $mainstay$ BEGIN
  IF EXISTS (SELECT FROM pg_authid WHERE rolname = {admin} AND oid <> 10) THEN
   RAISE EXCEPTION 'it has a role {admin_name} of its own, which is the name of the service''s superuser';
@@ -95,7 +102,7 @@ def refusal(names: Mapping[str, int]) -> str:
     if "backup_label" not in names:
         return "there is no backup_label in it: it is no base backup, or a server has been started on it since"
     if names.get("tablespace_map"):
-        return "it has tablespaces outside of its data directory, which a DB instance cannot have"
+        return f"it has tablespaces, which a DB instance cannot have. {WITHOUT_TABLESPACES}"
     return ""
 
 

@@ -27,13 +27,17 @@ from mainstay.services.rds.restore_further import Place, seen_source, source_of_
 from mainstay.services.rds.unbuilt import require_feature
 from mainstay.workflows.automated_backups import backup_record, note_gap
 from mainstay.workflows.db_instances import restarted
-from mainstay.workflows.exchange_data import EXCHANGE
+from mainstay.workflows.exchange_data import EXCHANGE, PART_PAIR
 from mainstay.workflows.fleet import Fleet, last_seen_leader
 from mainstay.workflows.node_specs import replicas_of
 from mainstay.workflows.replicate_backups import copies_of
 
 KEPT_MAX = 5
 NAME_CHARACTERS = 8
+RENAME_INSTEAD = (
+    "Restore into a new DB instance, and let the two change names: ModifyDBInstance with NewDBInstanceIdentifier, first"
+    " of this one, then of the new one."
+)
 ROOM_FACTOR = 1.25
 """Room that must be there, as a part of the backup's size: its log needs some too."""
 
@@ -86,6 +90,7 @@ def expect_import(call: Call, instance: DBInstance, origin: str) -> str:
         described=f"imported from {origin[:200]}.",
         imported=True,
         foreign=True,
+        node_id=_node_of_pair(instance),
     )
     instance = msgspec.structs.replace(instance, kept_data=(*instance.kept_data, kept))
     call.tx.put(instance)
@@ -117,19 +122,32 @@ def _exchange(
     restore_from: RestoreFrom | None = None,
     foreign: bool = False,
 ) -> str:
-    """Recorded first as a gap of the log: what happened after the moment is no part of the history any more."""
+    """Recorded first as a gap of the log: what happened after the moment is no part of the history any more.
+
+    Of a pair that is recorded when it has been parted.
+    """
     now = call.clock.wall()
     aside = instance.data_name if instance.exchange is None else instance.exchange.wanted
     aside = aside or _new_name(call)
     until = None if backup is None else promise_of(backup, seen_source(call, backup)).latest_at
     known = {one.name: one for one in instance.kept_data}
-    known[aside] = KeptData(name=aside, kept_at=now, until=until, described=told, foreign=foreign)
-    change = DataChange(wanted=wanted or _new_name(call), aside=aside, restore_from=restore_from)
-    if backup is not None:
-        note_gap(call.tx, backup, Gap(since=moment, until=now), now)
-    instance = msgspec.structs.replace(restarted(instance), kept_data=tuple(known.values()), exchange=change)
-    begin(call, instance, EXCHANGE, "modifying", {"moment": moment, "told": f"{told} What was there is kept: {aside}."})
+    node_id = _node_of_pair(instance)
+    known[aside] = KeptData(name=aside, kept_at=now, until=until, described=told, foreign=foreign, node_id=node_id)
+    change = DataChange(wanted=wanted or _new_name(call), aside=aside, restore_from=restore_from, node_id=node_id)
+    frame = {"moment": moment, "told": f"{told} What was there is kept: {aside}."}
+    instance = msgspec.structs.replace(instance, kept_data=tuple(known.values()), exchange=change)
+    if instance.multi_az:
+        begin(call, msgspec.structs.replace(instance, multi_az=False, failure=""), PART_PAIR, "modifying", frame)
+    else:
+        if backup is not None:
+            note_gap(call.tx, backup, Gap(since=moment, until=now), now)
+        begin(call, restarted(instance), EXCHANGE, "modifying", frame)
     return aside
+
+
+def _node_of_pair(instance: DBInstance) -> str:
+    """The node on whose volume data is set aside, where there are two."""
+    return instance.node_id if instance.multi_az else ""
 
 
 def _new_name(call: Call) -> str:
@@ -174,12 +192,23 @@ def _require_exchangeable(call: Call, instance: DBInstance) -> None:
     name = instance.db_instance_identifier
     if not accepts_changes(InstanceView(call).status(instance)):
         raise ApiError("InvalidDBInstanceStateFault", f"Instance {name} is not in available state.")
-    if instance.multi_az or instance.pending.multi_az:
-        raise invalid_combination(f"{name} is Multi-AZ: its standby has the data too. Convert it to Single-AZ first.")
+    if instance.pending.multi_az is not None:
+        raise invalid_combination(
+            f"{name} is to be converted in its next maintenance window. Let that be done first (ApplyImmediately), or"
+            " take it back by asking for what it is now."
+        )
+    if instance.keeping_node_id not in ("", instance.node_id):
+        raise invalid_combination(
+            f"What {name} keeps aside is on the node in {instance.secondary_availability_zone}, which follows now. Make"
+            " that one lead first (RebootDBInstance with ForceFailover), or discard what is kept."
+        )
     if instance.source_dbi_resource_id or replicas_of(call.tx, instance):
-        raise invalid_combination(f"{name} has read replicas or is one: they have one history. Restore into a new one.")
+        raise invalid_combination(f"{name} has read replicas or is one, and they have one history. {RENAME_INSTEAD}")
     if copies_of(call.tx, instance.dbi_resource_id):
-        raise invalid_combination(f"The backups of {name} are replicated to another region. Stop that first.")
+        raise invalid_combination(
+            f"The backups of {name} are replicated to another region, where they have one history. {RENAME_INSTEAD} Or"
+            " stop the replication first."
+        )
 
 
 def _require_room(call: Call, instance: DBInstance, base: BackupFacts) -> None:

@@ -247,11 +247,6 @@ def _multi_az(call: Call, instance: DBInstance, request: Request) -> bool:
             f"{instance.db_instance_identifier} will move to another VPC in its next maintenance window, which a"
             " Multi-AZ DB instance cannot. Let it move first, or take that back by naming its present DB subnet group."
         )
-    if wanted and instance.kept_data:
-        raise invalid_combination(
-            f"{instance.db_instance_identifier} keeps the data of before a restore in place, which a Multi-AZ DB"
-            " instance cannot. `mainstay backups discard` removes it, `mainstay backups go-back` goes back to it."
-        )
     if wanted and not instance.multi_az:
         require_capacity(call, request.get("DBInstanceClass", instance.db_instance_class), replaced=instance,
                          multi_az=True)  # fmt: skip

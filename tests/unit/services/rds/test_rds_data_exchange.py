@@ -12,13 +12,16 @@ from mainstay.control.backup_desk import BackupDesk
 from mainstay.engines.base import Feature
 from mainstay.engines.mariadb.rules import MariadbRules
 from mainstay.engines.postgresql.rules import PostgresqlRules
-from mainstay.model.db_instance import DataChange, DBInstance
+from mainstay.model.db_instance import DataChange, DBInstance, PendingModification
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup
 from mainstay.model.errors import Permanent
+from mainstay.model.node import NodeTarget
 from mainstay.workflows.automated_backups import gap_of
+from mainstay.workflows.converge import _record_end
+from mainstay.workflows.db_instances import MODIFY
 from mainstay.workflows.engine import Finish, Next, Work
-from mainstay.workflows.exchange_data import EXCHANGE
-from mainstay.workflows.node_specs import _kept_data
+from mainstay.workflows.exchange_data import EXCHANGE, PART_PAIR, _exchanged, _parted
+from mainstay.workflows.node_specs import _kept_data, _membership, _waits_for_parting
 
 
 def stored(rds: Any, name: str = "db1") -> DBInstance:
@@ -109,7 +112,7 @@ async def test_what_cannot_be_exchanged_is_refused(
             await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
 
     for fields, text in (
-        ({"multi_az": True}, "is Multi-AZ"),
+        ({"pending": PendingModification(multi_az=True)}, "is to be converted in its next maintenance window"),
         ({"source_dbi_resource_id": "db-OTHER"}, "read replicas or is one"),
         ({"engine_version": "16.5"}, "The backup is of version 17.5, the DB instance of 16.5"),
         ({"change": "rebooting"}, "not in available state"),
@@ -126,8 +129,6 @@ async def test_what_cannot_be_exchanged_is_refused(
     await refused("5 other data are kept aside already")
     with pytest.raises(Permanent, match="has automated backups, and imported data has another history"):
         await desk.expect_import({"name": "db1", "origin": "/somewhere"})
-    error = rds.refused("ModifyDBInstance", DBInstanceIdentifier="db1", MultiAZ=True)
-    assert "keeps the data of before a restore in place" in error
     create(rds, "plain", BackupRetentionPeriod=0)
     with pytest.raises(Permanent, match="not enabled for instance plain"):
         await desk.restore_in_place({"name": "plain", "place": {"latest": True}})
@@ -145,6 +146,71 @@ async def test_what_cannot_be_exchanged_is_refused(
     (before,) = stored(rds, "plain").kept_data
     with pytest.raises(Permanent, match="imported data has another history"):
         await desk.go_back({"name": "plain", "kept": before.name})
+
+
+def paired(rds: Any) -> DBInstance:
+    """It has a standby, in the zone of another of its subnets."""
+    change(rds, multi_az=True, standby_node_id="node-other", secondary_availability_zone="us-east-1b")
+    return stored(rds)
+
+
+def ended(rds: Any, desk: BackupDesk, program: str, ending: Any) -> DBInstance:
+    """The workflow of this name has come to its end."""
+    (job,) = [one for one in rds.jobs() if one.program == program]
+    with rds.store.transaction() as tx:
+        tx.finish_job(job)
+        _record_end(Work(job, desk._tools), tx, ending, None)  # type: ignore[arg-type]
+    return stored(rds)
+
+
+def stays(instance: DBInstance) -> list[str]:
+    """The nodes that are to run."""
+    return [one for one in instance.node_ids if _membership(instance, one, None)["target"] is NodeTarget.RUNNING]
+
+
+async def test_a_pair_is_parted_before_its_data_is_exchanged_and_formed_again(
+    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+) -> None:
+    before = paired(rds)
+    node_id = before.node_id
+    aside = await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
+    parting = stored(rds)
+    assert (parting.change, parting.multi_az, parting.restart_token) == ("modifying", False, before.restart_token)
+    for recorded in (parting, parting.with_nodes_swapped):  # whoever leads: there is what shall be exchanged
+        assert stays(recorded) == [node_id] and _waits_for_parting(recorded)
+        assert "exchange" not in _kept_data(recorded, node_id), "its standby could still take over"
+        assert aside in _kept_data(recorded, node_id)["kept"] and _kept_data(recorded, "node-other") == {}
+    assert parting.restoring_from is not None, "its backup must not be cleared away meanwhile"
+
+    change(rds, **msgspec.structs.asdict(parting.with_nodes_swapped))  # it was made to lead, and that is not told yet
+    alone = ended(rds, desk, PART_PAIR.name, _parted)
+    assert (alone.node_ids, alone.change, alone.exchange) == ((node_id,), "modifying", parting.exchange)
+    assert _kept_data(alone, node_id)["exchange"].aside == aside and not _waits_for_parting(alone)
+
+    formed = ended(rds, desk, EXCHANGE.name, _exchanged)
+    assert (formed.change, formed.multi_az, formed.exchange, formed.node_id) == ("modifying", True, None, node_id)
+    assert formed.standby_node_id not in ("", "node-other") and set(stays(formed)) == set(formed.node_ids)
+    assert [one.program for one in rds.jobs() if one.subject == f"db:{formed.dbi_resource_id}"].count(MODIFY.name) == 1
+    assert _kept_data(formed, node_id)["kept"] == (aside,) and _kept_data(formed, formed.standby_node_id) == {}
+
+    change(rds, change="", **{"node_id": formed.standby_node_id, "standby_node_id": node_id})  # a failover
+    with pytest.raises(Permanent, match="RebootDBInstance with ForceFailover"):
+        await desk.go_back({"name": "db1", "kept": aside})
+    assert stays(msgspec.structs.replace(stored(rds), multi_az=False)) == [node_id], "what is kept is not thrown away"
+
+
+async def test_a_pair_that_cannot_be_parted_is_one_again(
+    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+) -> None:
+    before = paired(rds)
+    await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
+    (job,) = [one for one in rds.jobs() if one.program == PART_PAIR.name]
+    with rds.store.transaction() as tx:
+        PART_PAIR.failed(Work(job, desk._tools), Permanent("broken")).record(tx)  # type: ignore[union-attr]
+        tx.finish_job(job)
+    after = stored(rds)
+    assert (after.multi_az, after.node_ids, after.kept_data, after.exchange) == (True, before.node_ids, (), None)
+    assert MODIFY.name in [one.program for one in rds.jobs()]
 
 
 async def test_an_engine_without_it_is_refused(
