@@ -141,6 +141,12 @@ class RunningPump:
         finally:
             gate.set()
 
+    def cpu_s(self) -> float:
+        """What the pump has taken of a core (proc_pid_schedstat(5))."""
+        process = isinstance(self.carrier, PumpProcess)
+        task = str(self.carrier.pid) if process else f"self/task/{self.carrier._runner.native_id}"
+        return int(Path("/proc", task, "schedstat").read_text().split()[0]) / 1e9
+
     def descriptors(self) -> int:
         """Of this process and the pump's."""
         child = descriptors_of(self.carrier.pid) if isinstance(self.carrier, PumpProcess) else 0

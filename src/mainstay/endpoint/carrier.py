@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import socket
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import NamedTuple
-
-_PROCESS_CLOCK, _THREAD_CLOCK = 2, 6
-"""CPUCLOCK_SCHED, and that with CPUCLOCK_PERTHREAD_MASK (linux/posix-timers_types.h); clock_getcpuclockid(3) makes its
-clocks in this way, but Python has only the one of pthreads, which must not be asked about a thread that has ended."""
 
 
 class Tag(NamedTuple):
@@ -43,19 +39,12 @@ class Carrier(ABC):
         """As `cut`; the tags are gone as well."""
 
     @abstractmethod
-    def cpu_s(self) -> float:
-        """Processor time that it has taken since it was started."""
+    def busy_s(self) -> float:
+        """How long it has run, or waited for a core to run on, since it was started."""
 
     @abstractmethod
     async def stop(self) -> None:
         """Resets what is left. When it returns nothing is."""
-
-    def _cpu_s_of(self, task: int, *, thread: bool) -> float:
-        """Of a thread or a whole process, by its id; 0 if it has ended."""
-        try:
-            return time.clock_gettime((~task << 3) | (_THREAD_CLOCK if thread else _PROCESS_CLOCK))
-        except OSError:
-            return 0.0
 
     def _gone(self, pairs: Iterable[int]) -> None:
         """Nothing happens to those that were gone before."""
@@ -63,3 +52,14 @@ class Carrier(ABC):
             tag = self.tags.pop(pair, None)
             if tag is not None:
                 self._on_closed(tag)
+
+
+def busy_s_of(task: str) -> float:
+    """As `Carrier.busy_s`, of the task with this path below /proc (proc_pid_schedstat(5)). 0 if it has ended, or if the
+    kernel does not count it (CONFIG_SCHED_INFO).
+    """
+    try:
+        ran_ns, waited_ns, _ = Path("/proc", task, "schedstat").read_text().split()
+    except OSError:
+        return 0.0
+    return (int(ran_ns) + int(waited_ns)) / 1e9

@@ -71,7 +71,8 @@ PUMPS_MAX = 9
 cores keeps all of them busy; more than these would be too much memory (a process has 20 MB)."""
 
 PUMP_BUSY_SHARE = 0.25
-"""Of a core: with less the endpoint's own thread carries everything. It is 9,000 small statements a second."""
+"""Of the time, in which the pumps run or wait for a core, summed: with less the endpoint's own thread carries
+everything. On a quiet machine it is 9,000 small statements a second."""
 
 PUMP_LOOK_INTERVAL_S = 0.25
 """How often is asked how busy the pumps are, while there is anything to carry."""

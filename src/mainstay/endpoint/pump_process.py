@@ -19,7 +19,7 @@ import structlog
 
 from mainstay.endpoint import limits
 from mainstay.endpoint import pump_records as records
-from mainstay.endpoint.carrier import Carrier, Tag
+from mainstay.endpoint.carrier import Carrier, Tag, busy_s_of
 from mainstay.endpoint.pump import close_with_reset, reset_when_closed
 from mainstay.host.channel import RecordChannel
 from mainstay.host.guardian import process_ended
@@ -111,9 +111,9 @@ class PumpProcess(Carrier):
         await asyncio.wait(cuts)  # the rest is known when the process has ended
         return sum(future.result() for future in cuts)
 
-    def cpu_s(self) -> float:
+    def busy_s(self) -> float:
         """See `Carrier`."""
-        return self._cpu_s_of(self.pid, thread=False)
+        return busy_s_of(str(self.pid))
 
     async def stop(self) -> None:
         """See `Carrier`."""

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import structlog
 
-from mainstay.endpoint.carrier import Carrier, Tag
+from mainstay.endpoint.carrier import Carrier, Tag, busy_s_of
 from mainstay.endpoint.pump import Pump
 
 T = TypeVar("T")
@@ -67,9 +67,9 @@ class PumpThread(Carrier):
         released = await self._ask(lambda: self._pump.release(parts, count_max))
         return [Released(pair, self.tags.pop(pair), client, engine) for pair, client, engine in released]
 
-    def cpu_s(self) -> float:
+    def busy_s(self) -> float:
         """See `Carrier`."""
-        return self._cpu_s_of(self._runner.native_id or 0, thread=True)
+        return busy_s_of(f"self/task/{self._runner.native_id}")
 
     async def _ask(self, question: Callable[[], T]) -> T:
         """What the thread answers; asked in order with all other orders, and even if nobody waits for it any more."""

@@ -1,8 +1,8 @@
 """All pumps of an endpoint process: its own thread, and processes while there is much to carry.
 
 Threads of one process wait for each other at the interpreter's lock, processes do not; but each costs memory. So one
-thread carries everything until that takes a good part of a core, and processes are started, which take over their share
-of what it carries and of what comes. When there has been little to do for a while they end as soon as they have
+thread carries everything until it is busy for a good part of the time, and processes are started, which take over their
+share of what it carries and of what comes. When there has been little to do for a while they end as soon as they have
 nothing left.
 
 Guarantees, tested in tests/unit/endpoint/test_pumps.py: a pair that is moved to another pump loses no byte; after `cut`
@@ -51,7 +51,7 @@ class Pumps:
         self._moving = asyncio.Lock()  # held while pairs are with no pump, and while pairs are cut
         self._growing: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._looked = (0.0, 0.0)  # when, and what all had taken of processors by then, in s
+        self._looked = (0.0, 0.0)  # when, and how long all had been busy by then, in s
         self._busy_at = self._failed_at = float("-inf")
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -126,20 +126,20 @@ class Pumps:
             return [self._thread]
         return [self._thread, *(one for one in self._processes if one.keeps_up)]
 
-    def _cpu_s(self) -> float:
-        return sum(one.cpu_s() for one in (self._thread, *self._processes))
+    def _busy_s(self) -> float:
+        return sum(one.busy_s() for one in (self._thread, *self._processes))
 
     def _watch(self) -> None:
         """Begins to look, unless that is so already."""
         if self._timer is None and self._processes_max:
-            self._looked = (self._loop.time(), self._cpu_s())
+            self._looked = (self._loop.time(), self._busy_s())
             self._timer = self._loop.call_later(limits.PUMP_LOOK_INTERVAL_S, self._look)
 
     def _look(self) -> None:
         """Whether there is so much to do that processes are worth it, or so little that they are not."""
-        now_s, cpu_s = self._loop.time(), self._cpu_s()
-        share = (cpu_s - self._looked[1]) / max(now_s - self._looked[0], 1e-3)
-        self._looked = (now_s, cpu_s)
+        now_s, busy_s = self._loop.time(), self._busy_s()
+        share = (busy_s - self._looked[1]) / max(now_s - self._looked[0], 1e-3)
+        self._looked = (now_s, busy_s)
         if share >= self._busy_share:
             self._busy_at = now_s
             if self._growing is None and self._uneven(now_s):

@@ -148,9 +148,9 @@ def test_nothing_spins_while_nothing_can_be_done(rig: Any) -> None:
     stalled_engine.shutdown(socket.SHUT_WR)  # and its reader has nothing more to say, so the client's side hangs up
     stalled.shutdown(socket.SHUT_WR)
     time.sleep(0.1)
-    before = rig.carrier.cpu_s()
+    before = rig.cpu_s()
     time.sleep(0.5)
-    assert rig.carrier.cpu_s() - before < 0.1
+    assert rig.cpu_s() - before < 0.1
     idle[0].sendall(b"alive")
     assert idle[1].recv(5) == b"alive"
 

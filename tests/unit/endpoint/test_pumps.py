@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -158,6 +159,13 @@ async def test_moved_under_way_they_lose_nothing(make: Any) -> None:
     await rig.pumps.grow()  # what had something under way before goes now
     assert all([await pair.carries(content) for pair in pairs])
     assert max(rig.spread()) <= 4
+    assert _watched(rig) == 1 + 2 * rig.spread()[0], "the thread does not wake up for those it gave away"
+
+
+def _watched(rig: Rig) -> int:
+    """How many descriptors the thread's epoll reports (proc_pid_fdinfo(5))."""
+    descriptor = rig.pumps._thread._pump._epoll.fileno()
+    return Path(f"/proc/self/fdinfo/{descriptor}").read_text().count("tfd:")
 
 
 async def test_new_connections_go_to_the_pump_with_the_fewest(make: Any) -> None:
