@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 
 from bench.peers import haproxy
 from bench.report import Table, show, spread
@@ -181,10 +182,11 @@ def rows(
             yield (f"{count} × {name}", *figures)
 
 
-def resident_kb(pid: int) -> int:
-    """Memory of a process now."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+def resident(pid: int) -> str:
+    """Memory of a process and its children now, in words."""
+    process = psutil.Process(pid)
+    own, *children = (f"{one.memory_info().rss / 1e6:.0f} MB" for one in (process, *process.children()))
+    return own + (f", its processes that carry {' and '.join(children)}" if children else "")
 
 
 def run(
@@ -223,7 +225,7 @@ def run(
             stack.enter_context(running([peer, "-db", "-f", config]))
             time.sleep(1)
         results = measure(paths, clients, seconds, rounds, say)
-        notes.append(f"The endpoint process took {resident_kb(pid) / 1000:.0f} MB (RSS) after all runs.")
+        notes.append(f"After all runs the endpoint process took {resident(pid)} (RSS).")
     return [
         Table(
             title=f"pgbench -S over loopback, {rounds} rounds of {seconds} s per path",

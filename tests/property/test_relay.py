@@ -10,25 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mainstay.endpoint.pump import Pump, Tag
+from harness.pumps import FORMS, TIMEOUT_S, RunningPump, carried_pair
 
-TIMEOUT_S = 10.0
 sizes = st.lists(st.integers(0, 3) | st.integers(1, 2000) | st.integers(100_000, 300_000), max_size=12)
 reads = st.integers(1, 64) | st.integers(1000, 300_000)
 
 
-def _pair() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        left = socket.create_connection(listener.getsockname(), timeout=TIMEOUT_S)
-        right, _ = listener.accept()
-        right.settimeout(TIMEOUT_S)
-        return left, right
-
-
-@pytest.fixture(scope="module")
-def pump() -> Iterator[Pump]:
-    running = Pump(lambda tag: None)
-    running.start()
+@pytest.fixture(scope="module", params=FORMS)
+def pump(request: pytest.FixtureRequest) -> Iterator[RunningPump]:
+    running = RunningPump(request.param)
     yield running
     running.stop()
 
@@ -77,7 +67,7 @@ class Talker:
     small_buffers=st.booleans(),
 )
 def test_bytes_arrive_unchanged_and_in_order(
-    pump: Pump,
+    pump: RunningPump,
     request: list[int],
     answer: list[int],
     client_reads: int,
@@ -85,13 +75,11 @@ def test_bytes_arrive_unchanged_and_in_order(
     answers_after_the_end: bool,
     small_buffers: bool,
 ) -> None:
-    client_end, inner_client = _pair()
-    engine_end, inner_engine = _pair()
-    for inner in (inner_client, inner_engine):
-        inner.setblocking(False)
-        if small_buffers:  # most writes are partial then
-            inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    pump.add(inner_client, inner_engine, Tag("db", 1, ("127.0.0.1", 1)))
+    (client_end, engine_end), inner = carried_pair()
+    if small_buffers:  # most writes are partial then
+        for end in inner:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    pump.add(*inner)
     gate = threading.Event()
     client = Talker(client_end, request, client_reads, waits=None)
     engine = Talker(engine_end, answer, engine_reads, waits=gate)

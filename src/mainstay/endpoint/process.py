@@ -25,6 +25,7 @@ from mainstay.endpoint.relay import Relay
 from mainstay.endpoint.routing import Change, RoutingTable
 from mainstay.host.clock import SystemClock
 from mainstay.host.files import make_private_directory, write_atomically
+from mainstay.host.processes import raise_file_limit
 from mainstay.host.rpc import RpcServer
 from mainstay.model.errors import MainstayError, Permanent, Transient
 from mainstay.model.route import Route
@@ -41,8 +42,8 @@ class EndpointProcess:
     def __init__(self, settings: Settings) -> None:
         self._file = settings.home / "endpoint" / "routes.json"
         self._table = RoutingTable()
-        pumps = min(limits.PUMPS_MAX, os.cpu_count() or 1)
-        self._relay = Relay(connections_max=limits.raise_file_limit(), pumps=pumps)
+        connections_max = limits.connections_for(raise_file_limit())
+        self._relay = Relay(connections_max=connections_max, pumps=limits.pumps_for(len(os.sched_getaffinity(0))))
         self._kernel = Kernel(str(settings.home), self._file.with_name("kernel.json"))
         self._kernel_wanted = settings.endpoint_path != "relay"
         self._kernel_reason: str | None = "not tried yet" if self._kernel_wanted else "endpoint_path is set to relay"
@@ -153,9 +154,12 @@ class EndpointProcess:
         ]
 
     async def stats(self, _: Any) -> dict[str, Any]:
-        """Counters per endpoint, why the kernel path is not used (None: it is available), and how the DNS server is."""
+        """Counters per endpoint, what each pump carries, why the kernel path is not used (None: it is available), and
+        how the DNS server is.
+        """
         return {
             "endpoints": self._relay.counters(),
+            "pumps": self._relay.pumps.state(),
             "kernel_unavailable": self._kernel_reason,
             "dns": None if self._dns is None else self._dns.state(),
         }

@@ -1,4 +1,4 @@
-"""The hot path: carries bytes between pairs of connected sockets in a thread of its own.
+"""The hot path: carries bytes between pairs of connected sockets.
 
 Guarantees, tested in tests/unit/endpoint/test_pump.py and tests/property/test_relay.py: bytes arrive unchanged, in
 order and whole; an end of stream in one direction leaves the other direction open; what the engine wrote before it
@@ -11,23 +11,21 @@ would double the calls, which for the small messages of databases are nearly the
 
 Reading is edge-triggered: the kernel need not look again at a socket that was emptied. What an edge does not repeat is
 asked for again by `_look_again`: the rest behind a full buffer, and the end of stream that came with the last bytes.
+
+A pump runs in a thread of the endpoint process (`pump_thread.py`) or is a process (`pump_worker.py`), so this module
+imports little. Whom a pair belongs to is not known here: it has a number.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 import struct
 import termios
-import threading
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future
+import traceback
+from collections.abc import Callable, Iterable
 from fcntl import ioctl
 from typing import Any, Final
-
-import structlog
 
 from mainstay.endpoint.limits import BUFFER_BYTES
 
@@ -36,44 +34,48 @@ _OUT: Final = select.EPOLLOUT
 _READS: Final = _IN | select.EPOLLRDHUP
 _READS_ONLY: Final = _READS | select.EPOLLET
 _EVENTS_PER_POLL: Final = 256
-_RESET = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close() sends RST
+_LINGER_NONE = struct.pack("ii", 1, 0)  # on, 0 s: close() sends RST
+_LINGER_OFF = struct.pack("ii", 0, 0)
 
-log = structlog.get_logger()
+
+def reset_when_closed(connection: socket.socket) -> None:
+    """From now on its peer sees a reset as soon as nobody has it open any more, even if that is by kill -9, and what
+    was not sent yet is dropped.
+    """
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
 
 
 def close_with_reset(connection: socket.socket) -> None:
     """Closes so that the peer sees a reset at once and no state lingers here."""
     try:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        reset_when_closed(connection)
     except OSError:
         pass  # already disconnected: nothing to reset
     connection.close()
 
 
-class Tag:
-    """What a pair belongs to; decides about cuts."""
-
-    __slots__ = ("endpoint_id", "epoch", "target")
-
-    def __init__(self, endpoint_id: str, epoch: int, target: tuple[str, int]) -> None:
-        self.endpoint_id = endpoint_id
-        self.epoch = epoch
-        self.target = target
+def _close_in_order(connection: socket.socket) -> None:
+    """Closes after what was sent, whatever `reset_when_closed` was told before."""
+    try:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+    except OSError:
+        pass  # already disconnected
+    connection.close()
 
 
 class _Half:
     """One direction: everything read from `source` goes to the source of `other`."""
 
-    __slots__ = ("ended", "fd", "finished", "mask", "other", "pending", "receive", "reset", "send", "source", "tag")
+    __slots__ = ("ended", "fd", "finished", "mask", "other", "pair", "pending", "receive", "reset", "send", "source")
 
     other: _Half
 
-    def __init__(self, source: socket.socket, sink: socket.socket, tag: Tag) -> None:
+    def __init__(self, source: socket.socket, sink: socket.socket, pair: int) -> None:
         self.source = source
         self.fd = source.fileno()
         self.receive = source.recv_into
         self.send = sink.send
-        self.tag = tag
+        self.pair = pair
         self.pending: memoryview | None = None  # read but not yet taken by the sink
         self.ended = False  # the source has nothing more to say
         self.finished = False  # and the sink has been told so, or cannot be told any more
@@ -89,54 +91,39 @@ class _Half:
 
 
 class Pump:
-    """The thread and its control interface. All public methods may be called from any thread."""
+    """What carries pairs. Whoever made it runs it in a thread, and calls everything else in that thread."""
 
-    def __init__(self, on_closed: Callable[[Tag], None]) -> None:
-        """`on_closed` runs in the pump's thread whenever a pair is gone."""
+    def __init__(
+        self,
+        control: int,
+        obey: Callable[[], None],
+        on_closed: Callable[[int], None],
+        on_defect: Callable[[str], None],
+    ) -> None:
+        """`obey` is called whenever the descriptor `control` has something to read: orders to this pump. `on_closed`
+        hears the number of a pair that has ended by itself, `on_defect` the traceback of a failure that should not be.
+        """
+        self._control = control
+        self._obey = obey
         self._on_closed = on_closed
+        self._on_defect = on_defect
         self._epoll = select.epoll()
-        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._epoll.register(self._wakeup, _IN)
-        self._commands: deque[Callable[[], None]] = deque()
-        self._halves: dict[int, _Half] = {}
+        self._epoll.register(control, _IN)
+        self._halves: dict[int, _Half] = {}  # by descriptor
+        self._requests: dict[int, _Half] = {}  # by number of the pair: what the client says
         self._buffer = memoryview(bytearray(BUFFER_BYTES))
         self._running = True
-        self._runner = threading.Thread(target=self._run, name="pump", daemon=True)
 
-    def start(self) -> None:
-        """Starts the thread."""
-        self._runner.start()
-
-    def stop(self) -> None:
-        """Resets every pair and waits for the thread to end."""
-        self._submit(self._shut)
-        self._runner.join()
-        self._epoll.close()
-        os.close(self._wakeup)
-
-    def add(self, client: socket.socket, engine: socket.socket, tag: Tag) -> None:
-        """Takes over two connected, non-blocking sockets."""
-        self._submit(lambda: self._add(client, engine, tag))
-
-    def cut(self, doomed: Callable[[Tag], bool]) -> Future[int]:
-        """Resets both ends of the pairs that `doomed` picks, after all pairs added before; how many they were."""
-        future: Future[int] = Future()
-        self._submit(lambda: future.set_result(self._cut(doomed)))
-        return future
-
-    def _submit(self, command: Callable[[], None]) -> None:
-        self._commands.append(command)
-        os.eventfd_write(self._wakeup, 1)
-
-    def _run(self) -> None:  # noqa: C901 - the hot loop: calling out per event would cost more than all it does
-        halves, buffer, poll, wakeup = self._halves, self._buffer, self._epoll.poll, self._wakeup
+    def run(self) -> None:  # noqa: C901 - the hot loop: calling out per event would cost more than all it does
+        """Carries bytes until `end`."""
+        halves, buffer, poll, control = self._halves, self._buffer, self._epoll.poll, self._control
         reads, full = _IN, len(buffer)  # local names, as those above: each is needed for every message
         while self._running:
             commanded = False
             for fd, events in poll(-1, _EVENTS_PER_POLL):
                 half = halves.get(fd)
                 if half is None:
-                    commanded = commanded or fd == wakeup  # else: closed earlier in this batch
+                    commanded = commanded or fd == control  # else: closed earlier in this batch
                     continue
                 try:
                     if events != reads:
@@ -164,27 +151,63 @@ class Pump:
                     half.reset = True
                     self._end(half)
                 except Exception:  # the outermost loop: a defect must cost one connection, not all of them
-                    log.exception("endpoint.pump_failed", endpoint_id=half.tag.endpoint_id)
+                    self._on_defect(traceback.format_exc())
                     self._close(half, reset=True)
             if commanded:  # after the batch, so that a descriptor's number is never reused within one
                 self._obey()
+        self._epoll.close()
 
-    def _obey(self) -> None:
-        os.eventfd_read(self._wakeup)
-        while self._commands:
-            command = self._commands.popleft()
-            try:
-                command()
-            except Exception:  # as above
-                log.exception("endpoint.pump_command_failed")
-
-    def _add(self, client: socket.socket, engine: socket.socket, tag: Tag) -> None:
-        request, answer = _Half(client, engine, tag), _Half(engine, client, tag)
+    def add(self, client: socket.socket, engine: socket.socket, pair: int) -> None:
+        """Takes over two connected, non-blocking sockets under a number that no other pair has."""
+        request, answer = _Half(client, engine, pair), _Half(engine, client, pair)
         request.other, answer.other = answer, request
+        self._requests[pair] = request
         self._halves[request.fd] = request
         self._halves[answer.fd] = answer
-        self._watch(request)
-        self._watch(answer)
+        try:
+            self._watch(request)
+            self._watch(answer)
+        except OSError:  # no memory, or more than fs.epoll.max_user_watches
+            self._on_defect(traceback.format_exc())
+            self._close(request, reset=True)
+
+    def cut(self, pairs: Iterable[int]) -> int:
+        """Resets both ends of these pairs, as far as they are here; how many they were. Nobody else is told."""
+        count = 0
+        for pair in pairs:
+            request = self._requests.get(pair)
+            if request is not None:
+                self._forget(request)
+                close_with_reset(request.source)
+                close_with_reset(request.other.source)
+                count += 1
+        return count
+
+    def release(self, parts: int, count_max: int) -> list[tuple[int, socket.socket, socket.socket]]:
+        """Gives pairs away with their client's and engine's sockets, for another pump to carry: all but each
+        `parts`-th, and but those that have something under way.
+        """
+        released: list[tuple[int, socket.socket, socket.socket]] = []
+        for number, request in enumerate(list(self._requests.values())):
+            if len(released) == count_max:
+                break
+            answer = request.other
+            if number % parts and request.mask == answer.mask == _READS_ONLY:
+                # A socket leaves epoll by itself only when nobody has it open any more.
+                self._epoll.unregister(request.fd)
+                self._epoll.unregister(answer.fd)
+                self._forget(request)
+                released.append((request.pair, request.source, answer.source))
+        return released
+
+    def heed_writing(self, wanted: bool) -> None:
+        """Whether `obey` is also called when the descriptor `control` can be written to."""
+        self._epoll.modify(self._control, _IN | _OUT if wanted else _IN)
+
+    def end(self) -> None:
+        """Resets every pair; `run` returns."""
+        self.cut(list(self._requests))
+        self._running = False
 
     def _watch(self, half: _Half) -> None:
         """Makes epoll report what this socket is wanted for."""
@@ -261,27 +284,19 @@ class Pump:
 
     def _close(self, half: _Half, *, reset: bool) -> None:
         """Ends the pair. A reset is passed on as a reset, unless bytes are still on their way: those win."""
+        self._forget(half)
         for end in (half, half.other):
-            self._halves.pop(end.fd, None)
-            end.mask = 0
             if reset and not _unsent(end.source):
                 close_with_reset(end.source)
             else:
-                end.source.close()
-        self._on_closed(half.tag)
+                _close_in_order(end.source)
+        self._on_closed(half.pair)
 
-    def _cut(self, doomed: Callable[[Tag], bool]) -> int:
-        halves = [half for half in self._halves.values() if half.fd < half.other.fd and doomed(half.tag)]
-        for half in halves:
-            for end in (half, half.other):
-                self._halves.pop(end.fd, None)
-                close_with_reset(end.source)
-            self._on_closed(half.tag)
-        return len(halves)
-
-    def _shut(self) -> None:
-        self._cut(lambda _: True)
-        self._running = False
+    def _forget(self, half: _Half) -> None:
+        self._requests.pop(half.pair, None)
+        for end in (half, half.other):
+            self._halves.pop(end.fd, None)
+            end.mask = 0
 
 
 def _unsent(connection: socket.socket) -> bool:

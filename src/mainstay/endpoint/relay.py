@@ -5,23 +5,24 @@ a limit, is reset before one byte of it is read; a new client waits up to `hold_
 engine refuses, then is closed; the engine sees a loopback client under the client's own address; after `apply`
 returned, no connection of an older epoch exists or can still come up.
 
-Everything here runs on the event loop; only the pumps have threads. Bytes are never looked at, so TLS is end to end.
+Everything here runs on the event loop; only the pumps have a thread and processes. Bytes are never looked at, so TLS is
+end to end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import itertools
 import socket
 from collections import Counter
-from collections.abc import Iterable
 
 import structlog
 
 from mainstay.endpoint import limits
+from mainstay.endpoint.carrier import Tag
 from mainstay.endpoint.listeners import listen
-from mainstay.endpoint.pump import Pump, Tag, close_with_reset
+from mainstay.endpoint.pump import close_with_reset
+from mainstay.endpoint.pumps import Pumps
 from mainstay.endpoint.routing import Change, admitted, survives
 from mainstay.model.route import Route
 
@@ -65,21 +66,18 @@ class Relay:
         self._hold_s = hold_s
         self._gate = limits.LogGate()
         self._endpoints: dict[str, _Endpoint] = {}
-        self._pumps = [Pump(lambda tag: self._quota.give_back(tag.endpoint_id)) for _ in range(pumps)]
-        self._turn = itertools.cycle(self._pumps)
+        self.pumps = Pumps(lambda tag: self._quota.give_back(tag.endpoint_id), pumps_max=pumps)
         self._counters: dict[str, Counter[str]] = {}
 
     def start(self) -> None:
-        """Starts the threads."""
-        for pump in self._pumps:
-            pump.start()
+        """Starts what carries bytes."""
+        self.pumps.start()
 
     async def stop(self) -> None:
         """Stops listening, then resets every connection."""
         for endpoint_id in [*self._endpoints]:
             self._drop(endpoint_id)
-        for pump in self._pumps:
-            await asyncio.to_thread(pump.stop)
+        await self.pumps.stop()
 
     async def apply(self, change: Change) -> int:
         """Makes sockets agree with the change; how many connections were cut.
@@ -115,8 +113,7 @@ class Relay:
         def doomed(tag: Tag) -> bool:
             return tag.endpoint_id == endpoint_id and not survives(route, tag.epoch, tag.target)
 
-        futures: Iterable[asyncio.Future[int]] = [asyncio.wrap_future(pump.cut(doomed)) for pump in self._pumps]
-        return sum(await asyncio.gather(*futures))
+        return await self.pumps.cut(doomed)
 
     def _listen(self, route: Route, listener: socket.socket) -> None:
         endpoint = _Endpoint(route, listener)
@@ -191,7 +188,7 @@ class Relay:
             if route.target is not None:
                 for connection in (client, engine):
                     _tune(connection)
-                next(self._turn).add(client, engine, Tag(endpoint_id, route.epoch, route.target))
+                self.pumps.add(client, engine, Tag(endpoint_id, route.epoch, route.target))
                 handed_over = True
         except TimeoutError:
             if endpoint.route is not None:

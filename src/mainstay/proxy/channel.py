@@ -1,26 +1,19 @@
 """Messages between a worker and the coordinator, some with a descriptor (SCM_RIGHTS, unix(7)).
 
-A Unix socket that keeps records apart (SOCK_SEQPACKET), whose directory only we can enter. In the order of sending; a
-message is a line of JSON, tagged with its type. What a peer sends that is no message of these ends the channel.
+Over a record channel (`host/channel.py`) in a directory that only we can enter. In the order of sending; a message is
+a line of JSON, tagged with its type. What a peer sends that is no message of these ends the channel.
 """
 
 from __future__ import annotations
 
-import asyncio
-import os
 import socket
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 
 import msgspec
-import structlog
 
+from mainstay.host.channel import RecordChannel
+from mainstay.host.records import Record
 from mainstay.proxy.ledger import Need
-
-MESSAGE_BYTES_MAX = 64 * 1024
-RECEIVED_AT_ONCE = 100
-log = structlog.get_logger()
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
@@ -169,90 +162,23 @@ class Channel:
     """One end of a connection. `heard` gets every message; `ended` is called once, when there are no more."""
 
     def __init__(self, connection: socket.socket, heard: Heard, ended: Callable[[], None]) -> None:
-        connection.setblocking(False)
-        self._socket = connection
         self._heard = heard
-        self._ended = ended
-        self._out: deque[tuple[bytes, int]] = deque()
-        self.closed = False
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(connection.fileno(), self._receive)
+        self._records = RecordChannel(connection, self._understand, ended)
 
     def send(self, message: Message, carried: socket.socket | None = None) -> None:
         """Sends, now or as soon as the peer takes it; `carried` stays ours as well."""
-        if self.closed:
-            return
-        descriptor = -1 if carried is None else carried.fileno()
-        if not self._out and self._transmit(_ENCODER.encode(message), descriptor):
-            return
-        if not self._out:
-            self._loop.add_writer(self._socket.fileno(), self._flush)
-        self._out.append((_ENCODER.encode(message), -1 if descriptor < 0 else os.dup(descriptor)))
+        self._records.send(_ENCODER.encode(message), () if carried is None else (carried,))
 
     def close(self) -> None:
         """No more; `ended` is called."""
-        if self.closed:
-            return
-        self.closed = True
-        self._loop.remove_reader(self._socket.fileno())
-        self._loop.remove_writer(self._socket.fileno())
-        self._socket.close()
-        for _data, descriptor in self._out:
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._out.clear()
-        self._ended()
+        self._records.close()
 
-    def _transmit(self, data: bytes, descriptor: int) -> bool:
-        """False if it must be tried again; a channel that breaks is closed."""
+    def _understand(self, record: Record) -> None:
         try:
-            if descriptor < 0:
-                self._socket.send(data)
-            else:
-                socket.send_fds(self._socket, [data], [descriptor])
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            log.warning("proxy.channel_broken", error=str(error))
+            message = _DECODER.decode(record.data)
+        except msgspec.DecodeError:
+            for carried in record.carried:
+                carried.close()
             self.close()
-        return True
-
-    def _flush(self) -> None:
-        while self._out:
-            data, descriptor = self._out[0]
-            if not self._transmit(data, descriptor):
-                return
-            if self.closed:
-                return
-            self._out.popleft()
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._loop.remove_writer(self._socket.fileno())
-
-    def _receive(self) -> None:
-        for _ in range(RECEIVED_AT_ONCE):
-            try:
-                # No program that is started meanwhile gets it: a lease counts as long as somebody has its descriptor.
-                data, descriptors, _flags, _address = socket.recv_fds(
-                    self._socket, MESSAGE_BYTES_MAX, 1, socket.MSG_CMSG_CLOEXEC
-                )
-            except BlockingIOError:
-                return
-            except OSError as error:
-                log.warning("proxy.channel_broken", error=str(error))
-                data, descriptors = b"", []
-            carried = socket.socket(fileno=descriptors[0]) if descriptors else None
-            message: Message | None = None
-            if data:
-                with suppress(msgspec.DecodeError):
-                    message = _DECODER.decode(data)
-            if message is None:
-                if carried is not None:
-                    carried.close()
-                self.close()
-                return
-            if carried is not None:
-                carried.setblocking(False)
-            self._heard(message, carried)
-            if self.closed:
-                return
+            return
+        self._heard(message, record.carried[0] if record.carried else None)

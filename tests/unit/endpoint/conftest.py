@@ -10,53 +10,17 @@ from typing import Any
 
 import pytest
 
-from mainstay.endpoint.pump import Pump, Tag
+from harness.pumps import FORMS, RunningPump
 from mainstay.model.route import Route
 
 _HOSTS = itertools.count(10)
 TIMEOUT_S = 10.0
 
 
-def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    """Two ends of one TCP connection, blocking, with a time limit."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        left = socket.create_connection(listener.getsockname(), timeout=TIMEOUT_S)
-        right, _ = listener.accept()
-        right.settimeout(TIMEOUT_S)
-        return left, right
-
-
-class PumpRig:
-    """A running pump and the outer ends of the connections it carries."""
-
-    def __init__(self) -> None:
-        self.closed: list[Tag] = []
-        self.pump = Pump(self.closed.append)
-        self.pump.start()
-        self._ends: list[socket.socket] = []
-
-    def connect(
-        self, tag: Tag | None = None, kind: type[socket.socket] = socket.socket
-    ) -> tuple[socket.socket, socket.socket]:
-        """The client's and the engine's end of one carried connection; `kind` is what the pump has of the client."""
-        client, accepted = tcp_pair()
-        inner_client = kind(fileno=accepted.detach())
-        engine, inner_engine = tcp_pair()
-        inner_client.setblocking(False)
-        inner_engine.setblocking(False)
-        self.pump.add(inner_client, inner_engine, tag or Tag("db", 1, ("127.0.0.1", 1)))
-        self._ends += [client, engine]
-        return client, engine
-
-    def stop(self) -> None:
-        self.pump.stop()
-        for end in self._ends:
-            end.close()
-
-
-@pytest.fixture
-def rig() -> Iterator[PumpRig]:
-    running = PumpRig()
+@pytest.fixture(params=FORMS)
+def rig(request: pytest.FixtureRequest) -> Iterator[RunningPump]:
+    """A pump, as a thread and as a process."""
+    running = RunningPump(request.param)
     yield running
     running.stop()
 

@@ -152,6 +152,25 @@ async def test_a_new_epoch_cuts_the_connections_of_the_old(make: Any, engines: A
     assert rig.count(route, "open") == 1
 
 
+async def test_a_new_epoch_also_cuts_what_processes_carry(make: Any, engines: Any, connect: Any, route: Route) -> None:
+    rig, old, new = make(pumps=3), engines("old"), engines("new")
+    host, port = await old.start()
+    route = await rig.put(route, target_address=host, target_port=port)
+    clients = [await connect(route) for _ in range(2)]
+    assert [await client.ask() for client in clients] == ["old:hello"] * 2
+    await rig.relay.pumps.grow()
+    clients += [await connect(route) for _ in range(4)]
+    assert [await client.ask() for client in clients] == ["old:hello"] * 6
+    assert sorted(pump["connections"] for pump in rig.relay.pumps.state()) == [2, 2, 2]
+    host, port = await new.start()
+    route = await rig.put(route, target_address=host, target_port=port, epoch=2)
+    assert rig.cut == 6
+    assert all([await client.ended() for client in clients])
+    clients = [await connect(route) for _ in range(3)]
+    assert [await client.ask() for client in clients] == ["new:hello"] * 3
+    assert rig.count(route, "open") == 3
+
+
 async def test_losing_the_target_leaves_connections_to_the_engine(
     make: Any, engines: Any, connect: Any, route: Route
 ) -> None:
