@@ -17,6 +17,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHES = (
     "create",
     "mariadb",
+    "mysql",
     "recovery",
     "describe",
     "idle",

@@ -2,15 +2,13 @@
 
 `MAINSTAY_BENCH_MIB` (1024) is the size of the data. Both make their backups of the same running server, alternately,
 with as many threads; everything is on disk when either ends. Ours is timed from the API call until the snapshot is
-available, encrypted and prepared; the peer's stream is neither, and is prepared when it is restored. Writes are those
-of `sysbench oltp_write_only`; every round runs all ways one after the other, each round beginning with another one.
+available, encrypted and prepared; the peer's stream is neither, and is prepared when it is restored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -18,14 +16,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.mariadb_pair import bare_pair
-from bench.multi_az import Tools, Way, place_for_a_pair, ways_beside
-from bench.peers import sysbench
+from bench.multi_az import Tools
 from bench.report import Table, spread
+from bench.semi_sync_writes import writes_beside_a_bare_pair
 from harness.backups import Kept
 from harness.dialects import MARIADB, EngineUnderTest, newest_of
-from harness.mysql_family_pairs import MysqlFamilyMultiAZ
-from harness.service import HOMES, PASSWORD, Service
+from harness.service import Service
 from mainstay.agent.repositories import SystemRepositories
 from mainstay.backups.parallel import workers_default
 from mainstay.backups.sealing import LEVEL_DEFAULT
@@ -40,9 +36,7 @@ MIB = int(os.environ.get("MAINSTAY_BENCH_MIB", "1024"))
 NOISE_ROWS_PER_MIB = 9_500
 """Of 64 hexadecimal digits and a number: they compress to about half."""
 
-BACKUP_ROUNDS, WRITE_ROUNDS = 3, 7
-CLIENTS, SECONDS = 8, 4
-TABLES, ROWS = 4, 20_000
+BACKUP_ROUNDS = 3
 TIMEOUT_S = 1800.0
 
 
@@ -54,9 +48,7 @@ def run(say: Callable[[str], None]) -> list[Table]:
             build = Builds(service.settings).resolve("mariadb", engine.version)
             tools = Tools(build, service.settings.engine_user)
             tables.append(_backups(service, engine, build, tools, say))
-            program = sysbench(service.settings.builds, say)
-            if program is not None:
-                tables.append(_writes(service, engine, build, tools, program, say))
+            tables += writes_beside_a_bare_pair(service, engine, say)
     return tables
 
 
@@ -195,67 +187,3 @@ class _Peer:
             codes = taking.wait(TIMEOUT_S), giving.wait(TIMEOUT_S)
         if any(codes):
             raise RuntimeError(f"{first[0]}: {(self._scratch / 'said').read_text()[-1500:]}")
-
-
-# Writes
-
-
-def _writes(
-    service: Service, engine: EngineUnderTest, build: EngineBuild, tools: Tools, program: Path,
-    say: Callable[[str], None],
-) -> Table:  # fmt: skip
-    pair = MysqlFamilyMultiAZ(service, engine, engine.create(service, "pair", MultiAZ=True, DBName="sbtest"))
-    pair.await_in_sync()
-    with place_for_a_pair() as directory, bare_pair(pair, build, tools, directory) as bare:
-        ways = ways_beside(bare, service, pair.primary, pair.instance["Endpoint"])
-        before = pair.await_in_sync()
-        results = _measure(program, ways, say)
-        assert pair.record == before, "the pair did not stay in sync: what was measured is something else"
-    service.delete_instance("pair")
-
-    def ratios(name: str) -> str:
-        return spread([one / other for one, other in zip(results[name], results["bare"], strict=True)], 2)
-
-    return Table(
-        title=(
-            f"sysbench oltp_write_only, MariaDB {engine.version}, {TABLES} tables of {ROWS} rows, {CLIENTS} clients,"
-            f" {WRITE_ROUNDS} rounds of {SECONDS} s"
-        ),
-        columns=("way", "transactions a second", "of bare, within a round"),
-        rows=tuple((name, spread(values), ratios(name)) for name, values in results.items()),
-        notes=(f"Every commit is synchronised on both nodes before it is acknowledged. All data is in {HOMES}.",),
-    )
-
-
-def _measure(program: Path, ways: dict[str, Way], say: Callable[[str], None]) -> dict[str, list[float]]:
-    """Transactions per second by way; the order of ways turns with every round."""
-    names = list(ways)
-    for name in names[:2]:  # the third is the same database as the second
-        _sysbench(program, ways[name], "prepare")
-    results: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(-1, WRITE_ROUNDS):  # the first one warms up
-        for name in names[number % 3 :] + names[: number % 3]:
-            found = re.search(r"transactions: .*\(([\d.]+) per sec", _sysbench(program, ways[name], "run"))
-            assert found is not None
-            if number >= 0:
-                results[name].append(float(found[1]))
-        say(f"mariadb: round {number + 1} of {WRITE_ROUNDS} of writes")
-    return results
-
-
-def _sysbench(program: Path, way: Way, command: str) -> str:
-    scripts = program.parent.parent / "share/sysbench"
-    script = scripts / "oltp_write_only.lua"
-    options = [
-        f"--mysql-host={way.address}", f"--mysql-port={way.port}", "--mysql-user=app", f"--mysql-password={PASSWORD}",
-        "--mysql-db=sbtest", f"--tables={TABLES}", f"--table-size={ROWS}", f"--threads={CLIENTS}",
-        f"--time={SECONDS}",
-    ]  # fmt: skip
-    done = subprocess.run(
-        [str(program), str(script), *options, command],
-        env={"PATH": os.environ["PATH"], "LUA_PATH": f"{scripts}/?.lua"},
-        capture_output=True, text=True, check=False, timeout=TIMEOUT_S,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise RuntimeError(f"sysbench {command}: {(done.stdout + done.stderr)[-1500:]}")
-    return done.stdout

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import random
+import secrets
 import subprocess
 import tempfile
 import time
@@ -16,7 +18,9 @@ from typing import Any
 import pymysql
 import pytest
 
+from harness.backups import kill_one
 from harness.dialects import MARIADB, MYSQL, ClientError, EngineUnderTest, newest_of
+from harness.mysql_family_pairs import as_operator
 from harness.pairs import MultiAZ
 from harness.service import Service, eventually
 from harness.shop import Shop, whole_second
@@ -72,17 +76,6 @@ def from_snapshot(shop: Shop, name: str, target: str) -> Shop:
     rds.restore_db_instance_from_db_snapshot(DBInstanceIdentifier=target, DBSnapshotIdentifier=name)
     shop.service.await_status(target, "available")
     return Shop(shop.service, shop.engine, target)
-
-
-def as_operator(service: Service, identifier: str, *statements: str) -> list[tuple[Any, ...]]:
-    """What the master user may not do everywhere, in a session at the node's own socket; the rows of the last one."""
-    path = service.settings.runtime / "nodes" / service.node(identifier)["node"] / "mysqld.sock"
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    with pymysql.connect(unix_socket=str(path), user=user, ssl_disabled=True, autocommit=True) as session:
-        cursor = session.cursor()
-        for statement in statements:
-            cursor.execute(statement)
-        return list(cursor.fetchall())
 
 
 def noted_events(shop: Shop) -> dict[str, str]:
@@ -157,7 +150,7 @@ def test_a_missing_binary_log_is_named_and_a_restore_test_and_a_verification_pro
     shop = made(own, engine)
     for number in range(3):
         shop.insert(number)
-        as_operator(own, "source", "FLUSH BINARY LOGS")
+        as_operator(own, own.node("source")["node"], "FLUSH BINARY LOGS")
     shop.insert(9)
     moment = whole_second()
     shop.restorable(moment)
@@ -178,13 +171,18 @@ def test_a_missing_binary_log_is_named_and_a_restore_test_and_a_verification_pro
 
 
 def test_kills_in_the_middle_of_a_backup_and_of_a_restore(own: Service, engine: EngineUnderTest) -> None:
+    """Also while a copy is being prepared and stored at once (MariaDB)."""
+    seed = secrets.randbits(30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
     shop = made(own, engine)
     shop.run("CREATE TABLE heavy (a int PRIMARY KEY AUTO_INCREMENT, b longtext)")
     shop.run(*("INSERT INTO heavy (b) VALUES (REPEAT(SHA2(UUID(), 256), 16384))" for _ in range(30)))
     before = shop.run("SELECT COUNT(*), SUM(CRC32(b)) FROM heavy")
     own.client("rds").create_db_snapshot(DBInstanceIdentifier="source", DBSnapshotIdentifier="shot")
-    time.sleep(0.5)
-    own.kill("agent")
+    for who in ("worker", "agent"):
+        time.sleep(chance.uniform(0.0, 1.5))
+        kill_one(own, who)
     eventually(lambda: snapshot_status(own, "shot") == "available")
     shop.insert(*range(200))
     moment = whole_second()
@@ -192,9 +190,9 @@ def test_kills_in_the_middle_of_a_backup_and_of_a_restore(own: Service, engine: 
     own.client("rds").restore_db_instance_to_point_in_time(
         SourceDBInstanceIdentifier="source", TargetDBInstanceIdentifier="back", RestoreTime=moment
     )
-    for _ in range(3):
-        time.sleep(0.7)
-        own.kill("agent")
+    for who in ("agent", "worker", "agent"):
+        time.sleep(chance.uniform(0.0, 1.0))
+        kill_one(own, who)
     own.await_status("back", "available")
     back = Shop(own, engine, "back")
     assert back.run("SELECT COUNT(*), SUM(CRC32(b)) FROM heavy") == before and back.numbers() == list(range(200))

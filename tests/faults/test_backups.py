@@ -9,7 +9,6 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from harness.backups import Kept, flip, judge_restore
+from harness.backups import Kept, flip, judge_restore, kill_one
 from harness.bank import TABLE as BANK
 from harness.bank import Bank, is_balanced
 from harness.pairs import MultiAZ
@@ -309,15 +307,10 @@ def test_foreign_and_replayed_backups_are_refused(kept: Kept) -> None:
 # B5
 
 
-def kill_one(kept: Kept, chance: random.Random) -> str:
-    """kill -9 of the agent, of the control plane or of what moves the backup now."""
+def kill_any(kept: Kept, chance: random.Random) -> str:
+    """kill -9 of the agent, of the control plane or of what moves the backup now; which."""
     who = chance.choice(["agent", "control", "worker"])
-    if who == "worker":
-        for worker in kept.workers():
-            with suppress(psutil.NoSuchProcess):
-                worker.send_signal(signal.SIGKILL)
-    else:
-        kept.service.kill(who)
+    kill_one(kept.service, who)
     return who
 
 
@@ -333,16 +326,16 @@ def test_kills_delay_backups_and_restores_and_harm_none(kept: Kept, full: bool, 
             name = f"disturbed{number}"
             kept.begin_snapshot(name)
             time.sleep(chance.uniform(0.0, 1.2))
-            killed.append(kill_one(kept, chance))
+            killed.append(kill_any(kept, chance))
             kept.await_snapshot(name)
             kept.restore_snapshots({f"from-{name}": name})
             time.sleep(chance.uniform(0.0, 1.5))
-            killed.append(kill_one(kept, chance))
+            killed.append(kill_any(kept, chance))
             kept.await_status(f"from-{name}")
             kept.drop(f"from-{name}")
             kept.rds.delete_db_snapshot(DBSnapshotIdentifier=name)
             time.sleep(chance.uniform(0.0, 0.5))
-            killed.append(kill_one(kept, chance))
+            killed.append(kill_any(kept, chance))
             kept.await_status("source")
     target = kept.await_restorable(time.time())
     kept.restore_moments({"after-kills": target})

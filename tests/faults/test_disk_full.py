@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from botocore.exceptions import ClientError
 
+from harness.full_disk import fill
 from harness.service import Service, eventually
 
 pytestmark = [
@@ -47,17 +47,6 @@ def cramped() -> Iterator[Service]:
             yield service
     except subprocess.CalledProcessError as error:
         pytest.skip(f"this machine does not let us mount: {error}")
-
-
-def fill(path: Path) -> None:
-    """Takes every byte that is left."""
-    with path.open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12, 1):
-            try:
-                while True:
-                    file.write(b"\0" * size)
-            except OSError:
-                continue
 
 
 def inserts(service: Service, instance: dict[str, Any]) -> bool:

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
+from harness.dialects import DIALECTS, POSTGRES, Dialect, newest_of
 from harness.service import Service, eventually
 from mainstay.host.rpc import RpcClient
 
@@ -213,7 +214,14 @@ def test_engine_killed(victim: tuple[Service, Instance], who: str) -> None:
     service.await_status("victim", "available")
 
 
-def test_control_killed_at_random_moments_of_create_modify_delete(own_service: Service, request: Any) -> None:
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda one: one.engine)
+def test_control_killed_at_random_moments_of_create_modify_delete(
+    own_service: Service, request: Any, dialect: Dialect
+) -> None:
+    """PostgreSQL; in a long run every engine."""
+    full = request.config.getoption("--faults-full")
+    if not (found := newest_of(dialect)) or (dialect is not POSTGRES and not full):
+        pytest.skip("not installed, or in `make faults` only")
     seed = secrets.randbits(30)
     chance = random.Random(seed)
     print(f"seed {seed}")
@@ -222,8 +230,8 @@ def test_control_killed_at_random_moments_of_create_modify_delete(own_service: S
     calls = (
         lambda name: rds.create_db_instance(
             DBInstanceIdentifier=name,
-            Engine="postgres",
-            EngineVersion=service.engine_version,
+            Engine=dialect.engine,
+            EngineVersion=found[-1].version,
             DBInstanceClass="db.t3.micro",
             AllocatedStorage=20,
             MasterUsername="app",
@@ -235,7 +243,7 @@ def test_control_killed_at_random_moments_of_create_modify_delete(own_service: S
         ),
         lambda name: rds.delete_db_instance(DBInstanceIdentifier=name, SkipFinalSnapshot=True),
     )
-    for number in range(20 if request.config.getoption("--faults-full") else 4):
+    for number in range(20 if full else 4):
         names = [f"r{number}-{one}" for one in range(4)]
         for call in calls:
             for name in names:  # each kill meets every instance at another step

@@ -1,14 +1,16 @@
-"""Restores of MariaDB and MySQL to moments under load, judged by what clients know (B2 and B7 of these engines).
+"""Backups of MariaDB and MySQL under load, and restores to moments, judged by what clients know (B1, B2 and B7).
 
-Short rounds here; `--faults-full` restores twenty random moments.
+Short rounds here; `--faults-full` restores eight backups and twenty random moments.
 """
 
 from __future__ import annotations
 
 import random
 import secrets
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,13 +21,15 @@ from harness.dialects import MARIADB, MYSQL, EngineUnderTest, newest_of
 from harness.mysql_family_pairs import MysqlFamilyMultiAZ
 from harness.service import Service, eventually
 from harness.shop import Shop
-from harness.writers import Row
+from harness.writers import Outcome, Row
 from mainstay.engines.mysql.binlog import MYSQL_LOG
 from mainstay.engines.mysql_family.binlog import events
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1800)]
 TOGETHER = 2
 """So many restores at once."""
+
+WIDE_ROWS = 50
 
 
 @pytest.fixture(scope="module", params=[*newest_of(MARIADB), *newest_of(MYSQL)], ids=lambda one: one.dialect.engine)
@@ -57,6 +61,76 @@ def restored(pair: MysqlFamilyMultiAZ, moments: dict[str, float]) -> Iterator[tu
             rows = Shop(pair.service, pair._engine, name).run("SELECT session, sequence FROM kept")
             yield name, [(int(one), int(other)) for one, other in rows]
             pair.service.delete_instance(name)
+
+
+@contextmanager
+def movements(pair: MysqlFamilyMultiAZ) -> Iterator[list[int]]:
+    """A client that changes wide rows and, in the same transaction, what they add up to; so many are committed."""
+    with pair.connect() as session:
+        session.execute("CREATE TABLE IF NOT EXISTS wide (id int PRIMARY KEY, version int NOT NULL, padding longtext)")
+        session.execute("CREATE TABLE IF NOT EXISTS total (versions int NOT NULL)")
+        for table in ("wide", "total"):
+            session.execute(f"DELETE FROM {table}")
+        session.execute("INSERT INTO total VALUES (0)")
+        for number in range(WIDE_ROWS):
+            session.execute("INSERT INTO wide VALUES (%s, 0, REPEAT(SHA2(UUID(), 256), 1000))", (number,))
+    moved, ended = [0], threading.Event()
+
+    def move() -> None:
+        with pair.connect() as session:
+            while not ended.is_set():
+                session.execute("BEGIN")
+                change = (
+                    "UPDATE wide SET version = version + 1, padding = REPEAT(SHA2(UUID(), 256), 1000) WHERE id = %s"
+                )
+                session.execute(change, (moved[0] % WIDE_ROWS,))
+                session.execute("UPDATE total SET versions = versions + 1")
+                session.execute("COMMIT")
+                moved[0] += 1
+
+    mover = threading.Thread(target=move, daemon=True)
+    mover.start()
+    try:
+        yield moved
+    finally:
+        ended.set()
+        mover.join(60)
+
+
+def test_a_backup_under_load_is_whole_and_of_one_moment(pair: MysqlFamilyMultiAZ, full: bool) -> None:
+    """B1. Of MariaDB it is being stored while it is prepared: what changed thereby must not be what is restored."""
+    rds = pair.service.client("rds")
+    pair.await_in_sync()
+    pair.make_table()
+    asked: dict[str, tuple[float, float, int]] = {}
+    with pair.writers() as writers, movements(pair) as moved:
+        for number in range(8 if full else 1):
+            count = moved[0]
+            eventually(lambda count=count: moved[0] > count + 50)
+            before, name = time.monotonic(), f"s{number}"
+            rds.create_db_snapshot(DBInstanceIdentifier="m1", DBSnapshotIdentifier=name)
+            eventually(
+                lambda name=name: (
+                    rds.describe_db_snapshots(DBSnapshotIdentifier=name)["DBSnapshots"][0]["Status"] == "available"
+                )
+            )
+            asked[name] = (before, time.monotonic(), moved[0])
+        writers.stop()
+    for name, (before, after, most) in asked.items():
+        rds.restore_db_instance_from_db_snapshot(DBInstanceIdentifier=f"of-{name}", DBSnapshotIdentifier=name)
+        pair.service.await_status(f"of-{name}", "available")
+        of = Shop(pair.service, pair._engine, f"of-{name}")
+        [(versions,)], [(total,)] = of.run("SELECT SUM(version) FROM wide"), of.run("SELECT versions FROM total")
+        assert 50 < versions == total <= most + 1, "a transaction is there in part"
+        checked = of.run("CHECK TABLE kept, wide, total EXTENDED")
+        assert {row[3] for row in checked if row[2] == "status"} == {"OK"}, checked
+        there = {(int(one), int(other)) for one, other in of.run("SELECT session, sequence FROM kept")}
+        acknowledged = [one for one in writers.operations if one.outcome is Outcome.ACKNOWLEDGED]
+        assert not {one.row for one in acknowledged if one.ended < before} - there, "missing"
+        assert not {one.row for one in writers.operations if one.began > after} & there, "from later"
+        print(f"B1, {pair.name}: {len(there)} commits and {versions} movements, each once")
+        pair.service.delete_instance(f"of-{name}")
+        rds.delete_db_snapshot(DBSnapshotIdentifier=name)
 
 
 def await_restorable(pair: MysqlFamilyMultiAZ, moment: float) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import psycopg
 import pytest
 
+from harness.full_disk import cramped, fill
 from harness.pairs import MultiAZ
-from harness.power import CannotMount, PowerlessService
+from harness.power import PowerlessService, cut_under_load, powerless
 from harness.service import Service, eventually
 from harness.writers import Verdict, describe_gaps, gaps, judge
 from mainstay.engines.builds import Builds
@@ -26,30 +25,15 @@ pytestmark = [
 ]
 
 
-@contextmanager
-def powerless(sabotage: str = "") -> Iterator[tuple[PowerlessService, MultiAZ]]:
-    """A Multi-AZ instance on a host that can lose its power."""
-    service = PowerlessService(sabotage)
-    try:
-        service.__enter__()
-    except CannotMount as error:
-        pytest.skip(f"this machine does not let us mount: {error}")
-    try:
-        pair = MultiAZ(service, service.create_instance("m1", MultiAZ=True))
-        pair.await_in_sync()
-        pair.make_table()
-        yield service, pair
-    finally:
-        service.__exit__()
+def postgresql_pair(service: Service) -> MultiAZ:
+    """A Multi-AZ instance."""
+    return MultiAZ(service, service.create_instance("m1", MultiAZ=True))
 
 
-def cut_under_load(service: PowerlessService, pair: MultiAZ, *, without_primary: bool = False) -> Verdict:
+def verdict_after_cut(service: PowerlessService, pair: MultiAZ, *, without_primary: bool = False) -> Verdict:
     """Power cut and return under load; `without_primary`: what leads cannot be started any more."""
     before = pair.await_in_sync()
-    with pair.writers() as writers:
-        eventually(lambda: writers.acknowledged() > 500)
-        service.cut_power()
-        writers.stop()
+    writers = cut_under_load(service, pair)
     data = pair.volume(before.primary) / "data"
     if without_primary:
         data.chmod(0o777)  # the engine refuses to start on data that everybody may write
@@ -69,9 +53,9 @@ def full(request: pytest.FixtureRequest) -> bool:
 
 
 def test_power_cut(full: bool) -> None:
-    with powerless() as (service, pair):
+    with powerless(postgresql_pair) as (service, pair):
         for number in range(10 if full else 1):
-            verdict = cut_under_load(service, pair, without_primary=number % 2 == 0)
+            verdict = verdict_after_cut(service, pair, without_primary=number % 2 == 0)
             assert verdict.clean, str(verdict)
             pair.await_in_sync()
             pair.make_table()
@@ -94,12 +78,9 @@ def test_without_fsync_a_power_cut_loses_commits(full: bool) -> None:
     """The positive control: what `test_power_cut` says is worth something."""
     if not full:
         pytest.skip("in `make faults` only")
-    with powerless("fsync_off") as (service, pair):
+    with powerless(postgresql_pair, "fsync_off") as (service, pair):
         before = pair.await_in_sync()
-        with pair.writers() as writers:
-            eventually(lambda: writers.acknowledged() > 500)
-            service.cut_power()
-            writers.stop()
+        writers = cut_under_load(service, pair)
         service.cli("up", "--detach")
         try:
             rows = pair.rows(timeout_s=15)
@@ -116,32 +97,11 @@ def test_disk_full_below_one_node(full: bool) -> None:
     if not full:
         pytest.skip("in `make faults` only")
     with Service() as service:
-        pair = MultiAZ(service, service.create_instance("m1", MultiAZ=True))
-        before = pair.await_in_sync()
-        volume = pair.volume(before.primary)
+        pair = postgresql_pair(service)
+        pair.await_in_sync()
         pair.make_table()
-        service.cli("down")
-        aside = volume.with_name("aside")
-        volume.rename(aside)
-        volume.mkdir()
-        try:
-            subprocess.run(
-                ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(volume)], check=True, capture_output=True
-            )
-        except subprocess.CalledProcessError as error:
-            volume.rmdir()
-            aside.rename(volume)
-            pytest.skip(f"this machine does not let us mount: {error.stderr}")
-        try:
-            subprocess.run(["cp", "-a", f"{aside}/.", str(volume)], check=True, timeout=60)
-            shutil.rmtree(aside)
-            service.cli("up", "--detach")
-            service.await_status("m1", "available")
-            pair.await_in_sync()
+        with cramped(pair, 300):
             _fill_below(service, pair)
-        finally:
-            service.cli("down")
-            subprocess.run(["umount", "-l", str(volume)], check=True, timeout=20)
 
 
 def _fill_below(service: Service, pair: MultiAZ) -> None:
@@ -153,12 +113,7 @@ def _fill_below(service: Service, pair: MultiAZ) -> None:
     with pair.writers(writers=4) as writers:
         eventually(writers.acknowledged)
         filled_at = time.monotonic()
-        with ballast.open("wb", buffering=0) as file:
-            while True:
-                try:
-                    file.write(b"\0" * (1 << 16))
-                except OSError:
-                    break
+        fill(ballast)
         with suppress(psycopg.Error), pair.connect(options="-c synchronous_commit=off") as session:
             for _ in range(60_000):  # every one in the room of the one before: only the WAL grows
                 session.execute("UPDATE wide SET content = reverse(content)")

@@ -209,10 +209,6 @@ class Kept:
         packs = {str(path.relative_to(self.directory)) for path in self.directory.glob("packs/*/*")}
         return packs - needed | set(list_intents(repository))
 
-    def workers(self) -> list[psutil.Process]:
-        """The processes that move backups now."""
-        return workers_of(self.service.process("agent"))
-
 
 def workers_of(pid: int) -> list[psutil.Process]:
     """The processes below this one that move backups now."""
@@ -222,6 +218,16 @@ def workers_of(pid: int) -> list[psutil.Process]:
             if "mainstay.backups" in " ".join(one.cmdline()):
                 found.append(one)
     return found
+
+
+def kill_one(service: Service, who: str) -> None:
+    """kill -9 of one of our processes, or of every "worker" that moves a backup now."""
+    if who != "worker":
+        service.kill(who)
+        return
+    for worker in workers_of(service.process("agent")):
+        with suppress(psutil.NoSuchProcess):
+            worker.kill()
 
 
 def flip(path: Path) -> None:

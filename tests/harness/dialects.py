@@ -93,7 +93,7 @@ def _mysql(service: Service, instance: dict[str, Any], *, tls: bool, **options: 
         **options,
     }
     if tls:
-        wanted["ssl"] = ssl.create_default_context(cafile=service.variables["MAINSTAY_CA_BUNDLE"])
+        wanted.setdefault("ssl", ssl.create_default_context(cafile=service.variables["MAINSTAY_CA_BUNDLE"]))
     else:
         wanted["ssl_disabled"] = True
     return pymysql.connect(**wanted)

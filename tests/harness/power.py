@@ -11,15 +11,23 @@ import os
 import shutil
 import signal
 import subprocess
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
+import pytest
 
+from harness.pairs import MultiAZ
 from harness.sabotage import SabotagedService
 from harness.service import Service, eventually
+from harness.writers import Writers
 
-SIZE = "1200M"
+AnyPair = TypeVar("AnyPair", bound=MultiAZ)
+
+SIZE = "2G"
 OPTIONS = "loop,commit=300,noatime"
 """No journal commit of the file system's own before ours: it would do the engine's work."""
 
@@ -62,9 +70,16 @@ class PowerlessService(SabotagedService):
         super().__exit__()
         shutil.rmtree(self._images)
 
-    def cut_power(self) -> None:
-        """Everything stops at once; when this returns the disk is as it was then, and nothing runs."""
+    def cut_power(self, written_back: Sequence[Path] = ()) -> None:
+        """Everything stops at once; when this returns the disk is as it was then, and nothing runs.
+
+        Of the files `written_back` the kernel happens to have written all just before, as it does now and then.
+        """
         pids = self._freeze()
+        for path in written_back:
+            descriptor = os.open(path, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
         copy = self._images / str(int(self._image.name) + 1)
         _run("cp", "--sparse=always", str(self._image), str(copy))
         for pid in pids:
@@ -107,6 +122,40 @@ class PowerlessService(SabotagedService):
 
     def _unmount(self) -> None:
         eventually(lambda: subprocess.run(["umount", str(self.home)], capture_output=True, timeout=60).returncode == 0)
+
+
+@contextmanager
+def powerless(make: Callable[[Service], AnyPair], sabotage: str = "") -> Iterator[tuple[PowerlessService, AnyPair]]:
+    """A Multi-AZ instance, in sync and with the writers' table, on a host that can lose its power."""
+    service = PowerlessService(sabotage)
+    try:
+        service.__enter__()
+    except CannotMount as error:
+        pytest.skip(f"this machine does not let us mount: {error}")
+    try:
+        pair = make(service)
+        pair.await_in_sync()
+        pair.make_table()
+        yield service, pair
+    finally:
+        service.__exit__()
+
+
+def cut_under_load(
+    service: PowerlessService,
+    pair: MultiAZ,
+    *,
+    write_s: float = 0.0,
+    written_back: Callable[[], Sequence[Path]] = tuple,
+) -> Writers:
+    """A power cut while clients write, for so long at least; they have ended when this returns, and nothing runs."""
+    pair.await_in_sync()
+    with pair.writers() as writers:
+        time.sleep(write_s)
+        eventually(lambda: writers.acknowledged() > 500)
+        service.cut_power(written_back())
+        writers.stop()
+    return writers
 
 
 def _runs(pid: int) -> bool:

@@ -260,6 +260,11 @@ class NodeActions:
         await self.restoring.lend_clone(spec.restore, self.volume.place)
         await self.volume.create()
 
+    def _make_sockets(self) -> None:
+        """They are in memory, and gone when the host was down."""
+        make_private_directory(self.files.sockets)
+        self._tools.user.give(self.files.sockets)
+
     def _make_logs_on_volume(self) -> None:
         """The engine's user owns the volume: whatever else stands in the place of the directory is left alone."""
         logs = self.files.logs
@@ -294,6 +299,7 @@ class NodeActions:
         if upstream is None:
             raise Transient("there is nobody to copy from")
         try:
+            self._make_sockets()
             anew = self.lost or not self._driver.initialised(self.files)
             copy = self._driver.clone if anew else self._driver.rejoin
             started = self._tools.clock.monotonic()
@@ -362,8 +368,7 @@ class NodeActions:
                 await self.ended.wait()
 
     async def _write_configuration(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        make_private_directory(self.files.sockets)
-        self._tools.user.give(self.files.sockets)
+        self._make_sockets()
         rendered = await self._driver.configuration(spec, assignment, self.files, self.build(spec))
         for name, content in rendered.items():
             path = self.files.configuration / name
@@ -374,8 +379,7 @@ class NodeActions:
         self._remember(written=wanted.configuration_digest)
 
     async def _start(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        make_private_directory(self.files.sockets)
-        self._tools.user.give(self.files.sockets)
+        self._make_sockets()
         command = self._driver.start_command(spec, self.files, self.build(spec))
         # A launch that was given up may have come up since: then the table decides about what runs.
         await self.adopt(spec.node_id)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AsyncExitStack, nullcontext, suppress
 
 import msgspec
 import structlog
@@ -17,11 +17,11 @@ import structlog
 from mainstay.agent.archiver import read_range
 from mainstay.agent.keeper import Keeper
 from mainstay.agent.local_snapshots import LocalSnapshots
-from mainstay.agent.repositories import Repositories
+from mainstay.agent.repositories import Ended, Repositories
 from mainstay.agent.standby_source import StandbySource, standby_source
 from mainstay.agent.verification import Verified
 from mainstay.backups.log_archive import LogArchive, Segment
-from mainstay.engines.backups import BackupEnd, EngineBackups
+from mainstay.engines.backups import BackupEnd, EngineBackups, OpenBackup
 from mainstay.engines.base import EngineDriver
 from mainstay.host.clock import Clock
 from mainstay.host.threads import to_its_end
@@ -180,12 +180,16 @@ class Jobs:
     async def _store_clone(self, job: RepositoryJob, facts: BackupFacts) -> BackupFacts:
         """What is restored from the object storage is what the clone shows."""
 
-        async def end() -> tuple[Sequence[SourceFile], BackupFacts]:
-            return (), facts
+        async def end() -> Ended:
+            return Ended(facts=facts)
 
         async with self._snapshots.opened(job, self._drivers[job.engine]) as sources:
+
+            async def begin() -> Sequence[SourceFile]:
+                return sources
+
             note = self._noting(job)
-            stored = await self._repositories.back_up(job.repository, job.backup_id, sources, end, note)
+            stored = await self._repositories.back_up(job.repository, job.backup_id, begin, end, note)
         self._snapshots.note_stored(job)
         return stored
 
@@ -203,15 +207,21 @@ class Jobs:
         keeper = self._running(job)
         spec, driver, host = keeper.spec, keeper.driver, keeper.hands.backup_host(keeper.spec)
         started_at = self._clock.wall()
-        async with driver.backups.begin(spec, host, job.backup_id, await self._standby(keeper, job)) as opened:
-            log.info("job.reads", job_id=job.job_id, from_standby=opened.from_standby)
+        standby, archive = await self._standby(keeper, job), self._repositories.log_archive(job.repository)
+        shipped = spec.archive is not None and spec.archive.prefix == job.repository.prefix
+        async with AsyncExitStack() as stack:
+            opened: OpenBackup
 
-            async def end() -> tuple[Sequence[SourceFile], BackupFacts]:
+            async def begin() -> Sequence[SourceFile]:
+                nonlocal opened
+                opened = await stack.enter_async_context(driver.backups.begin(spec, host, job.backup_id, standby))
+                log.info("job.reads", job_id=job.job_id, from_standby=opened.from_standby)
+                return opened.sources
+
+            async def end() -> Ended:
                 ended = await opened.finish()
-                archive = self._repositories.log_archive(job.repository)
-                shipped = spec.archive is not None and spec.archive.prefix == job.repository.prefix
                 await to_its_end(store_log, archive, ended, driver.backups, without_hole=shipped)
-                return ended.extra_files, BackupFacts(
+                facts = BackupFacts(
                     backup_id=job.backup_id,
                     engine_version=spec.engine_version,
                     timeline=ended.timeline,
@@ -221,9 +231,9 @@ class Jobs:
                     consistent_at=ended.consistent_at,
                     from_standby=opened.from_standby,
                 )
+                return Ended(facts=facts, sources=ended.extra_files, gone=ended.gone_files)
 
-            note = self._noting(job)
-            return await self._repositories.back_up(job.repository, job.backup_id, opened.sources, end, note)
+            return await self._repositories.back_up(job.repository, job.backup_id, begin, end, self._noting(job))
 
     def _noting(self, job: RepositoryJob) -> Callable[[int, int], None]:
         def note(bytes_done: int, bytes_total: int) -> None:

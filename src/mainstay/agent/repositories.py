@@ -43,8 +43,20 @@ from mainstay.settings import Settings
 Note = Callable[[int, int], None]
 """Told (bytes done, bytes in all)."""
 
-End = Callable[[], Awaitable[tuple[Sequence[SourceFile], BackupFacts]]]
-"""Called when all files are stored: what else belongs to the backup, and what it is."""
+Begin = Callable[[], Awaitable[Sequence[SourceFile]]]
+"""Called first: what is to be stored."""
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup is, known when all files are stored; see `Late` for the `sources` and what is `gone`."""
+
+    facts: BackupFacts
+    sources: tuple[SourceFile, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+End = Callable[[], Awaitable[Ended]]
+"""Called when all files are stored."""
 
 
 class Repositories(Protocol):
@@ -59,9 +71,7 @@ class Repositories(Protocol):
     async def has_backups(self, ref: RepositoryRef) -> bool:
         """Whether there is any complete backup."""
 
-    async def back_up(
-        self, ref: RepositoryRef, backup_id: str, sources: Sequence[SourceFile], end: End, note: Note
-    ) -> BackupFacts:
+    async def back_up(self, ref: RepositoryRef, backup_id: str, begin: Begin, end: End, note: Note) -> BackupFacts:
         """Stores a backup, which is there when this returns and not before."""
 
     async def restore(self, restore: RestoreSpec, destination: Path, user: User, note: Note) -> None:
@@ -120,21 +130,22 @@ class SystemRepositories:
     async def has_backups(self, ref: RepositoryRef) -> bool:
         return bool(await asyncio.to_thread(_newest, self._open(ref)))
 
-    async def back_up(
-        self, ref: RepositoryRef, backup_id: str, sources: Sequence[SourceFile], end: End, note: Note
-    ) -> BackupFacts:
+    async def back_up(self, ref: RepositoryRef, backup_id: str, begin: Begin, end: End, note: Note) -> BackupFacts:
         facts: BackupFacts | None = None
+
+        async def job() -> BackupJob:
+            base = await asyncio.to_thread(_newest, self._open(ref))
+            sources = tuple(await begin())
+            return BackupJob(place=self._place(ref), backup_id=backup_id, base_id=base, sources=sources, ask_late=True)
 
         async def late() -> Late:
             nonlocal facts
-            extra, facts = await end()
-            return Late(sources=tuple(extra), attributes={FACTS: msgspec.json.encode(facts).decode()})
+            ended = await end()
+            facts = ended.facts
+            attributes = {FACTS: msgspec.json.encode(facts).decode()}
+            return Late(sources=ended.sources, gone=ended.gone, attributes=attributes)
 
         async with self._alone(ref):
-            base = await asyncio.to_thread(_newest, self._open(ref))
-            job = BackupJob(
-                place=self._place(ref), backup_id=backup_id, base_id=base, sources=tuple(sources), ask_late=True
-            )
             done = await run_job(job, report=note, late=late)
         if facts is None or done.summary is None:
             raise Transient("the backup ended without saying what it is")

@@ -24,9 +24,15 @@ AskLate = Callable[[], Awaitable[Late]]
 
 
 async def run_job(
-    job: Job, *, report: Report | None = None, late: AskLate | None = None, deadline_s: float | None = None
+    job: Job | Callable[[], Awaitable[Job]],
+    *,
+    report: Report | None = None,
+    late: AskLate | None = None,
+    deadline_s: float | None = None,
 ) -> Done:
     """Does the job in a process of its own. `late` is asked when a backup has read everything (`ask_late`).
+
+    A job that is yet to be made is made while the process starts.
 
     Raises what the worker raised, and `Transient` when it dies or the deadline passes. When the caller is cancelled,
     the worker is stopped before this returns.
@@ -51,13 +57,16 @@ async def run_job(
         await _end(process)
 
 
-async def _talk(process: Process, job: Job, report: Report | None, late: AskLate | None) -> Done:
+async def _talk(
+    process: Process, job: Job | Callable[[], Awaitable[Job]], report: Report | None, late: AskLate | None
+) -> Done:
     if process.stdin is None or process.stdout is None or process.stderr is None:
         raise Transient("the worker has no pipes")
     complaints = asyncio.create_task(process.stderr.read(ERROR_TEXT_BYTES_MAX))
     try:
+        made = await job() if callable(job) else job
         with suppress(ConnectionError):  # it died; its last words say more than a broken pipe
-            await _send(process.stdin, job)
+            await _send(process.stdin, made)
         async for line in process.stdout:
             message = msgspec.json.decode(line, type=Message)
             if isinstance(message, Done):

@@ -56,7 +56,7 @@ class MariadbDriver(FamilyDriver):
             stdin=bootstrap_script(build),
         )
 
-    def initialised(self, files: NodeFiles) -> bool:
+    def has_data(self, files: NodeFiles) -> bool:
         return (files.data / "mysql" / "global_priv.frm").exists()
 
     def own_options(

@@ -47,7 +47,7 @@ class MysqlDriver(FamilyDriver):
     async def make_data(self, build: EngineBuild, data: Path, user: User) -> None:
         await template.make(build, data, user)
 
-    def initialised(self, files: NodeFiles) -> bool:
+    def has_data(self, files: NodeFiles) -> bool:
         return (files.data / "mysql.ibd").exists()
 
     def own_options(

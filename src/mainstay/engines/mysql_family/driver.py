@@ -10,11 +10,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 
+import structlog
 from pymysql.constants import ER
 
 from mainstay.engines.backups import EngineBackups
 from mainstay.engines.base import Health, Monitor, StartCommand
-from mainstay.engines.mysql_family import events, iam_logins, layout, replay
+from mainstay.engines.mysql_family import events, iam_logins, layout, replay, unforced
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
 from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
@@ -28,11 +29,14 @@ from mainstay.host.files import fsync_directory
 from mainstay.host.processes import SAFE_ENVIRONMENT, User
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
-from mainstay.model.errors import Permanent
+from mainstay.model.errors import Permanent, Transient
 from mainstay.model.node import NodeRole, NodeSpec, ReplicationStatus
 
 PROBE_TIMEOUT_S = 1.0
+LET_IN_TIMEOUT_S = 5.0
 NOT_YET = ("No such file or directory", "Connection refused")
+
+log = structlog.get_logger()
 
 
 class FamilyDriver(ABC):
@@ -70,8 +74,8 @@ class FamilyDriver(ABC):
         """Makes the engine's files in this directory, which is empty and the user's. They need not be on the disk."""
 
     @abstractmethod
-    def initialised(self, files: NodeFiles) -> bool:
-        """See `EngineDriver`."""
+    def has_data(self, files: NodeFiles) -> bool:
+        """Whether there is a complete data directory."""
 
     @abstractmethod
     def own_options(
@@ -108,8 +112,12 @@ class FamilyDriver(ABC):
             follow = await self.followers.follow_statements(spec, files, assignment.upstream)
         script = self.startup_script(operators((os.geteuid(), owner)))
         rendered = self.render(spec, self.own_options(spec, assignment, files, build), script, follow)
+        if follow and assignment.upstream is not None:
+            rendered[layout.SOURCE_FILE] = assignment.upstream.host
         if assignment.role is NodeRole.STANDBY and assignment.upstream is not None:
             rendered[layout.UPSTREAM_FILE] = assignment.upstream.host
+            if self.initialised(files):
+                unforced.note_running(files)  # written for a start, or for what runs: a copy has none yet
         return rendered
 
     def render(self, spec: NodeSpec, own: dict[str, str], startup: str, follow: str) -> dict[str, str]:
@@ -138,6 +146,10 @@ class FamilyDriver(ABC):
         await asyncio.to_thread(fsync_tree, unfinished)
         unfinished.rename(files.data)
         fsync_directory(files.volume)
+
+    def initialised(self, files: NodeFiles) -> bool:
+        """What a standby's host has left of it when it went down is no data that anybody could go on with."""
+        return self.has_data(files) and not (follows(files) and unforced.is_torn(files))
 
     def start_command(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild) -> StartCommand:
         """A shell that makes the engine's directories as the engine's own user, and becomes the engine."""
@@ -201,7 +213,10 @@ class FamilyDriver(ABC):
                     return Health(ready=False, starting=True, message="the log is being replayed")
                 if self.follows(files):
                     # What cannot be applied must not be acknowledged either.
-                    message = await self.followers.hold_back(connection)
+                    status = await self.followers.status(connection)
+                    message = await self.followers.hold_back(connection, status)
+                    if status is not None and status.receive_errno == ER.ACCESS_DENIED_ERROR:
+                        await self._let_in_again(spec, files)
                     await events.note(files)
                     return Health(ready=True, message=message)
                 return await self._health(connection, spec)
@@ -210,6 +225,18 @@ class FamilyDriver(ABC):
             if number_of(error) == ER.CON_COUNT_ERROR:  # all connections are in use, which it says itself
                 return Health(ready=True, message=message)
             return Health(ready=False, starting=any(words in message for words in NOT_YET), message=message)
+
+    async def _let_in_again(self, spec: NodeSpec, files: NodeFiles) -> None:
+        """Its source does not know it: it did not answer when it was told, or was killed before that was on its disk.
+
+        Nobody else would notice: until then the follower only tries again.
+        """
+        try:
+            place = Path((files.configuration / layout.SOURCE_FILE).read_text())
+            async with answering(place, timeout_s=LET_IN_TIMEOUT_S) as source:
+                await self.followers.let_in(source, spec)
+        except (OSError, Error, Transient) as error:
+            log.warning("follower.not_let_in", node_id=spec.node_id, error=str(error))
 
     async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
         async with answering(files.sockets) as connection:

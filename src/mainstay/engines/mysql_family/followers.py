@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from mainstay.engines.mysql_family import events
+from mainstay.engines.mysql_family import events, unforced
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
 from mainstay.engines.mysql_family.heartbeat import PULSE
 from mainstay.engines.mysql_family.layout import FOLLOW_STATEMENTS_FILE
@@ -99,6 +99,7 @@ async def put_in_place(unfinished: Path, files: NodeFiles, user: User) -> None:
     _mark(unfinished / FOLLOWER_FILE, user)
     await asyncio.to_thread(fsync_tree, unfinished)
     _exchange(unfinished, files, discarded)  # not in the thread, which would go on after this was cancelled
+    unforced.forget(files)
     await remove(discarded)
 
 
@@ -221,6 +222,7 @@ class Followers:
             await events.restore(connection, files)
             (files.data / FOLLOWER_FILE).unlink(missing_ok=True)
             fsync_directory(files.data)
+            unforced.forget(files)
             await connection.execute("SET GLOBAL read_only = 0")
         events.forget(files)
 
@@ -293,14 +295,13 @@ class Followers:
     async def _applied(self, connection: Session, status: FollowerStatus) -> bool:
         return bool(await connection.value(self._words.is_applied, (status.received,)))
 
-    async def hold_back(self, connection: Session) -> str:
-        """Why this follower cannot apply what it receives, "" if it can.
+    async def hold_back(self, connection: Session, status: FollowerStatus | None) -> str:
+        """Why this follower, of this status, cannot apply what it receives, "" if it can.
 
         As long as it cannot, it receives and acknowledges no more, and tries again to apply: the reason is then in the
         log over and over (`loss`). Both threads are never started together: that discards what was received.
         """
         follower = self._words.follower.upper()
-        status = await self.status(connection)
         if status is None:
             return ""
         if status.apply_errno:

@@ -20,6 +20,9 @@ FOLLOW_STATEMENTS_FILE = "follow.sql"
 UPSTREAM_FILE = "upstream"
 """Of a standby only: the directory of its primary's socket."""
 
+SOURCE_FILE = "source"
+"""Of every follower: the directory of its source's socket."""
+
 EVENTS_FILE = "events.json"
 CERTIFICATE_FILE = "server.crt"
 KEY_FILE = "server.key"

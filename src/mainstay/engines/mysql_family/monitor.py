@@ -3,11 +3,16 @@
 Looks write nothing that is replicated, so that they never wait for the standby. What does wait for it is a pulse: a
 small transaction in a session of its own. That it was acknowledged is the only word of itself that a standby sends; as
 long as no commit waits for it, the pulse is a question to the standby's own socket, which is beside the primary's.
+
+A primary without room for its binary log does not fail: every commit waits until somebody makes room, and whoever asks
+for anything else is answered. So it is a pulse that does not end, and a disk that is full, by which that is told.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,8 +29,15 @@ LOOK_TIMEOUT_S = 1.5
 LOOKS_PER_SESSION = 20
 """After so many a new session shows that the engine takes new ones."""
 
-LOOKS_PER_PULSE = 4
+PULSE_INTERVAL_S = 1.2
+"""By the clock and not by looks: on a busy host these take long, and a standby is not silent for that."""
+
 PULSE_TIMEOUT_S = 600.0
+QUESTION_TIMEOUT_S = 5.0
+PULSE_PATIENCE_S = 2.0
+FULL_BYTES = 1 << 20
+"""A disk is full on which there is no more than this for the engine."""
+
 BEHIND_LOOKS_MAX = 10
 """A source that is busy is seen sending most of the time: not once idle in so many looks means that it lags."""
 
@@ -47,15 +59,16 @@ class FamilyMonitor:
     """`Monitor` for the engines of this family."""
 
     def __init__(self, files: NodeFiles, words: Words) -> None:
+        self._files = files
         self._sockets: Path = files.sockets
         self._words = words
         self._query = LOOK.format(status=words.status_table, semi_sync=words.semi_sync, acknowledged=words.acknowledged)
         self._session: Session | None = None
         self._looks = 0
-        self._all_looks = 0
         self._behind_looks = 0
         self._pulse: asyncio.Task[None] | None = None
         self._pulse_session: Session | None = None
+        self._pulse_begun = -math.inf
         self._answers = 0
 
     async def look(self, follower: str, *, write: bool) -> Vitals:
@@ -97,15 +110,16 @@ class FamilyMonitor:
         if self._session is None:
             self._session, self._looks = await connect(self._sockets, timeout_s=LOOK_TIMEOUT_S), 0
         self._looks += 1
-        self._all_looks += 1
         if write:
             await self._session.execute(WRITE)
         [(state, dumps, status, acknowledgements, enabled)] = await self._session.execute(
             self._query, (f"{self._words.follower_user}{follower}",)
         )
         streaming = bool(dumps)
-        if streaming and self._all_looks % LOOKS_PER_PULSE == 0:
+        if streaming:
             self._send_pulse(None if enabled else self._sockets.with_name(follower))
+        if self._waits_for_room(follower):
+            return Vitals(answered=True, streaming=streaming, storage_fault=True, message="the disk is full")
         self._behind_looks = 0 if state.startswith(self._words.sent_all) else self._behind_looks + 1
         return Vitals(
             answered=True,
@@ -117,13 +131,27 @@ class FamilyMonitor:
 
     def _send_pulse(self, standby: Path | None) -> None:
         """One at a time: the last one may be waiting for the standby still."""
-        if self._pulse is None or self._pulse.done():
+        now = asyncio.get_running_loop().time()
+        if (self._pulse is None or self._pulse.done()) and now - self._pulse_begun >= PULSE_INTERVAL_S:
+            self._pulse_begun = now
             self._pulse = asyncio.create_task(self._run_pulse(standby))
+
+    def _waits_for_room(self, follower: str) -> bool:
+        """Whether commits wait for room here, and the follower has some where it is.
+
+        Where it has none either, as on one disk, nothing is won by letting it lead.
+        """
+        if self._pulse is None or self._pulse.done():
+            return False
+        if asyncio.get_running_loop().time() - self._pulse_begun < PULSE_PATIENCE_S:
+            return False
+        other = NodeFiles(root=self._files.root.with_name(follower), sockets=self._sockets.with_name(follower))
+        return _is_full(self._files.volume) and not _is_full(other.volume)
 
     async def _run_pulse(self, standby: Path | None) -> None:
         try:
             if standby is not None:
-                async with session(standby, timeout_s=LOOK_TIMEOUT_S) as other:
+                async with session(standby, timeout_s=QUESTION_TIMEOUT_S) as other:
                     self._answers += len(await other.execute("SELECT 1"))
                 return
             if self._pulse_session is None:
@@ -131,6 +159,15 @@ class FamilyMonitor:
             await self._pulse_session.execute(PULSE)
         except Error:  # whether the engine is well the looks tell
             self._cut_pulse()
+
+
+def _is_full(directory: Path) -> bool:
+    """What cannot be seen is held for full."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return True
+    return found.f_bavail * found.f_frsize <= FULL_BYTES
 
 
 def _judged(error: Error) -> Vitals:

@@ -104,10 +104,10 @@ async def test_a_follower_of_another_one_changes_over(
 @BOTH
 async def test_what_cannot_be_applied_is_not_received_either(followers: Followers, source: str, follower: str) -> None:
     failing: Any = Engine(source, follower, Last_SQL_Errno=1062, Last_SQL_Error="Duplicate entry")
-    assert await followers.hold_back(failing) == "Duplicate entry"
+    assert await followers.hold_back(failing, await followers.status(failing)) == "Duplicate entry"
     assert failing.ran == [f"STOP {follower.upper()} IO_THREAD"]
     mended: Any = Engine(source, follower, **{f"{follower}_IO_Running": "No"})
-    assert await followers.hold_back(mended) == ""
+    assert await followers.hold_back(mended, await followers.status(mended)) == ""
     assert mended.ran == [f"START {follower.upper()} IO_THREAD"]
 
 

@@ -1,0 +1,109 @@
+"""Multi-AZ writes of MariaDB and MySQL beside a bare semi-synchronous pair with the same settings.
+
+Writes are those of `sysbench oltp_write_only`; every round runs all ways one after the other, each round beginning with
+another one, and the ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pymysql
+
+from bench.multi_az import Tools, Way, place_for_a_pair, ways_beside
+from bench.peers import sysbench
+from bench.report import Table, spread
+from bench.semi_sync_pair import bare_pair
+from harness.dialects import EngineUnderTest
+from harness.mysql_family_pairs import MysqlFamilyMultiAZ
+from harness.service import HOMES, PASSWORD, Service
+from mainstay.engines.builds import Builds
+
+NAMES = {"mariadb": "MariaDB", "mysql": "MySQL"}
+ROUNDS = 7
+CLIENTS, SECONDS = 8, 4
+TABLES, ROWS = 4, 20_000
+TIMEOUT_S = 600.0
+
+
+def ssl_of_anybody() -> ssl.SSLContext:
+    """TLS to whoever answers: the bare servers and nodes have no names."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def writes_beside_a_bare_pair(service: Service, engine: EngineUnderTest, say: Callable[[str], None]) -> list[Table]:
+    """One table; none where sysbench cannot be had."""
+    program = sysbench(service.settings.builds, say)
+    if program is None:
+        return []
+    build = Builds(service.settings).resolve(engine.dialect.engine, engine.version)
+    tools = Tools(build, service.settings.engine_user)
+    pair = MysqlFamilyMultiAZ(service, engine, engine.create(service, "pair", MultiAZ=True, DBName="sbtest"))
+    pair.await_in_sync()
+    with place_for_a_pair() as directory, bare_pair(pair, build, tools, directory) as bare:
+        ways = ways_beside(bare, service, pair.primary, pair.instance["Endpoint"])
+        before = pair.await_in_sync()
+        for way in ways.values():  # MySQL takes a password over plain TCP from those it knows already
+            pymysql.connect(
+                host=way.address, port=way.port, user="app", password=PASSWORD, ssl=ssl_of_anybody()
+            ).close()
+        results = _measure(engine.dialect.engine, program, ways, say)
+        assert pair.record == before, "the pair did not stay in sync: what was measured is something else"
+    service.delete_instance("pair")
+
+    def ratios(name: str) -> str:
+        return spread([one / other for one, other in zip(results[name], results["bare"], strict=True)], 2)
+
+    table = Table(
+        title=(
+            f"sysbench oltp_write_only, {NAMES[pair.name]} {engine.version}, {TABLES} tables of {ROWS} rows, {CLIENTS}"
+            f" clients, {ROUNDS} rounds of {SECONDS} s"
+        ),
+        columns=("way", "transactions a second", "of bare, within a round"),
+        rows=tuple((name, spread(values), ratios(name)) for name, values in results.items()),
+        notes=(f"Every commit is synchronised on both nodes before it is acknowledged. All data is in {HOMES}.",),
+    )
+    return [table]
+
+
+def _measure(engine: str, program: Path, ways: dict[str, Way], say: Callable[[str], None]) -> dict[str, list[float]]:
+    """Transactions per second by way; the order of ways turns with every round."""
+    names = list(ways)
+    for name in names[:2]:  # the third is the same database as the second
+        _sysbench(program, ways[name], "prepare")
+    results: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(-1, ROUNDS):  # the first one warms up
+        for name in names[number % 3 :] + names[: number % 3]:
+            found = re.search(r"transactions: .*\(([\d.]+) per sec", _sysbench(program, ways[name], "run"))
+            assert found is not None
+            if number >= 0:
+                results[name].append(float(found[1]))
+        say(f"{engine}: round {number + 1} of {ROUNDS} of writes")
+    return results
+
+
+def _sysbench(program: Path, way: Way, command: str) -> str:
+    scripts = program.parent.parent / "share/sysbench"
+    script = scripts / "oltp_write_only.lua"
+    plugins = next(program.parent.parent.glob("lib/*/libmariadb3/plugin"))  # how clients of MySQL log in
+    options = [
+        f"--mysql-host={way.address}", f"--mysql-port={way.port}", "--mysql-user=app", f"--mysql-password={PASSWORD}",
+        "--mysql-db=sbtest", f"--tables={TABLES}", f"--table-size={ROWS}", f"--threads={CLIENTS}",
+        f"--time={SECONDS}",
+    ]  # fmt: skip
+    done = subprocess.run(
+        [str(program), str(script), *options, command],
+        env={"PATH": os.environ["PATH"], "LUA_PATH": f"{scripts}/?.lua", "MARIADB_PLUGIN_DIR": str(plugins)},
+        capture_output=True, text=True, check=False, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"sysbench {command}: {(done.stdout + done.stderr)[-1500:]}")
+    return done.stdout

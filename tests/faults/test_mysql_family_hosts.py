@@ -1,0 +1,207 @@
+"""Multi-AZ MariaDB and MySQL on a host that loses its power, or whose disk fills up below the node that leads."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import psycopg
+import pytest
+
+from harness.dialects import MARIADB, MYSQL, ClientError, EngineUnderTest, newest_of
+from harness.full_disk import cramped, fill
+from harness.mysql_family_pairs import MysqlFamilyMultiAZ
+from harness.power import PowerlessService, cut_under_load, powerless
+from harness.service import Service, eventually
+from harness.shop import Shop
+from harness.volumes import why_not
+from harness.writers import Row, describe_gaps, gaps, judge
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root"),
+]
+
+VOLUME_MIB = 900
+"""Room for an empty instance and a copy of it, and little more."""
+
+LEFT_MIB = 60
+BETWEEN_CUTS_S = 40.0
+"""So long at most do clients write before a long run's power cuts: the kernel writes by itself after thirty seconds."""
+
+
+def maker(engine: EngineUnderTest) -> Callable[[Service], MysqlFamilyMultiAZ]:
+    """What makes a Multi-AZ instance with the writers' database."""
+    members = {"MultiAZ": True, "DBName": "shop"}
+    return lambda service: MysqlFamilyMultiAZ(service, engine, engine.create(service, "m1", **members))
+
+
+@pytest.fixture(params=[*newest_of(MARIADB), *newest_of(MYSQL)], ids=lambda one: one.dialect.engine)
+def make(request: pytest.FixtureRequest) -> Callable[[Service], MysqlFamilyMultiAZ]:
+    """`maker` of each engine."""
+    return maker(request.param)
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """Whether this is `make faults`."""
+    return bool(request.config.getoption("--faults-full"))
+
+
+def rows_after_cut(service: PowerlessService, pair: MysqlFamilyMultiAZ, write_s: float) -> tuple[list[Row], list[Row]]:
+    """A power cut under load, and a change of roles some time after it: what is there before that, and what then.
+
+    The standby goes through the same cut. It forces little to its disk, and the kernel happens to have written its
+    binary log through just before.
+    """
+    binary_logs = pair.volume(pair.await_in_sync().standby) / "data"
+    writers = cut_under_load(
+        service, pair, write_s=write_s, written_back=lambda: [max(binary_logs.glob("mysql-bin-changelog.0*"))]
+    )
+    service.cli("up", "--detach")
+    present = pair.rows()
+    verdict = judge(writers.operations, writers.read, present)
+    print(f"F10, {pair.name}: {verdict}")
+    assert verdict.clean, str(verdict)
+    before = pair.await_in_sync()
+    service.await_status(pair.identifier, "available")
+    service.client("rds").reboot_db_instance(DBInstanceIdentifier=pair.identifier, ForceFailover=True)
+    after = pair.await_epoch(before.epoch + 1)
+    assert after.primary == before.standby
+    return present, pair.rows()
+
+
+def test_power_cut(make: Callable[[Service], MysqlFamilyMultiAZ], full: bool) -> None:
+    """F10."""
+    seed = secrets.randbits(30)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    with powerless(make) as (service, pair):
+        for _ in range(10 if full else 1):
+            present, then = rows_after_cut(service, pair, chance.uniform(0.0, BETWEEN_CUTS_S) if full else 0.0)
+            assert sorted(then) == sorted(present), "the two nodes did not hold the same"
+            pair.await_in_sync()
+            assert [pair.damage(node_id) for node_id in pair.node_ids] == [[], []]
+            service.await_status(pair.identifier, "available")
+            pair.make_table()
+
+
+@pytest.mark.parametrize("engine", newest_of(MYSQL), ids=lambda one: one.dialect.engine)
+def test_control_a_standby_that_goes_on_after_a_power_cut_lacks_rows(engine: EngineUnderTest, full: bool) -> None:
+    """MySQL believes its binary log, which was further than its tables."""
+    if not full:
+        pytest.skip("in `make faults` only")
+    with powerless(maker(engine), "torn_standby_believed") as (service, pair):
+        present, then = rows_after_cut(service, pair, 2.0)
+        print(f"a torn standby, {pair.name}: {len(set(present) - set(then))} of {len(present)} rows are missing")
+        assert set(present) - set(then)
+
+
+def test_control_what_is_on_no_disk_is_lost_in_a_power_cut(
+    make: Callable[[Service], MysqlFamilyMultiAZ], full: bool
+) -> None:
+    if not full:
+        pytest.skip("in `make faults` only")
+    with powerless(make, "forced_to_no_disk") as (service, pair):
+        writers = cut_under_load(service, pair)
+        service.cli("up", "--detach")
+        try:
+            rows = pair.rows(timeout_s=30)
+        except (AssertionError, psycopg.Error) as error:  # it does not start, or the table is gone
+            print(f"on no disk, {pair.name}: nothing is left: {error}")
+            return
+        verdict = judge(writers.operations, writers.read, rows)
+        print(f"on no disk, {pair.name}: {verdict}")
+        assert verdict.lost
+
+
+def test_disk_full_below_the_primary(make: Callable[[Service], MysqlFamilyMultiAZ]) -> None:
+    """F11: it can write no commit any more, and waits for room. Its standby has some, and takes over."""
+    with Service() as service:
+        pair = make(service)
+        pair.await_in_sync()
+        pair.make_table()
+        with cramped(pair, VOLUME_MIB) as node_id, pair.writers(writers=4) as writers:
+            before = pair.await_in_sync()
+            eventually(writers.acknowledged)
+            ballast = pair.volume(node_id) / "ballast"
+            filled_at = time.monotonic()
+            fill(ballast)
+            after = pair.await_epoch(before.epoch + 1)
+            assert after.primary == before.standby
+            eventually(lambda: writers.acknowledged_since(time.monotonic() - 0.5))
+            assert service.describe(pair.identifier)["DBInstanceStatus"] == "available"
+            ballast.unlink()
+            pair.await_in_sync()
+            writers.stop()
+            verdict = judge(writers.operations, writers.read, pair.rows())
+            print(f"F11, {pair.name}: {verdict}; {describe_gaps(gaps(writers.operations, [filled_at]))}")
+            assert verdict.clean, str(verdict)
+            assert [pair.damage(node) for node in pair.node_ids] == [[], []]
+
+
+@pytest.mark.skipif(bool(why_not("image", False)), reason=why_not("image", False))
+@pytest.mark.parametrize("engine", [*newest_of(MARIADB), *newest_of(MYSQL)], ids=lambda one: one.dialect.engine)
+def test_full_storage_is_a_status_and_more_of_it_lets_writes_go_on(engine: EngineUnderTest) -> None:
+    """F11 of an instance without a standby, whose volume grows while it waits for room."""
+    with Service(volumes="image") as service:
+        engine.create(service, "full", StorageType="standard", AllocatedStorage=5, DBName="shop")
+        engine.create(service, "roomy", StorageType="standard", AllocatedStorage=5, DBName="shop")
+        full, roomy = Shop(service, engine, "full"), Shop(service, engine, "roomy")
+        for shop in (full, roomy):
+            shop.run("CREATE TABLE kept (a int PRIMARY KEY)", "CREATE TABLE wide (a int PRIMARY KEY, b longtext)")
+        volume = service.home / "agent" / "nodes" / str(service.node("full")["node"]) / "volume"
+        free = os.statvfs(volume)
+        promised = free.f_bavail * free.f_frsize - LEFT_MIB * (1 << 20)
+        subprocess.run(["fallocate", "-l", str(promised), str(volume / "ballast")], check=True, timeout=30)
+        service.kill("agent")  # it looks at once when it comes up
+        acknowledged: list[int] = []
+        writing = threading.Thread(target=write_until_it_ends, args=(full, acknowledged), daemon=True)
+        writing.start()
+        service.await_status("full", "storage-full")
+        eventually(lambda: stands_still(acknowledged))
+        roomy.insert(1)
+        service.client("rds").modify_db_instance(DBInstanceIdentifier="full", AllocatedStorage=7, ApplyImmediately=True)
+        grown_at = time.monotonic()
+        eventually(lambda: answers(full))
+        print(f"F11, {engine.dialect.engine}: writes went on {time.monotonic() - grown_at:.1f} s after the order")
+        service.await_status("full", "available")
+        assert len(full.numbers()) > len(acknowledged) > 0 and not set(acknowledged) - set(full.numbers())
+        checked = full.run("CHECK TABLE kept, wide EXTENDED")
+        assert {row[3] for row in checked if row[2] == "status"} == {"OK"}, checked
+
+
+def write_until_it_ends(shop: Shop, acknowledged: list[int]) -> None:
+    """Half a megabyte and a number at a time, until there is an error or nobody answers."""
+    with suppress(*ClientError):
+        with shop.engine.connect(shop.service, shop.service.describe("full"), database="shop", read_timeout=10) as own:
+            while True:
+                number = len(acknowledged)
+                own.rows(f"INSERT INTO wide VALUES ({number}, REPEAT(SHA2(UUID(), 256), 8192))")
+                own.rows(f"INSERT INTO kept VALUES ({number})")
+                acknowledged.append(number)
+
+
+def stands_still(acknowledged: list[int]) -> bool:
+    """Nothing was written for two seconds."""
+    before = len(acknowledged)
+    time.sleep(2.0)
+    return len(acknowledged) == before
+
+
+def answers(shop: Shop) -> bool:
+    """Whether it takes a write, which may have to wait for a while."""
+    try:
+        with shop.engine.connect(shop.service, shop.service.describe("full"), database="shop", read_timeout=5) as own:
+            own.rows("INSERT INTO kept VALUES (-1) ON DUPLICATE KEY UPDATE a = a")
+    except ClientError:
+        return False
+    return True

@@ -1,0 +1,53 @@
+"""Disks that are full: a volume with little room, and what takes the last byte of it (root)."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.pairs import MultiAZ
+
+
+def fill(path: Path) -> None:
+    """Takes every byte that is left, into this file."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12, 1):
+            try:
+                while True:
+                    file.write(b"\0" * size)
+            except OSError:
+                continue
+
+
+@contextmanager
+def cramped(pair: MultiAZ, size_mib: int) -> Iterator[str]:
+    """The volume of the node that leads becomes a file system of this size; its id. In sync again when this begins.
+
+    The service is down at the end. Skips the test where nothing can be mounted.
+    """
+    service, node_id = pair.service, pair.await_in_sync().primary
+    volume = pair.volume(node_id)
+    service.cli("down")
+    aside = volume.with_name("aside")
+    volume.rename(aside)
+    volume.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(volume)]
+    if (mounted := subprocess.run(mounting, capture_output=True, text=True, timeout=20, check=False)).returncode:
+        volume.rmdir()
+        aside.rename(volume)
+        pytest.skip(f"this machine does not let us mount: {mounted.stderr}")
+    try:
+        subprocess.run(["cp", "-a", f"{aside}/.", str(volume)], check=True, timeout=60)
+        shutil.rmtree(aside)
+        service.cli("up", "--detach")
+        service.await_status(pair.identifier, "available")
+        assert pair.await_in_sync().primary == node_id
+        yield node_id
+    finally:
+        service.cli("down")
+        subprocess.run(["umount", "-l", str(volume)], check=True, timeout=20)
