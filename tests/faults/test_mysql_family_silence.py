@@ -150,14 +150,24 @@ def acknowledged_too_early(pair: MysqlFamilyMultiAZ) -> tuple[list[Operation], W
     return early, writers, stranded
 
 
+def test_an_idle_primary_commits_what_only_the_standby_can_acknowledge(pair: MysqlFamilyMultiAZ) -> None:
+    """By that is the silence of F3 noticed. One such commit is made without it, to confirm that the pair is in sync."""
+    seen: set[int] = set()
+
+    def pulses_arrive() -> bool:
+        rows = pair.as_operator(pair.standby, "SELECT value FROM mysql.rds_heartbeat2 WHERE id = 2")
+        seen.update(value for (value,) in rows)
+        return len(seen) >= 3
+
+    eventually(pulses_arrive)
+
+
 @without_silence
 def test_isolated_primary_goes_on_alone_when_that_is_recorded_and_heals_by_itself(pair: MysqlFamilyMultiAZ) -> None:
     """F3. Who cannot reach it waits; who can is answered as soon as the standby can never lead without what he writes.
 
     The agent sees both nodes: it keeps the one that leads.
     """
-    if pair.name == "mariadb":
-        pytest.skip("open defect: of MariaDB the pair does not notice this silence, and commits go on waiting")
     early, writers, stranded = acknowledged_too_early(pair)
     assert not early, f"{len(early)} commits were acknowledged by the primary alone before that was recorded"
     verdict = verdict_of(pair, writers, stranded)

@@ -48,10 +48,11 @@ STORAGE_FAULTS = frozenset(
 """Full, failing or damaged; and read-only, which a primary can only be by mistake."""
 
 NOT_YET = ("No such file", "Connection refused")
+# Beside an aggregate MariaDB answers 0 for a variable that is ON (11.8.9), unless it is in one itself.
 LOOK = """SELECT COALESCE(MAX(p.STATE), ''), COUNT(p.ID),
  (SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = '{semi_sync}status'),
  (SELECT VARIABLE_VALUE FROM {status} WHERE VARIABLE_NAME = '{acknowledged}'),
- @@GLOBAL.{semi_sync}enabled
+ MAX(@@GLOBAL.{semi_sync}enabled)
  FROM information_schema.PROCESSLIST AS p WHERE p.USER = %s AND p.COMMAND LIKE 'Binlog Dump%%'"""
 
 
