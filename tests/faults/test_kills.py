@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from harness.dialects import DIALECTS, POSTGRES, Dialect, newest_of
+from harness.dialects import DIALECTS, POSTGRES, EngineUnderTest, newest_of
 from harness.service import Service, eventually
 from mainstay.host.rpc import RpcClient
 
@@ -214,14 +214,19 @@ def test_engine_killed(victim: tuple[Service, Instance], who: str) -> None:
     service.await_status("victim", "available")
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=lambda one: one.engine)
-def test_control_killed_at_random_moments_of_create_modify_delete(
-    own_service: Service, request: Any, dialect: Dialect
-) -> None:
+@pytest.fixture(params=DIALECTS.values(), ids=lambda one: one.engine)
+def engine(request: pytest.FixtureRequest) -> EngineUnderTest:
     """PostgreSQL; in a long run every engine."""
-    full = request.config.getoption("--faults-full")
-    if not (found := newest_of(dialect)) or (dialect is not POSTGRES and not full):
+    found = newest_of(request.param)
+    if not found or (request.param is not POSTGRES and not request.config.getoption("--faults-full")):
         pytest.skip("not installed, or in `make faults` only")
+    return found[-1]
+
+
+def test_control_killed_at_random_moments_of_create_modify_delete(
+    engine: EngineUnderTest, own_service: Service, request: pytest.FixtureRequest
+) -> None:
+    """W2. (No service is started where the engine is skipped: it comes first.)"""
     seed = secrets.randbits(30)
     chance = random.Random(seed)
     print(f"seed {seed}")
@@ -230,8 +235,8 @@ def test_control_killed_at_random_moments_of_create_modify_delete(
     calls = (
         lambda name: rds.create_db_instance(
             DBInstanceIdentifier=name,
-            Engine=dialect.engine,
-            EngineVersion=found[-1].version,
+            Engine=engine.dialect.engine,
+            EngineVersion=engine.version,
             DBInstanceClass="db.t3.micro",
             AllocatedStorage=20,
             MasterUsername="app",
@@ -243,7 +248,7 @@ def test_control_killed_at_random_moments_of_create_modify_delete(
         ),
         lambda name: rds.delete_db_instance(DBInstanceIdentifier=name, SkipFinalSnapshot=True),
     )
-    for number in range(20 if full else 4):
+    for number in range(20 if request.config.getoption("--faults-full") else 2):
         names = [f"r{number}-{one}" for one in range(4)]
         for call in calls:
             for name in names:  # each kill meets every instance at another step

@@ -207,10 +207,12 @@ def test_a_standby_that_its_primary_does_not_know_is_let_in_again(pair: MysqlFam
     """As when it was started while that one was too busy to be told, or killed right after it was told."""
     before, words = pair.await_in_sync(), WORDS[pair.name]
     follower = f"{words.follower_user}{before.standby}"
-    dumps = f"SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{follower}'"
+    known = f"SELECT User FROM mysql.user WHERE User = '{follower}'"
+    dumps = f"SELECT ID FROM information_schema.PROCESSLIST WHERE USER = '{follower}' AND COMMAND LIKE 'Binlog Dump%'"
     with pair.writers() as writers:
         [(dump,)] = pair.as_operator(before.primary, dumps)
         pair.as_operator(before.primary, "SET sql_log_bin = 0", f"DROP USER '{follower}'@'%'", f"KILL {dump}")
+        eventually(lambda: pair.as_operator(before.primary, known))
         eventually(lambda: [row for row in pair.as_operator(before.primary, dumps) if row[0] != dump])
         after = pair.await_in_sync(timeout_s=120)
         assert (after.epoch, after.primary) == (before.epoch, before.primary)

@@ -18,6 +18,7 @@ from mainstay.engines.base import Health, Monitor, StartCommand
 from mainstay.engines.mysql_family import events, iam_logins, layout, replay, unforced
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
 from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
+from mainstay.engines.mysql_family.logins import REFUSED
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
 from mainstay.engines.mysql_family.option_file import parse, render
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
@@ -215,7 +216,7 @@ class FamilyDriver(ABC):
                     # What cannot be applied must not be acknowledged either.
                     status = await self.followers.status(connection)
                     message = await self.followers.hold_back(connection, status)
-                    if status is not None and status.receive_errno == ER.ACCESS_DENIED_ERROR:
+                    if status is not None and status.receive_errno in REFUSED:
                         await self._let_in_again(spec, files)
                     await events.note(files)
                     return Health(ready=True, message=message)
