@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from harness.backups import Kept
+from harness.backups import Kept, workers_of
 from harness.pairs import MultiAZ
 from harness.service import Service, eventually
 from mainstay.agent.backup_facts import read_facts
@@ -92,12 +92,20 @@ def from_standby(kept: Kept) -> bool:
     return facts.from_standby
 
 
+def backups_begun(kept: Kept) -> int:
+    """At the engine: how often the agent has said so."""
+    return (kept.service.home / "logs" / "agent.log").read_text().count('"event": "job.reads"')
+
+
 @contextmanager
-def held(kept: Kept) -> Iterator[None]:
-    """The process that reads the files, from its beginning, stands still."""
-    (worker,) = eventually(kept.workers, interval_s=0.002, timeout_s=120.0)
+def held(kept: Kept, snapshot: str) -> Iterator[None]:
+    """A snapshot has begun at the engine, and the process that is to read the files stands still before the first."""
+    begun = backups_begun(kept)
+    kept.begin_snapshot(snapshot)
+    (worker,) = eventually(lambda: workers_of(kept.service.process("agent")), interval_s=0.002, timeout_s=120.0)
     os.kill(worker.pid, signal.SIGSTOP)
     try:
+        eventually(lambda: backups_begun(kept) > begun)
         yield
     finally:
         os.kill(worker.pid, signal.SIGCONT)
@@ -139,8 +147,7 @@ def write_later(kept: Kept) -> bool:
 def test_a_failover_while_the_files_are_read(kept: Kept, pair: MultiAZ) -> None:
     """The standby's files are the new primary's then, and the backup that was begun at the old one never ends."""
     before, record = change(kept, 2), pair.record
-    kept.begin_snapshot("failed-over")
-    with held(kept):
+    with held(kept, "failed-over"):
         pair.kill(record.primary)
         pair.await_epoch(record.epoch + 1)
         eventually(lambda: write_later(kept))
@@ -158,8 +165,7 @@ def test_a_failover_while_the_files_are_read(kept: Kept, pair: MultiAZ) -> None:
 
 def test_a_standby_that_is_restarted_while_its_files_are_read(kept: Kept, pair: MultiAZ) -> None:
     before = change(kept, 3)
-    kept.begin_snapshot("restarted")
-    with held(kept):
+    with held(kept, "restarted"):
         pair.kill(pair.standby)
         pair.await_in_sync()
         eventually(lambda: pair.processes(pair.standby))
