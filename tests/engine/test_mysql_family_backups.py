@@ -175,7 +175,6 @@ def test_a_missing_binary_log_is_named_and_a_restore_test_and_a_verification_pro
 
 
 def test_kills_in_the_middle_of_a_backup_and_of_a_restore(own: Service, engine: EngineUnderTest) -> None:
-    """Also while a copy is being prepared and stored at once (MariaDB)."""
     seed = secrets.randbits(30)
     print(f"seed {seed}")
     chance = random.Random(seed)

@@ -231,7 +231,7 @@ class Jobs:
                     consistent_at=ended.consistent_at,
                     from_standby=opened.from_standby,
                 )
-                return Ended(facts=facts, sources=ended.extra_files, gone=ended.gone_files)
+                return Ended(facts=facts, sources=ended.extra_files)
 
             return await self._repositories.back_up(job.repository, job.backup_id, begin, end, self._noting(job))
 

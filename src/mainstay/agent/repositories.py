@@ -48,11 +48,10 @@ Begin = Callable[[], Awaitable[Sequence[SourceFile]]]
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backup is, known when all files are stored; see `Late` for the `sources` and what is `gone`."""
+    """What a backup is, known when all files are stored, and what else belongs to it."""
 
     facts: BackupFacts
     sources: tuple[SourceFile, ...] = ()
-    gone: tuple[str, ...] = ()
 
 
 End = Callable[[], Awaitable[Ended]]
@@ -143,7 +142,7 @@ class SystemRepositories:
             ended = await end()
             facts = ended.facts
             attributes = {FACTS: msgspec.json.encode(facts).decode()}
-            return Late(sources=ended.sources, gone=ended.gone, attributes=attributes)
+            return Late(sources=ended.sources, attributes=attributes)
 
         async with self._alone(ref):
             done = await run_job(job, report=note, late=late)

@@ -41,14 +41,9 @@ OpenSource = Callable[[SourceFile], Content | None]
 
 
 class Late(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What is known only after everything was read, such as the label that the engine gives in the end.
-
-    What of `sources` was read before under the same path is read once more, and of it those blocks are stored that are
-    not what they were. `gone` are paths that do not belong to the backup any more.
-    """
+    """What is known only after everything was read, such as the label that the engine gives in the end."""
 
     sources: tuple[SourceFile, ...] = ()
-    gone: tuple[str, ...] = ()
     attributes: dict[str, str] = {}
 
 
@@ -159,10 +154,7 @@ class _Writing:
             if self._options.late:
                 late = self._options.late()
                 self._attributes |= late.attributes
-                for path in late.gone:
-                    self._files.pop(path, None)
-                    self._directories.pop(path, None)
-                run_parallel(_tasks(self._add_late(late.sources)), work, stop)
+                run_parallel(_tasks(self._add(late.sources)), work, stop)
             for writer in writers:
                 writer.finish()
             manifest = self._manifest(uploads.finish())
@@ -196,14 +188,6 @@ class _Writing:
             file = _File(source, self._block_bytes, StoredFile(earlier) if earlier and earlier.size else None)
             self._files[source.path] = file
             files.append(file)
-        return files
-
-    def _add_late(self, sources: Sequence[SourceFile]) -> list[_File]:
-        """As `_add`; what was read already takes the place of what it was."""
-        before = {source.path: self._files.pop(source.path, None) for source in sources if not source.is_directory}
-        files = self._add(sources)
-        for file in files:
-            file.stored = _stored(before[file.source.path]) or file.stored
         return files
 
     def _worker(self, writer: PackWriter, progress: Progress) -> Callable[[list[_Span]], None]:
@@ -365,19 +349,6 @@ def _joined(file: _File) -> _Part:
         whole.length += part.length
     whole.digests = b"".join(digests)
     return whole
-
-
-def _stored(file: _File | None) -> StoredFile | None:
-    """What was read of the file, in packs that the manifest to be has already; None if there is nothing of it."""
-    if file is None or file.vanished:
-        return None
-    part = _joined(file)
-    if not part.length:
-        return None
-    same = part.extents.encoded({})
-    return StoredFile(
-        BackupFile(file.source.path, 0, file.source.mtime_ns, part.length, file.block_bytes, same, part.digests)
-    )
 
 
 def _runs(digests: bytes, before: bytes, zero: bytes, block_bytes: int, length: int) -> Iterator[tuple[str, int, int]]:

@@ -136,11 +136,7 @@ class OpenBackup(Protocol):
 
 
 class BackupEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known at the end: places in the log, files that belong to the copy, the log in between.
-
-    `extra_files`: what was not among the `sources`, or is not what it was when they were told. `gone_files`: paths of
-    sources that do not belong to the copy any more.
-    """
+    """What is known at the end: places in the log, small files that belong to the copy, the log in between."""
 
     timeline: str
     start_position: str
@@ -148,7 +144,6 @@ class BackupEnd(msgspec.Struct, frozen=True, kw_only=True):
     consistent_at: float
     extra_files: tuple[SourceFile, ...]
     log: tuple[LogPiece, ...]
-    gone_files: tuple[str, ...] = ()
 
 
 class Recovery(Protocol):

@@ -20,7 +20,7 @@ from mainstay.backups.read import verify_backup
 from mainstay.backups.repository import Repository
 from mainstay.backups.restore import restore_backup
 from mainstay.backups.sources import Content, open_source, walk
-from mainstay.backups.write import SPAN_BYTES, BackupOptions, Late, write_backup
+from mainstay.backups.write import SPAN_BYTES, BackupOptions, write_backup
 from mainstay.host.randomness import SystemRandomness
 from mainstay.model.backup import BackupDirectory, BackupFile, BackupHeader, Manifest, SourceFile
 from mainstay.model.errors import Permanent, Transient
@@ -84,41 +84,6 @@ def test_files_larger_than_a_span_and_a_pack_are_whole(repository: Repository, t
     assert len(repository.objects.list("db-ONE/packs/")) >= 2
     restore_backup(repository, read_manifest(repository, "one"), tmp_path / "restored")
     assert (tmp_path / "restored" / "huge").read_bytes() == content
-
-
-def test_what_changes_while_a_copy_is_stored_is_read_again_and_only_that_is_stored_again(
-    repository: Repository, data: Path, tmp_path: Path
-) -> None:
-    before = bytearray(os.urandom(24 << 20))
-    for name in ("changed", "longer", "shorter", "same", "gone", "empty/gone"):
-        (data / name).write_bytes(before)
-    write_backup(repository, "one", walk(data), BackupOptions(workers=1))  # of some files there is a backup already
-    now = bytearray(before)
-    for page in (0, 700, len(now) // 8192 - 1):
-        now[page * 8192 + 17] ^= 1
-    (data / "changed").write_bytes(bytes(8192) + now[8192:])
-    sources = list(walk(data))
-
-    def late() -> Late:
-        (data / "changed").write_bytes(now)
-        (data / "longer").write_bytes(before + b"longer")
-        (data / "shorter").write_bytes(before[: (3 << 20) + 5])
-        (data / "gone").unlink()
-        (data / "empty" / "gone").unlink()
-        (data / "empty").rmdir()
-        (data / "new").mkdir()
-        (data / "new" / "file").write_bytes(b"new")
-        again = [one for one in walk(data) if one.path in ("changed", "longer", "shorter") or one.path[:3] == "new"]
-        return Late(sources=tuple(again), gone=("gone", "empty/gone", "empty"))
-
-    base = read_manifest(repository, "one")
-    summary = write_backup(repository, "two", sources, BackupOptions(base=base, late=late, workers=2))
-    restore_backup(repository, read_manifest(repository, "two"), tmp_path / "restored")
-    assert tree(tmp_path / "restored") == tree(data)
-    assert verify_backup(repository, "two") == []
-    # Two pages were changed when they were read, one became other than zeros later; two ends of files, a new file.
-    assert summary.new == 3 * 8192 + len(b"longer") + 5 + len(b"new")
-    assert summary.vanished == 0
 
 
 class Shrinking:

@@ -1,15 +1,12 @@
-"""Backups of MariaDB: mariadb-backup, whose copy is prepared at once, so that it is known to be good.
-
-While it is prepared it is being stored already: few of its files change thereby.
-"""
+"""Backups of MariaDB: mariadb-backup, whose copy is prepared at once, so that it is known to be good."""
 
 from __future__ import annotations
 
 from mainstay.engines.mariadb.crash_copies import MariadbCrashCopies
-from mainstay.engines.mariadb.physical_copy import complete_copy, take_copy
+from mainstay.engines.mariadb.physical_copy import copy_running
 from mainstay.engines.mariadb.replay import MariadbReplay
 from mainstay.engines.mariadb.words import MARIADB_WORDS
-from mainstay.engines.mysql_family.backups import Copied, Copying, FamilyBackups
+from mainstay.engines.mysql_family.backups import Copying, FamilyBackups
 from mainstay.engines.mysql_family.events import EventState
 from mainstay.engines.mysql_family.exported import Stock
 from mainstay.engines.mysql_family.followers import empty_directory
@@ -33,12 +30,11 @@ class MariadbBackups(FamilyBackups):
         socket_login="unix_socket",
     )
 
-    async def copy(self, copying: Copying) -> Copied:
-        data, build, user = copying.data, copying.host.build, copying.host.user
+    async def copy(self, copying: Copying) -> tuple[EventState, ...]:
+        await empty_directory(copying.data, copying.host.user)
         changes = [_set_status(event) for event in copying.events]
-        await empty_directory(data, user)
-        await take_copy(copying.source, data, build, user)
-        return Copied(complete=lambda: complete_copy(data, build, user, changes=changes))
+        await copy_running(copying.source, copying.data, copying.host.build, copying.host.user, changes=changes)
+        return ()
 
 
 def _set_status(event: EventState) -> str:

@@ -22,40 +22,32 @@ POSITION_FILES = ("mariadb_backup_binlog_info", "xtrabackup_binlog_info")
 LEFT_BY_BACKUP = ("backup-my.cnf", "mariadb_backup_*", "xtrabackup_*")
 
 
-async def copy_running(sockets: Path, destination: Path, build: EngineBuild, user: User) -> None:
+async def copy_running(
+    sockets: Path, destination: Path, build: EngineBuild, user: User, *, changes: Sequence[str] = ()
+) -> None:
     """Into the empty directory `destination`, as a server can be started on it; up to where it was, it knows.
 
-    Not forced to the disk. Raises `Permanent` with the tool's words.
+    `changes` are made in the copy. Not forced to the disk. Raises `Permanent` with the tool's words.
     """
-    await take_copy(sockets, destination, build, user)
-    await complete_copy(destination, build, user)
-
-
-async def take_copy(sockets: Path, destination: Path, build: EngineBuild, user: User) -> None:
-    """The files, and what was logged while they were copied. As `copy_running`; no server can be started on it yet."""
+    tool = str(build.bin_directory / "mariadb-backup")
     # While it waits for its own thread to look at the redo log for the last time, nobody can commit.
-    how = (f"--parallel={workers_default()}", f"--log-copy-interval={LOG_COPY_INTERVAL_MS}")
-    await _tool(destination, build, user, "--backup", *how, f"--socket={sockets / SOCKET}", f"--user={user.name}")
-
-
-async def complete_copy(destination: Path, build: EngineBuild, user: User, *, changes: Sequence[str] = ()) -> None:
-    """Applies to the files of a copy what was logged meanwhile, sets its position, and makes `changes` in it.
-
-    As `copy_running`. Tablespaces that were not changed meanwhile are not written.
-    """
-    await _tool(destination, build, user, "--prepare")
+    take = [
+        "--backup",
+        f"--parallel={workers_default()}",
+        f"--log-copy-interval={LOG_COPY_INTERVAL_MS}",
+        f"--socket={sockets / SOCKET}",
+        f"--user={user.name}",
+    ]
+    for what in (take, ["--prepare"]):
+        await run(
+            [tool, "--no-defaults", *what, f"--target-dir={destination}"],
+            user=user,
+            timeout_s=COPY_TIMEOUT_S,
+            env={"TZ": "UTC", **build.environment},
+            cwd=destination,
+        )
     await _change(destination, [*_set_position(_position(destination)), *changes], build, user)
     await asyncio.to_thread(_remove_left, destination)
-
-
-async def _tool(destination: Path, build: EngineBuild, user: User, *options: str) -> None:
-    await run(
-        [str(build.bin_directory / "mariadb-backup"), "--no-defaults", *options, f"--target-dir={destination}"],
-        user=user,
-        timeout_s=COPY_TIMEOUT_S,
-        env={"TZ": "UTC", **build.environment},
-        cwd=destination,
-    )
 
 
 def _remove_left(destination: Path) -> None:

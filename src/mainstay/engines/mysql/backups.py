@@ -5,7 +5,8 @@ from __future__ import annotations
 from mainstay.engines.mysql.physical_copy import copy_running
 from mainstay.engines.mysql.replay import MysqlReplay
 from mainstay.engines.mysql.words import MYSQL_WORDS
-from mainstay.engines.mysql_family.backups import Copied, Copying, FamilyBackups
+from mainstay.engines.mysql_family.backups import Copying, FamilyBackups
+from mainstay.engines.mysql_family.events import EventState
 from mainstay.engines.mysql_family.exported import Stock
 
 
@@ -27,9 +28,9 @@ class MysqlBackups(FamilyBackups):
         remarks="Of a backup that was read from a standby, events are REPLICA_SIDE_DISABLED: ALTER EVENT ... ENABLE.\n",
     )  # fmt: skip
 
-    async def copy(self, copying: Copying) -> Copied:
+    async def copy(self, copying: Copying) -> tuple[EventState, ...]:
         host = copying.host
         await copy_running(
             copying.spec, copying.source, copying.data, host.files.sockets, host.build, host.user, once=True
         )
-        return Copied(events=copying.events)
+        return copying.events

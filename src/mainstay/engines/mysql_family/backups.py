@@ -12,8 +12,8 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,13 +68,6 @@ SHIPPING_PATIENCE_S = 60.0
 SHIPPING_LOOK_S = 0.1
 ROOM_PERCENT = 110
 SETTLE_PATIENCE_S = 60.0
-FILE_CLOCK_S = 0.02
-"""File systems note the time of a change by a clock that ticks every 10 ms, or oftener."""
-
-WHOLE_SECOND_NS = 1_000_000_000
-"""A time without a fraction is that of a file system that notes whole seconds: too coarse to be believed."""
-
-TABLESPACE = ".ibd"
 
 log = structlog.get_logger()
 
@@ -93,18 +86,6 @@ class Copying(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[EventState, ...]
 
 
-class Copied(msgspec.Struct, frozen=True, kw_only=True):
-    """A copy that was made.
-
-    `events`: what of them is still to be set right when it is restored. `complete` brings it to a state that a server
-    can be started on; its files may be read meanwhile, and those that it has changed thereby again. None: it is in
-    such a state.
-    """
-
-    events: tuple[EventState, ...] = ()
-    complete: Callable[[], Awaitable[None]] | None = None
-
-
 class FamilyBackups(ABC):
     """`EngineBackups` but for what MariaDB and MySQL each do in their own way. `title`: what people call the engine."""
 
@@ -117,8 +98,11 @@ class FamilyBackups(ABC):
     crash_copies: CrashCopies | None = None
 
     @abstractmethod
-    async def copy(self, copying: Copying) -> Copied:
-        """Makes it. It need not be on the disk. Raises `Permanent`, `Transient`."""
+    async def copy(self, copying: Copying) -> tuple[EventState, ...]:
+        """Makes it; what of its events is still to be set right when it is restored. It need not be on the disk.
+
+        Raises `Permanent`, `Transient`.
+        """
 
     def log_source(self, spec: NodeSpec, files: NodeFiles) -> LogSource:
         return FamilyLogSource(spec, files, self.words, self.replay.log_format)
@@ -216,16 +200,16 @@ class FamilyBackups(ABC):
                 standby = None
             events = () if standby is None else await _events(host.files)
             copying = Copying(spec=spec, host=host, source=source, data=working / "data", events=events)
-            with _perhaps_next_time():
-                copied = await self.copy(copying)
+            try:
+                left = await self.copy(copying)
+            except Permanent as error:  # no room, an engine that stopped: it may be gone at the next try
+                raise Transient(f"copying failed: {error.message}", retry_after_s=2.0, hint=error.hint) from error
             if standby is not None and not standby.unchanged():
                 raise Transient("the standby was restarted or has taken over while it was copied", retry_after_s=1.0)
             async with answering(host.files.sockets) as session:
                 consistent_at = float(await session.value("SELECT UNIX_TIMESTAMP(NOW(6))"))
-            place = await asyncio.to_thread(_finish_copy, host.files.data, copying.data, end, copied.events)
-            backup = PhysicalBackup(copying.data, place, consistent_at, from_standby=standby is not None)
-            async with backup.completing(copied.complete):
-                yield backup
+            place = await asyncio.to_thread(_finish_copy, host.files.data, copying.data, end, left)
+            yield PhysicalBackup(copying.data, place, consistent_at, from_standby=standby is not None)
         finally:
             await asyncio.to_thread(shutil.rmtree, working, ignore_errors=True)
 
@@ -263,76 +247,21 @@ class PhysicalBackup:
     """`OpenBackup` of a copy that was made."""
 
     def __init__(self, copy: Path, place: Place, consistent_at: float, *, from_standby: bool) -> None:
-        self._copy = copy
         self._place = place
         self._consistent_at = consistent_at
-        self._completing: asyncio.Future[None] | None = None
         self.from_standby = from_standby
         self.sources: Sequence[SourceFile] = list(walk(copy))
 
-    @asynccontextmanager
-    async def completing(self, complete: Callable[[], Awaitable[None]] | None) -> AsyncIterator[None]:
-        """Completes the copy meanwhile, if need be. `finish` waits for that; nothing goes on after the block."""
-        if complete is None:
-            yield
-            return
-        self._completing = asyncio.ensure_future(_later(complete))
-        try:
-            yield
-        finally:
-            self._completing.cancel()
-            await asyncio.gather(self._completing, return_exceptions=True)
-
     async def finish(self) -> BackupEnd:
         """See `OpenBackup`. The copy needs nothing of the log: both positions are one."""
-        changed: tuple[SourceFile, ...] = ()
-        gone: tuple[str, ...] = ()
-        if self._completing is not None:
-            with _perhaps_next_time():
-                await self._completing
-            changed, gone = await asyncio.to_thread(lambda: changes(self.sources, list(walk(self._copy))))
         return BackupEnd(
             timeline=timeline_name(self._place.timeline),
             start_position=str(self._place),
             stop_position=str(self._place),
             consistent_at=self._consistent_at,
-            extra_files=changed,
-            gone_files=gone,
+            extra_files=(),
             log=(),
         )
-
-
-def changes(before: Sequence[SourceFile], now: Sequence[SourceFile]) -> tuple[tuple[SourceFile, ...], tuple[str, ...]]:
-    """What is to be read of a copy that is complete `now` and was read as it was `before`; paths that are gone.
-
-    InnoDB writes its tablespaces by system calls, and the file system notes when; whatever else there is, which may
-    have been written through a mapping that leaves no trace, is small, and read again in any case.
-    """
-    known = {one.path: one for one in before}
-    unread = [one for one in now if not _same(known.get(one.path), one)]
-    return tuple(unread), tuple(known.keys() - {one.path for one in now})
-
-
-def _same(before: SourceFile | None, now: SourceFile) -> bool:
-    if before is None or before.is_directory != now.is_directory:
-        return False
-    stamped = now.path.endswith(TABLESPACE) and now.mtime_ns % WHOLE_SECOND_NS != 0
-    return now.is_directory or (stamped and (before.size, before.mtime_ns) == (now.size, now.mtime_ns))
-
-
-async def _later(complete: Callable[[], Awaitable[None]]) -> None:
-    """Not in the same tick of the file system's clock in which the last file was copied."""
-    await asyncio.sleep(FILE_CLOCK_S)
-    await complete()
-
-
-@contextmanager
-def _perhaps_next_time() -> Iterator[None]:
-    """What fails while a copy is made (no room, an engine that stopped) may be gone at the next try."""
-    try:
-        yield
-    except Permanent as error:
-        raise Transient(f"copying failed: {error.message}", retry_after_s=2.0, hint=error.hint) from error
 
 
 async def _await_shipping(spec: NodeSpec, files: NodeFiles) -> None:
