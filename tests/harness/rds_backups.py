@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from harness.rds_calls import Rds
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import AVAILABLE, BackupRepository, DBInstanceAutomatedBackup, DBSnapshot
 from mainstay.model.ec2 import SecurityGroup
@@ -47,7 +48,7 @@ class SeenFleet:
         return self.jobs.get(job_id)
 
 
-def prepare(rds: Any) -> SeenFleet:
+def prepare(rds: Rds) -> SeenFleet:
     """The groups that instances need, and the agents."""
     fleet = SeenFleet()
     rds.collaborators[Fleet] = fleet
@@ -69,7 +70,7 @@ def facts(backup_id: str, at: float) -> BackupFacts:
     )  # fmt: skip
 
 
-def create(rds: Any, name: str = "db1", **members: Any) -> DBInstance:
+def create(rds: Rds, name: str = "db1", **members: Any) -> DBInstance:
     """An instance as it is when its workflow has ended."""
     request = {"DBInstanceIdentifier": name, "Engine": "postgres", "EngineVersion": "17.5",
                "DBInstanceClass": "db.t3.micro", "AllocatedStorage": 20, "MasterUsername": "chief",
@@ -78,7 +79,7 @@ def create(rds: Any, name: str = "db1", **members: Any) -> DBInstance:
     return finished(rds, name)
 
 
-def finished(rds: Any, name: str) -> DBInstance:
+def finished(rds: Rds, name: str) -> DBInstance:
     """The instance when whatever was begun for it has ended."""
     with rds.store.transaction() as tx:
         for job in tx.jobs():
@@ -90,7 +91,7 @@ def finished(rds: Any, name: str) -> DBInstance:
     return found
 
 
-def complete(rds: Any, name: str, at: float | None = None) -> DBSnapshot:
+def complete(rds: Rds, name: str, at: float | None = None) -> DBSnapshot:
     """The snapshot when its workflow has ended."""
     row = rds.get(DBSnapshot, name)
     at = rds.clock.wall() if at is None else at
@@ -105,7 +106,7 @@ def complete(rds: Any, name: str, at: float | None = None) -> DBSnapshot:
     return done
 
 
-def backed_up(rds: Any, instance: DBInstance, *moments: float) -> DBInstanceAutomatedBackup:
+def backed_up(rds: Rds, instance: DBInstance, *moments: float) -> DBInstanceAutomatedBackup:
     """Automated backups of these moments."""
     backup: DBInstanceAutomatedBackup = rds.get(DBInstanceAutomatedBackup, instance.dbi_resource_id)
     for number, at in enumerate(moments):
@@ -121,11 +122,11 @@ def backed_up(rds: Any, instance: DBInstance, *moments: float) -> DBInstanceAuto
     return backup
 
 
-def repositories(rds: Any) -> list[BackupRepository]:
+def repositories(rds: Rds) -> list[BackupRepository]:
     with rds.store.read() as view:
         found: list[BackupRepository] = view.scan(BackupRepository)
     return found
 
 
-def programs(rds: Any) -> set[tuple[str, str]]:
+def programs(rds: Rds) -> set[tuple[str, str]]:
     return {(job.program, job.subject.partition(":")[0]) for job in rds.jobs()}

@@ -19,6 +19,7 @@ from unittest import mock
 
 import msgspec
 
+from harness.builds import InstalledBuilds
 from mainstay.agent import actions
 from mainstay.host.clock import SimulatedClock
 from mainstay.model.errors import MainstayError, Transient
@@ -39,7 +40,7 @@ from simulation.database import Gone, Server
 from simulation.effects import Effects
 from simulation.ledger import Ledger, Violation
 from simulation.loop import Killed, Lifetime, simulate, unowned
-from simulation.twins import DATA_MARKER, Engine, Host, SimulatedBuilds
+from simulation.twins import DATA_MARKER, Engine, Host
 from simulation.world import SimulatedAgent
 
 INSTANCE = "db-PAIR"
@@ -88,7 +89,7 @@ class PairWorld:
         self.host = Host(directory, self.clock, self.effects)
         self.host.weather.__init__(seed)  # type: ignore[misc]
         self.host.on_lead = self._leads
-        self.builds = SimulatedBuilds("17.5", "17.6")
+        self.builds = InstalledBuilds("17.5", "17.6")
         self.control = None
         self.agent: SimulatedAgent | None = None
         self.specs: dict[str, NodeSpec] = {}

@@ -540,34 +540,6 @@ class SimulatedMonitor:
         return
 
 
-def build(version: str) -> EngineBuild:
-    """An installed build of the simulated engine."""
-    major, nowhere = version.split(".")[0], Path("/nowhere")
-    return EngineBuild(
-        engine="postgres", version=version, major=major, family=f"postgres{major}", prefix=nowhere,
-        bin_directory=nowhere, library_directory=nowhere, share_directory=nowhere, origin="installed",
-    )  # fmt: skip
-
-
-class SimulatedBuilds:
-    """`Builds` with a fixed list."""
-
-    def __init__(self, *versions: str) -> None:
-        self.present = [build(version) for version in versions]
-
-    def installed(self) -> list[EngineBuild]:
-        return list(self.present)
-
-    def of(self, engine: str) -> list[EngineBuild]:
-        return [one for one in self.present if one.engine == engine]
-
-    def resolve(self, engine: str, version: str) -> EngineBuild:
-        found = [one for one in self.of(engine) if version in (one.version, one.major)]
-        if not found:
-            raise Permanent(f"{engine} {version} is not installed")
-        return max(found, key=lambda one: one.version)
-
-
 def _parameter(name: str, apply_type: str, default: str, **more: Any) -> ParameterDefinition:
     return ParameterDefinition(name=name, data_type="integer", apply_type=apply_type, default=default, **more)
 

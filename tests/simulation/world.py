@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import msgspec
 
+from harness.builds import InstalledBuilds
 from mainstay.agent.actions import KeeperTools
 from mainstay.agent.instances import Instances
 from mainstay.agent.keeper import Keeper
@@ -53,7 +54,6 @@ from simulation.repositories import JobRunner
 from simulation.twins import (
     DEFINITIONS,
     Host,
-    SimulatedBuilds,
     SimulatedDriver,
     SimulatedJournal,
     SimulatedLeases,
@@ -143,24 +143,24 @@ class SimulatedAgent(Agent):
             clones=Clones(host.directory / "clones", host.directory / "nodes"),
             clock=world.clock,
             report=self._report,
-            archiver=SimulatedArchiver,
+            archiver=cast(Any, SimulatedArchiver),
         )
-        self._jobs = JobRunner(host, self.life, self._report_job)  # type: ignore[assignment]
+        self.job_runner = JobRunner(host, self.life, self._report_job)
 
     async def work(self) -> None:
         """As `Agent.run` does it."""
         self.keep_all()
-        self._jobs.resume()
+        self.job_runner.resume()
 
     def jobs(self) -> list[JobStatus]:
-        return self._jobs.statuses()
+        return self.job_runner.statuses()
 
     async def start_job(self, params: Any) -> None:
         """A small twin of the agent's repository jobs."""
-        self._jobs.start(msgspec.convert(params, RepositoryJob))
+        self.job_runner.start(msgspec.convert(params, RepositoryJob))
 
     async def forget_job(self, params: Any) -> None:
-        self._jobs.forget(params["job_id"])
+        self.job_runner.forget(params["job_id"])
 
     @property
     def keepers(self) -> dict[str, Keeper]:
@@ -258,7 +258,7 @@ class World:
         self.clock = clock
         self.effects = Effects()
         self.host = Host(directory, clock, self.effects)
-        self.builds = SimulatedBuilds("17.5", "17.6")
+        self.builds = InstalledBuilds("17.5", "17.6")
         self.control: Control | None = None
         self.agent: SimulatedAgent | None = None
         self.words: list[str] = []
@@ -354,7 +354,7 @@ class World:
                               access_key_id="AKIA"),
                 scope=SCOPE, tx=view, clock=self.clock, randomness=SeededRandomness(1), settings=SETTINGS,
                 collaborators=control.collaborators,
-            )  # type: ignore[arg-type]  # fmt: skip
+            )  # fmt: skip
             shown: list[dict[str, Any]] = rds.operations.built["DescribeDBInstances"].handler(call, {})["DBInstances"]  # type: ignore[index]
         return shown
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.debian_archive import Archive
 from mainstay.engines.builds import apt
 from mainstay.engines.builds.apt import Package, PrivateApt, parse_closure
 from mainstay.engines.builds.mirrors import Mirrors
 from mainstay.model.errors import Permanent, Transient
-
-if TYPE_CHECKING:
-    from conftest import Archive
 
 SUITE = "trixie"
 

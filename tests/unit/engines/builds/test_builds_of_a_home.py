@@ -9,20 +9,18 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
+from harness.debian_archive import Archive
 from mainstay.engines.builds import Builds, builds
-from mainstay.engines.builds.apt import PrivateApt
+from mainstay.engines.builds.apt import PrivateApt, Progress
 from mainstay.engines.builds.mirrors import Mirrors
+from mainstay.engines.builds.tree import unpack
 from mainstay.model.engine import ORIGIN_INSTALLED, ORIGIN_SYSTEM, CompiledPlugin, DebianPackages, PackagedEngine
 from mainstay.model.errors import Permanent, Transient
 from mainstay.settings import Settings
-
-if TYPE_CHECKING:
-    from conftest import Archive
 
 PROGRAM = "usr/lib/toy/7/bin/toyd"
 
@@ -64,11 +62,10 @@ def home(tmp_path: Path, archive: Archive, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(builds, "PACKAGED", {"toy": _toy(tmp_path)})
     monkeypatch.setattr(builds, "PrivateApt", functools.partial(PrivateApt, keyring=archive.keyring))
     monkeypatch.setattr(builds, "find_mirrors", lambda _apt: Mirrors(archive.uri))
-    # dpkg-deb keeps the modes of the files it was given.
-    real = builds.unpack
 
-    def unpack_and_mark(packages: list[Path], tree: Path, engine: PackagedEngine, progress: builds.Progress) -> None:
-        real(packages, tree, engine, progress)
+    # dpkg-deb keeps the modes of the files it was given.
+    def unpack_and_mark(packages: list[Path], tree: Path, engine: PackagedEngine, progress: Progress) -> None:
+        unpack(packages, tree, engine, progress)
         (tree / PROGRAM).chmod(0o755)
 
     monkeypatch.setattr(builds, "unpack", unpack_and_mark)
@@ -349,9 +346,9 @@ def plugin(
     toy = msgspec.structs.replace(_toy(tmp_path), plugins=(made,))
     monkeypatch.setattr(builds, "PACKAGED", {"toy": toy})
     monkeypatch.setattr(builds, "compile_plugins", compiler)
-    real = builds.unpack
+    real = vars(builds)["unpack"]  # the one of `home`
 
-    def unpack_any(packages: list[Path], tree: Path, engine: PackagedEngine, progress: builds.Progress) -> None:
+    def unpack_any(packages: list[Path], tree: Path, engine: PackagedEngine, progress: Progress) -> None:
         if "tcc" in packages[0].name:
             (tree / PROGRAM).parent.mkdir(parents=True)
             (tree / PROGRAM).touch()  # what marks programs of the toy finds one

@@ -6,17 +6,14 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
+from harness.debian_archive import Archive
 from mainstay.engines.builds.elf import read_elf
 from mainstay.engines.builds.tree import check_libraries, extensions_in, patch, trust_extensions, unpack
 from mainstay.model.engine import DebianPackages, PackagedEngine, TrustedExtension
 from mainstay.model.errors import Permanent, Transient
-
-if TYPE_CHECKING:
-    from conftest import Archive
 
 ENGINE = PackagedEngine(
     engine="toy",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from harness.ec2_calls import Cloud
 from mainstay.model.ec2 import NetworkInterface
 from mainstay.model.errors import ApiError
 from mainstay.services.ec2 import interfaces
@@ -12,16 +15,16 @@ from mainstay.services.ec2.changes import current_revision
 
 
 @pytest.fixture
-def vpc_id(cloud) -> str:
+def vpc_id(cloud: Cloud) -> str:
     return cloud.vpc()
 
 
 @pytest.fixture
-def subnet_id(cloud, vpc_id: str) -> str:
+def subnet_id(cloud: Cloud, vpc_id: str) -> str:
     return cloud.subnet(vpc_id, "10.0.1.0/28")
 
 
-def service_interface(cloud, subnet_id: str, group_id: str, *real: str) -> NetworkInterface:
+def service_interface(cloud: Cloud, subnet_id: str, group_id: str, *real: str) -> NetworkInterface:
     with cloud.store.transaction() as tx:
         return interfaces.create_service_interface(
             tx,
@@ -34,16 +37,16 @@ def service_interface(cloud, subnet_id: str, group_id: str, *real: str) -> Netwo
         )
 
 
-def admitted(cloud, group_id: str, port: int = 5432):
+def admitted(cloud: Cloud, group_id: str, port: int = 5432) -> Any:
     with cloud.store.read() as reader:
         return interfaces.access_list_for(reader, cloud.scope, [group_id], port)
 
 
-def create(cloud, subnet_id: str, **more):
+def create(cloud: Cloud, subnet_id: str, **more: Any) -> Any:
     return cloud("CreateNetworkInterface", SubnetId=subnet_id, **more)["NetworkInterface"]
 
 
-def test_addresses_are_given_out_until_none_is_left(cloud, subnet_id: str) -> None:
+def test_addresses_are_given_out_until_none_is_left(cloud: Cloud, subnet_id: str) -> None:
     addresses = [create(cloud, subnet_id)["PrivateIpAddress"] for _ in range(11)]
     assert addresses == [f"10.0.1.{number}" for number in range(4, 15)]
     (subnet,) = cloud("DescribeSubnets", SubnetIds=[subnet_id])["Subnets"]
@@ -65,12 +68,12 @@ def test_addresses_are_given_out_until_none_is_left(cloud, subnet_id: str) -> No
         ("10.0.1.9", "InvalidIPAddress.InUse"),
     ],
 )
-def test_bad_addresses(cloud, subnet_id: str, address: str, code: str) -> None:
+def test_bad_addresses(cloud: Cloud, subnet_id: str, address: str, code: str) -> None:
     assert create(cloud, subnet_id, PrivateIpAddress="10.0.1.9")["PrivateIpAddress"] == "10.0.1.9"
     assert cloud.fails("CreateNetworkInterface", SubnetId=subnet_id, PrivateIpAddress=address).shape == code
 
 
-def test_an_interface_without_groups_gets_the_default_one(cloud, vpc_id: str, subnet_id: str) -> None:
+def test_an_interface_without_groups_gets_the_default_one(cloud: Cloud, vpc_id: str, subnet_id: str) -> None:
     made = create(cloud, subnet_id, Description="mine")
     assert [group["GroupName"] for group in made["Groups"]] == ["default"]
     assert (made["Status"], made["RequesterManaged"]) == ("available", False)
@@ -78,7 +81,7 @@ def test_an_interface_without_groups_gets_the_default_one(cloud, vpc_id: str, su
     assert cloud.fails("DeleteSubnet", SubnetId=subnet_id).shape == "DependencyViolation"
 
 
-def test_groups_are_checked(cloud, vpc_id: str, subnet_id: str) -> None:
+def test_groups_are_checked(cloud: Cloud, vpc_id: str, subnet_id: str) -> None:
     groups = [cloud.group(vpc_id, f"g{number}") for number in range(6)]
     error = cloud.fails("CreateNetworkInterface", SubnetId=subnet_id, Groups=groups)
     assert error.shape == "SecurityGroupsPerInterfaceLimitExceeded"
@@ -87,7 +90,7 @@ def test_groups_are_checked(cloud, vpc_id: str, subnet_id: str) -> None:
     assert error.message == "You have specified two resources that belong to different networks."
 
 
-def test_a_client_token_makes_creation_repeatable(cloud, subnet_id: str) -> None:
+def test_a_client_token_makes_creation_repeatable(cloud: Cloud, subnet_id: str) -> None:
     first = create(cloud, subnet_id, ClientToken="t-1")
     assert create(cloud, subnet_id, ClientToken="t-1") == first
     error = cloud.fails("CreateNetworkInterface", SubnetId=subnet_id, ClientToken="t-1", PrivateIpAddress="10.0.1.12")
@@ -95,7 +98,7 @@ def test_a_client_token_makes_creation_repeatable(cloud, subnet_id: str) -> None
     assert create(cloud, subnet_id)["NetworkInterfaceId"] != first["NetworkInterfaceId"]
 
 
-def test_attributes_are_changed_one_at_a_time(cloud, vpc_id: str, subnet_id: str) -> None:
+def test_attributes_are_changed_one_at_a_time(cloud: Cloud, vpc_id: str, subnet_id: str) -> None:
     interface_id = create(cloud, subnet_id)["NetworkInterfaceId"]
     group_id = cloud.group(vpc_id)
     cloud("ModifyNetworkInterfaceAttribute", NetworkInterfaceId=interface_id, Groups=[group_id])
@@ -116,13 +119,13 @@ def test_attributes_are_changed_one_at_a_time(cloud, vpc_id: str, subnet_id: str
     assert error.shape == "InvalidParameterCombination"
 
 
-def test_private_dns_names_need_dns_hostnames(cloud, vpc_id: str, subnet_id: str) -> None:
+def test_private_dns_names_need_dns_hostnames(cloud: Cloud, vpc_id: str, subnet_id: str) -> None:
     assert "PrivateDnsName" not in create(cloud, subnet_id)
     cloud("ModifyVpcAttribute", VpcId=vpc_id, EnableDnsHostnames={"Value": True})
     assert create(cloud, subnet_id)["PrivateDnsName"] == "ip-10-0-1-5.ec2.internal"
 
 
-def test_users_see_service_interfaces_but_cannot_touch_them(cloud, vpc_id: str, subnet_id: str) -> None:
+def test_users_see_service_interfaces_but_cannot_touch_them(cloud: Cloud, vpc_id: str, subnet_id: str) -> None:
     group_id = cloud.group(vpc_id)
     made = service_interface(cloud, subnet_id, group_id)
     (shown,) = cloud("DescribeNetworkInterfaces", Filters=[{"Name": "requester-id", "Values": ["amazon-rds"]}])[
@@ -141,7 +144,7 @@ def test_users_see_service_interfaces_but_cannot_touch_them(cloud, vpc_id: str, 
     cloud("DeleteSubnet", SubnetId=subnet_id)
 
 
-def test_source_groups_follow_their_members(cloud, vpc_id: str, subnet_id: str) -> None:
+def test_source_groups_follow_their_members(cloud: Cloud, vpc_id: str, subnet_id: str) -> None:
     db, app = cloud.group(vpc_id, "db"), cloud.group(vpc_id, "app")
     pairs = [{"IpProtocol": "tcp", "FromPort": 5432, "ToPort": 5432, "UserIdGroupPairs": [{"GroupId": app}]}]
     cloud("AuthorizeSecurityGroupIngress", GroupId=db, IpPermissions=pairs)
@@ -158,7 +161,7 @@ def test_source_groups_follow_their_members(cloud, vpc_id: str, subnet_id: str) 
     assert admitted(cloud, db).ipv4 == ()
 
 
-def test_membership_changes_are_recorded(cloud, vpc_id: str, subnet_id: str) -> None:
+def test_membership_changes_are_recorded(cloud: Cloud, vpc_id: str, subnet_id: str) -> None:
     def revision() -> int:
         with cloud.store.read() as reader:
             return current_revision(reader, cloud.scope)
@@ -177,7 +180,7 @@ def test_membership_changes_are_recorded(cloud, vpc_id: str, subnet_id: str) -> 
     assert revision() == before + 4
 
 
-def test_the_default_group_admits_this_machine_until_revoked(cloud) -> None:
+def test_the_default_group_admits_this_machine_until_revoked(cloud: Cloud) -> None:
     vpc_id = cloud.ensure()
     with cloud.store.read() as reader:
         group_id = default_group(reader, cloud.scope, vpc_id).group_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.ec2_calls import Cloud
 from mainstay.model.db_subnet_group import DBSubnetGroup, GroupedSubnet
 from mainstay.model.ec2 import Subnet
 from mainstay.services.ec2.regions import zone_id
@@ -14,9 +15,11 @@ def by(name: str, *values: str) -> list[dict[str, object]]:
     return [{"Name": name, "Values": list(values)}]
 
 
-def public(cloud, subnet_id: str) -> bool:
+def public(cloud: Cloud, subnet_id: str) -> bool:
     with cloud.store.read() as reader:
-        return has_internet_route(reader, reader.get(Subnet, cloud.scope, subnet_id))
+        subnet = reader.get(Subnet, cloud.scope, subnet_id)
+        assert subnet is not None
+        return has_internet_route(reader, subnet)
 
 
 @pytest.mark.parametrize(
@@ -32,7 +35,7 @@ def test_zone_ids(region: str, expected: str) -> None:
     assert zone_id(region, 1) == expected
 
 
-def test_regions_and_zones(cloud) -> None:
+def test_regions_and_zones(cloud: Cloud) -> None:
     names = [region["RegionName"] for region in cloud("DescribeRegions")["Regions"]]
     assert names == ["eu-west-1", "us-east-1", "us-west-2"]
     assert cloud.fails("DescribeRegions", RegionNames=["mars-1"]).shape == "InvalidParameterValue"
@@ -46,7 +49,7 @@ def test_regions_and_zones(cloud) -> None:
     assert [zone["ZoneId"] for zone in one] == ["use1-az2"]
 
 
-def test_account_attributes_name_the_default_vpc(cloud) -> None:
+def test_account_attributes_name_the_default_vpc(cloud: Cloud) -> None:
     def default() -> str:
         (found,) = cloud("DescribeAccountAttributes", AttributeNames=["default-vpc"])["AccountAttributes"]
         return found["AttributeValues"][0]["AttributeValue"]
@@ -56,7 +59,7 @@ def test_account_attributes_name_the_default_vpc(cloud) -> None:
     assert default() == vpc_id
 
 
-def test_the_default_vpc_is_complete(cloud) -> None:
+def test_the_default_vpc_is_complete(cloud: Cloud) -> None:
     vpc_id = cloud.ensure()
     (vpc,) = cloud("DescribeVpcs", Filters=by("isDefault", "true"))["Vpcs"]
     assert (vpc["VpcId"], vpc["CidrBlock"], vpc["IsDefault"]) == (vpc_id, "172.31.0.0/16", True)
@@ -81,7 +84,7 @@ def test_the_default_vpc_is_complete(cloud) -> None:
     assert options["DhcpConfigurations"][0] == {"Key": "domain-name", "Values": [{"Value": "ec2.internal"}]}
 
 
-def test_ensuring_twice_changes_nothing_and_respects_deletion(cloud) -> None:
+def test_ensuring_twice_changes_nothing_and_respects_deletion(cloud: Cloud) -> None:
     vpc_id = cloud.ensure()
     assert cloud.ensure() == vpc_id
     assert len(cloud("DescribeVpcs")["Vpcs"]) == 1
@@ -99,7 +102,7 @@ def test_ensuring_twice_changes_nothing_and_respects_deletion(cloud) -> None:
     assert cloud.ensure() == made["VpcId"]
 
 
-def test_a_default_subnet_can_be_made_anew(cloud) -> None:
+def test_a_default_subnet_can_be_made_anew(cloud: Cloud) -> None:
     cloud.ensure()
     error = cloud.fails("CreateDefaultSubnet", AvailabilityZone="us-east-1b")
     assert error.shape == "DefaultSubnetAlreadyExistsInAvailabilityZone"
@@ -113,11 +116,11 @@ def test_a_default_subnet_can_be_made_anew(cloud) -> None:
     ("cidr", "code"),
     [("10.0.0.0/8", "InvalidVpc.Range"), ("10.0.0.0/29", "InvalidVpc.Range"), ("ten", "InvalidParameterValue")],
 )
-def test_bad_vpc_blocks(cloud, cidr: str, code: str) -> None:
+def test_bad_vpc_blocks(cloud: Cloud, cidr: str, code: str) -> None:
     assert cloud.fails("CreateVpc", CidrBlock=cidr).shape == code
 
 
-def test_a_vpc_is_born_with_its_parts_and_dies_with_them(cloud) -> None:
+def test_a_vpc_is_born_with_its_parts_and_dies_with_them(cloud: Cloud) -> None:
     vpc_id = str(cloud("CreateVpc", CidrBlock="10.0.7.9/16")["Vpc"]["VpcId"])
     assert cloud("DescribeVpcs")["Vpcs"][0]["CidrBlock"] == "10.0.0.0/16"
     (table,) = cloud("DescribeRouteTables", Filters=by("association.main", "true"))["RouteTables"]
@@ -140,7 +143,7 @@ def test_a_vpc_is_born_with_its_parts_and_dies_with_them(cloud) -> None:
     assert cloud("DescribeSecurityGroupRules")["SecurityGroupRules"] == []
 
 
-def test_what_keeps_a_vpc_from_being_deleted(cloud) -> None:
+def test_what_keeps_a_vpc_from_being_deleted(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     subnet_id = cloud.subnet(vpc_id)
     error = cloud.fails("DeleteVpc", VpcId=vpc_id)
@@ -158,7 +161,7 @@ def test_what_keeps_a_vpc_from_being_deleted(cloud) -> None:
     cloud("DeleteVpc", VpcId=vpc_id)
 
 
-def test_vpc_attributes(cloud) -> None:
+def test_vpc_attributes(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
 
     def value(attribute: str, member: str) -> bool:
@@ -177,7 +180,7 @@ def test_vpc_attributes(cloud) -> None:
     assert both.shape == "InvalidParameterCombination"
 
 
-def test_subnets_lie_apart_inside_their_vpc(cloud) -> None:
+def test_subnets_lie_apart_inside_their_vpc(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     subnet = cloud("CreateSubnet", VpcId=vpc_id, CidrBlock="10.0.1.0/24", AvailabilityZoneId="use1-az2")["Subnet"]
     assert subnet["AvailabilityZone"] == "us-east-1b"
@@ -196,7 +199,7 @@ def test_subnets_lie_apart_inside_their_vpc(cloud) -> None:
     assert text.endswith("availability zones: us-east-1a, us-east-1b, us-east-1c.")
 
 
-def test_subnet_attributes(cloud) -> None:
+def test_subnet_attributes(cloud: Cloud) -> None:
     subnet_id = cloud.subnet(cloud.vpc())
     cloud("ModifySubnetAttribute", SubnetId=subnet_id, MapPublicIpOnLaunch={"Value": True})
     cloud("ModifySubnetAttribute", SubnetId=subnet_id, PrivateDnsHostnameTypeOnLaunch="resource-name")
@@ -205,7 +208,7 @@ def test_subnet_attributes(cloud) -> None:
     assert subnet["PrivateDnsNameOptionsOnLaunch"]["HostnameType"] == "resource-name"
 
 
-def test_gateways_attach_to_one_vpc_each(cloud) -> None:
+def test_gateways_attach_to_one_vpc_each(cloud: Cloud) -> None:
     one, two = cloud.vpc("10.1.0.0/16"), cloud.vpc("10.2.0.0/16")
     first = cloud("CreateInternetGateway")["InternetGateway"]["InternetGatewayId"]
     second = cloud("CreateInternetGateway")["InternetGateway"]["InternetGatewayId"]
@@ -222,7 +225,7 @@ def test_gateways_attach_to_one_vpc_each(cloud) -> None:
     cloud("DeleteInternetGateway", InternetGatewayId=first)
 
 
-def test_routes_make_subnets_public(cloud) -> None:
+def test_routes_make_subnets_public(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     subnet_id = cloud.subnet(vpc_id)
     table_id = cloud("CreateRouteTable", VpcId=vpc_id)["RouteTable"]["RouteTableId"]
@@ -252,7 +255,7 @@ def test_routes_make_subnets_public(cloud) -> None:
     assert local.message == f"cannot remove local route 10.0.0.0/16 in route table {table_id}"
 
 
-def test_a_subnet_follows_one_table(cloud) -> None:
+def test_a_subnet_follows_one_table(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     subnet_id = cloud.subnet(vpc_id)
     one, two = (cloud("CreateRouteTable", VpcId=vpc_id)["RouteTable"]["RouteTableId"] for _ in range(2))
@@ -267,7 +270,7 @@ def test_a_subnet_follows_one_table(cloud) -> None:
     cloud("DeleteRouteTable", RouteTableId=two)
 
 
-def test_a_subnet_stays_as_long_as_a_db_subnet_group_has_it(cloud) -> None:
+def test_a_subnet_stays_as_long_as_a_db_subnet_group_has_it(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     grouped, free = cloud.subnet(vpc_id), cloud.subnet(vpc_id, "10.0.2.0/24")
     group = DBSubnetGroup(
@@ -288,7 +291,7 @@ def test_a_subnet_stays_as_long_as_a_db_subnet_group_has_it(cloud) -> None:
     cloud("DeleteSubnet", SubnetId=grouped)
 
 
-def test_the_main_table_can_be_replaced_but_not_removed(cloud) -> None:
+def test_the_main_table_can_be_replaced_but_not_removed(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     (main,) = cloud("DescribeRouteTables")["RouteTables"]
     association_id = main["Associations"][0]["RouteTableAssociationId"]
@@ -302,7 +305,7 @@ def test_the_main_table_can_be_replaced_but_not_removed(cloud) -> None:
     cloud("DeleteVpc", VpcId=vpc_id)
 
 
-def test_a_route_is_replaced_in_place(cloud) -> None:
+def test_a_route_is_replaced_in_place(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     table_id = cloud("CreateRouteTable", VpcId=vpc_id)["RouteTable"]["RouteTableId"]
     old, new = (cloud("CreateInternetGateway")["InternetGateway"]["InternetGatewayId"] for _ in range(2))

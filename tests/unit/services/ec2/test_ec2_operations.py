@@ -7,6 +7,7 @@ import time
 import botocore.session
 import pytest
 
+from harness.ec2_calls import Cloud
 from mainstay.model.ec2 import Vpc
 from mainstay.services.ec2 import operations
 from mainstay.services.ec2.listing import FILTER_VALUES_LIMIT
@@ -17,20 +18,21 @@ MODEL = botocore.session.get_session().get_service_model("ec2")
 
 @pytest.mark.parametrize("name", sorted(operations.built))
 def test_honoured_members_are_in_the_model(name: str) -> None:
-    members = set(MODEL.operation_model(name).input_shape.members)
+    shape = MODEL.operation_model(name).input_shape
+    assert shape is not None
+    members = set(shape.members)
     # ModifyVpcAttribute and a few more have no DryRun.
     assert honoured_members[name] - {"DryRun"} <= members
-    required = set(MODEL.operation_model(name).input_shape.required_members)
-    assert required <= honoured_members[name]
+    assert set(shape.required_members) <= honoured_members[name]
 
 
-def test_an_unsupported_member_is_refused_by_name(cloud) -> None:
+def test_an_unsupported_member_is_refused_by_name(cloud: Cloud) -> None:
     error = cloud.fails("CreateVpc", CidrBlock="10.0.0.0/16", Ipv4IpamPoolId="ipam-pool-1")
     assert error.shape == "UnsupportedOperation"
     assert "Ipv4IpamPoolId" in error.message
 
 
-def test_false_members_ask_for_nothing(cloud) -> None:
+def test_false_members_ask_for_nothing(cloud: Cloud) -> None:
     cloud("CreateVpc", CidrBlock="10.0.0.0/16", AmazonProvidedIpv6CidrBlock=False)
     subnet_id = cloud.subnet(cloud.vpc())
     cloud("ModifySubnetAttribute", SubnetId=subnet_id, AssignIpv6AddressOnCreation={"Value": False})
@@ -38,14 +40,14 @@ def test_false_members_ask_for_nothing(cloud) -> None:
     assert error.shape == "UnsupportedOperation"
 
 
-def test_dry_run_changes_nothing(cloud) -> None:
+def test_dry_run_changes_nothing(cloud: Cloud) -> None:
     error = cloud.fails("CreateVpc", CidrBlock="10.0.0.0/16", DryRun=True)
     assert (error.shape, error.status) == ("DryRunOperation", 412)
     assert error.message == "Request would have succeeded, but DryRun flag is set."
     assert cloud("DescribeVpcs")["Vpcs"] == []
 
 
-def test_demands_name_the_resource_and_its_tags(cloud) -> None:
+def test_demands_name_the_resource_and_its_tags(cloud: Cloud) -> None:
     tags = [{"ResourceType": "vpc", "Tags": [{"Key": "team", "Value": "a"}]}]
     vpc_id = cloud("CreateVpc", CidrBlock="10.0.0.0/16", TagSpecifications=tags)["Vpc"]["VpcId"]
     (demand,) = cloud.demands("DeleteVpc", VpcId=vpc_id)
@@ -54,7 +56,7 @@ def test_demands_name_the_resource_and_its_tags(cloud) -> None:
     assert demand.context["aws:ResourceTag/team"] == "a"
 
 
-def test_tags_at_creation_demand_create_tags(cloud) -> None:
+def test_tags_at_creation_demand_create_tags(cloud: Cloud) -> None:
     tags = [{"ResourceType": "vpc", "Tags": [{"Key": "team", "Value": "a"}]}]
     create, tag = cloud.demands("CreateVpc", CidrBlock="10.0.0.0/16", TagSpecifications=tags)
     assert (create.action, tag.action) == ("ec2:CreateVpc", "ec2:CreateTags")
@@ -64,7 +66,7 @@ def test_tags_at_creation_demand_create_tags(cloud) -> None:
     assert describe.resource == "*"
 
 
-def test_pages_follow_each_other_while_resources_vanish(cloud) -> None:
+def test_pages_follow_each_other_while_resources_vanish(cloud: Cloud) -> None:
     ids = sorted(cloud.vpc(f"10.{number}.0.0/16") for number in range(12))
     first = cloud("DescribeVpcs", MaxResults=5)
     assert [vpc["VpcId"] for vpc in first["Vpcs"]] == ids[:5]
@@ -76,7 +78,7 @@ def test_pages_follow_each_other_while_resources_vanish(cloud) -> None:
     assert "NextToken" not in third
 
 
-def test_page_limits_and_tokens_are_checked(cloud) -> None:
+def test_page_limits_and_tokens_are_checked(cloud: Cloud) -> None:
     assert cloud.fails("DescribeVpcs", MaxResults=1001).shape == "InvalidParameterValue"
     assert cloud.fails("DescribeVpcs", NextToken="not base64!").shape == "InvalidNextToken"
 
@@ -98,20 +100,20 @@ def test_page_limits_and_tokens_are_checked(cloud) -> None:
         ("**-**", True),
     ],
 )
-def test_filter_wildcards(cloud, pattern: str, matches: bool) -> None:
+def test_filter_wildcards(cloud: Cloud, pattern: str, matches: bool) -> None:
     vpc_id = cloud.vpc()
     cloud("CreateTags", Resources=[vpc_id], Tags=[{"Key": "Name", "Value": "prod-db"}])
     found = cloud("DescribeVpcs", Filters=[{"Name": "tag:Name", "Values": [pattern]}])["Vpcs"]
     assert bool(found) == matches
 
 
-def test_an_escaped_star_matches_itself(cloud) -> None:
+def test_an_escaped_star_matches_itself(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     cloud("CreateTags", Resources=[vpc_id], Tags=[{"Key": "Name", "Value": "a*b"}])
     assert cloud("DescribeVpcs", Filters=[{"Name": "tag:Name", "Values": ["a\\*b"]}])["Vpcs"]
 
 
-def test_many_stars_take_no_time(cloud) -> None:
+def test_many_stars_take_no_time(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     cloud("CreateTags", Resources=[vpc_id], Tags=[{"Key": "Name", "Value": "a" * 256}])
     began = time.process_time()
@@ -120,21 +122,21 @@ def test_many_stars_take_no_time(cloud) -> None:
     assert time.process_time() - began < 5
 
 
-def test_filters_add_up_and_values_are_alternatives(cloud) -> None:
+def test_filters_add_up_and_values_are_alternatives(cloud: Cloud) -> None:
     one, two = cloud.vpc("10.1.0.0/16"), cloud.vpc("10.2.0.0/16")
     cloud("CreateTags", Resources=[one, two], Tags=[{"Key": "team", "Value": "a"}])
     both = [{"Name": "tag-key", "Values": ["team"]}, {"Name": "cidr", "Values": ["10.1.0.0/16", "10.3.0.0/16"]}]
     assert [vpc["VpcId"] for vpc in cloud("DescribeVpcs", Filters=both)["Vpcs"]] == [one]
 
 
-def test_unknown_and_excessive_filters_are_refused(cloud) -> None:
+def test_unknown_and_excessive_filters_are_refused(cloud: Cloud) -> None:
     error = cloud.fails("DescribeVpcs", Filters=[{"Name": "colour", "Values": ["red"]}])
     assert (error.shape, error.message) == ("InvalidParameterValue", "The filter 'colour' is invalid")
     many = [str(number) for number in range(FILTER_VALUES_LIMIT + 1)]
     assert cloud.fails("DescribeVpcs", Filters=[{"Name": "cidr", "Values": many}]).shape == "FilterLimitExceeded"
 
 
-def test_tags_are_written_listed_and_deleted(cloud) -> None:
+def test_tags_are_written_listed_and_deleted(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     subnet_id = cloud.subnet(vpc_id)
     cloud("CreateTags", Resources=[vpc_id, subnet_id], Tags=[{"Key": "a", "Value": "1"}, {"Key": "b", "Value": "2"}])
@@ -151,7 +153,7 @@ def test_tags_are_written_listed_and_deleted(cloud) -> None:
     assert len(cloud("DescribeTags")["Tags"]) == 2
 
 
-def test_create_tags_is_all_or_nothing(cloud) -> None:
+def test_create_tags_is_all_or_nothing(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     error = cloud.fails("CreateTags", Resources=[vpc_id, "subnet-0missing"], Tags=[{"Key": "a", "Value": "1"}])
     assert error.shape == "InvalidSubnetID.NotFound"
@@ -169,17 +171,17 @@ def test_create_tags_is_all_or_nothing(cloud) -> None:
         ([{"Key": f"k{number}", "Value": "1"} for number in range(51)], "TagLimitExceeded"),
     ],
 )
-def test_bad_tags_are_refused(cloud, tags, code: str) -> None:
+def test_bad_tags_are_refused(cloud: Cloud, tags: list[dict[str, str]], code: str) -> None:
     assert cloud.fails("CreateTags", Resources=[cloud.vpc()], Tags=tags).shape == code
 
 
-def test_tag_specifications_must_be_of_the_type_made(cloud) -> None:
+def test_tag_specifications_must_be_of_the_type_made(cloud: Cloud) -> None:
     wrong = [{"ResourceType": "subnet", "Tags": [{"Key": "a", "Value": "1"}]}]
     error = cloud.fails("CreateVpc", CidrBlock="10.0.0.0/16", TagSpecifications=wrong)
     assert error.message == "'subnet' is not a valid taggable resource type for this operation."
 
 
-def test_ids_that_name_nothing(cloud) -> None:
+def test_ids_that_name_nothing(cloud: Cloud) -> None:
     expected = {
         ("DescribeVpcs", "VpcIds", "vpc-x"): ("InvalidVpcID.NotFound", "The vpc ID 'vpc-x' does not exist"),
         ("DescribeSubnets", "SubnetIds", "subnet-x"): (
@@ -212,20 +214,21 @@ def test_ids_that_name_nothing(cloud) -> None:
         assert (error.shape, error.message) == (code, message)
 
 
-def test_what_never_exists_is_none(cloud) -> None:
+def test_what_never_exists_is_none(cloud: Cloud) -> None:
     assert cloud("DescribeInstances") == {"Reservations": []}
     assert cloud("DescribeNatGateways") == {"NatGateways": []}
     assert cloud("DescribeVpcEndpoints") == {"VpcEndpoints": []}
     assert cloud("DescribeVpcPeeringConnections") == {"VpcPeeringConnections": []}
 
 
-def test_records_are_stored_under_their_scope(cloud) -> None:
+def test_records_are_stored_under_their_scope(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     with cloud.store.read() as reader:
-        assert reader.get(Vpc, cloud.scope, vpc_id).cidr_block == "10.0.0.0/16"
+        vpc = reader.get(Vpc, cloud.scope, vpc_id)
+    assert vpc is not None and vpc.cidr_block == "10.0.0.0/16"
 
 
-def test_tagging_demands_every_resource(cloud) -> None:
+def test_tagging_demands_every_resource(cloud: Cloud) -> None:
     vpc_id = cloud.vpc()
     subnet_id = cloud.subnet(vpc_id)
     tags = [{"Key": "a", "Value": "1"}]
@@ -235,7 +238,7 @@ def test_tagging_demands_every_resource(cloud) -> None:
     assert all(demand.context["aws:RequestTag/a"] == "1" for demand in demands)
 
 
-def test_a_client_token_makes_a_repeated_request_harmless(cloud) -> None:
+def test_a_client_token_makes_a_repeated_request_harmless(cloud: Cloud) -> None:
     vpc_id, other = cloud.vpc(), cloud.vpc("10.9.0.0/16")
     first = cloud("CreateRouteTable", VpcId=vpc_id, ClientToken="once")
     assert cloud("CreateRouteTable", VpcId=vpc_id, ClientToken="once") == first

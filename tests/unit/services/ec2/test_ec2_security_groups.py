@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from harness.ec2_calls import Cloud
 from mainstay.services.ec2.changes import current_revision
 
 
@@ -14,26 +16,26 @@ def permission(port: int = 5432, *cidrs: str, **more: Any) -> dict[str, Any]:
     return {"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": ranges, **more}
 
 
-def revision(cloud) -> int:
+def revision(cloud: Cloud) -> int:
     with cloud.store.read() as reader:
         return current_revision(reader, cloud.scope)
 
 
-def ingress(cloud, group_id: str) -> list[dict[str, Any]]:
+def ingress(cloud: Cloud, group_id: str) -> list[dict[str, Any]]:
     return cloud("DescribeSecurityGroups", GroupIds=[group_id])["SecurityGroups"][0]["IpPermissions"]
 
 
 @pytest.fixture
-def vpc_id(cloud) -> str:
+def vpc_id(cloud: Cloud) -> str:
     return cloud.vpc()
 
 
 @pytest.fixture
-def group_id(cloud, vpc_id: str) -> str:
+def group_id(cloud: Cloud, vpc_id: str) -> str:
     return cloud.group(vpc_id)
 
 
-def test_a_new_group_lets_everything_out_and_nothing_in(cloud, group_id: str) -> None:
+def test_a_new_group_lets_everything_out_and_nothing_in(cloud: Cloud, group_id: str) -> None:
     (group,) = cloud("DescribeSecurityGroups", GroupIds=[group_id])["SecurityGroups"]
     assert group["IpPermissions"] == []
     (egress,) = group["IpPermissionsEgress"]
@@ -42,12 +44,12 @@ def test_a_new_group_lets_everything_out_and_nothing_in(cloud, group_id: str) ->
 
 
 @pytest.mark.parametrize("name", ["sg-mine", "default", "", "n" * 256, "snow\u2603", " padded"])
-def test_bad_names(cloud, vpc_id: str, name: str) -> None:
+def test_bad_names(cloud: Cloud, vpc_id: str, name: str) -> None:
     error = cloud.fails("CreateSecurityGroup", GroupName=name, Description="d", VpcId=vpc_id)
     assert error.shape in ("InvalidParameterValue", "MissingParameter")
 
 
-def test_names_are_unique_in_a_vpc(cloud, vpc_id: str, group_id: str) -> None:
+def test_names_are_unique_in_a_vpc(cloud: Cloud, vpc_id: str, group_id: str) -> None:
     error = cloud.fails("CreateSecurityGroup", GroupName="db", Description="d", VpcId=vpc_id)
     assert (error.shape, error.message) == (
         "InvalidGroup.Duplicate",
@@ -56,7 +58,7 @@ def test_names_are_unique_in_a_vpc(cloud, vpc_id: str, group_id: str) -> None:
     cloud.group(cloud.vpc("10.9.0.0/16"))
 
 
-def test_groups_go_to_the_default_vpc_and_by_name_there(cloud) -> None:
+def test_groups_go_to_the_default_vpc_and_by_name_there(cloud: Cloud) -> None:
     assert cloud.fails("CreateSecurityGroup", GroupName="db", Description="d").shape == "VPCIdNotSpecified"
     vpc_id = cloud.ensure()
     made = cloud("CreateSecurityGroup", GroupName="db", Description="d")["GroupId"]
@@ -67,9 +69,9 @@ def test_groups_go_to_the_default_vpc_and_by_name_there(cloud) -> None:
     cloud("DeleteSecurityGroup", GroupName="db")
 
 
-def test_authorize_answers_with_the_rules(cloud, group_id: str) -> None:
+def test_authorize_answers_with_the_rules(cloud: Cloud, group_id: str) -> None:
     tags = [{"ResourceType": "security-group-rule", "Tags": [{"Key": "a", "Value": "1"}]}]
-    ranges = {"IpRanges": [{"CidrIp": "100.68.0.18/18", "Description": "office"}]}
+    ranges: dict[str, Any] = {"IpRanges": [{"CidrIp": "100.68.0.18/18", "Description": "office"}]}
     answer = cloud(
         "AuthorizeSecurityGroupIngress",
         GroupId=group_id,
@@ -95,7 +97,7 @@ def test_authorize_answers_with_the_rules(cloud, group_id: str) -> None:
     assert cloud("DescribeSecurityGroupRules", SecurityGroupRuleIds=[rule_id])["SecurityGroupRules"] == [rule]
 
 
-def test_the_older_members_say_the_same(cloud, group_id: str) -> None:
+def test_the_older_members_say_the_same(cloud: Cloud, group_id: str) -> None:
     cloud(
         "AuthorizeSecurityGroupIngress",
         GroupId=group_id,
@@ -117,7 +119,7 @@ def test_the_older_members_say_the_same(cloud, group_id: str) -> None:
     assert ingress(cloud, group_id) == []
 
 
-def test_rules_of_one_port_are_shown_together(cloud, group_id: str) -> None:
+def test_rules_of_one_port_are_shown_together(cloud: Cloud, group_id: str) -> None:
     other = {"UserIdGroupPairs": [{"GroupId": group_id}], "Ipv6Ranges": [{"CidrIpv6": "2001:db8::/32"}]}
     wanted = [permission(5432, "10.0.0.0/8", "192.0.2.0/24", **other), permission(3306, "10.0.0.0/8")]
     answer = cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=wanted)
@@ -128,7 +130,7 @@ def test_rules_of_one_port_are_shown_together(cloud, group_id: str) -> None:
     assert second["UserIdGroupPairs"] == [{"GroupId": group_id, "UserId": "123456789012"}]
 
 
-def test_duplicates_are_refused_and_nothing_is_kept(cloud, group_id: str) -> None:
+def test_duplicates_are_refused_and_nothing_is_kept(cloud: Cloud, group_id: str) -> None:
     cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=[permission(5432, "10.0.0.0/8")])
     before = revision(cloud)
     wanted = [permission(3306, "10.0.0.0/8"), permission(5432, "10.1.2.3/8")]
@@ -161,11 +163,11 @@ def test_duplicates_are_refused_and_nothing_is_kept(cloud, group_id: str) -> Non
         (permission(5432, UserIdGroupPairs=[{"GroupId": "sg-1", "UserId": "999999999999"}]), "InvalidGroup.NotFound"),
     ],
 )
-def test_bad_permissions(cloud, group_id: str, bad: dict[str, Any], code: str) -> None:
+def test_bad_permissions(cloud: Cloud, group_id: str, bad: dict[str, Any], code: str) -> None:
     assert cloud.fails("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=[bad]).shape == code
 
 
-def test_source_groups_are_of_the_same_vpc(cloud, group_id: str) -> None:
+def test_source_groups_are_of_the_same_vpc(cloud: Cloud, group_id: str) -> None:
     elsewhere = cloud.group(cloud.vpc("10.9.0.0/16"))
     pairs = [{"GroupId": elsewhere}]
     error = cloud.fails(
@@ -174,7 +176,7 @@ def test_source_groups_are_of_the_same_vpc(cloud, group_id: str) -> None:
     assert error.message == "You have specified two resources that belong to different networks."
 
 
-def test_a_group_holds_sixty_rules(cloud, group_id: str) -> None:
+def test_a_group_holds_sixty_rules(cloud: Cloud, group_id: str) -> None:
     cidrs = [f"10.0.0.{number}/32" for number in range(60)]
     cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=[permission(5432, *cidrs)])
     one_more = [permission(5432, "10.0.1.0/32")]
@@ -184,7 +186,7 @@ def test_a_group_holds_sixty_rules(cloud, group_id: str) -> None:
     cloud("AuthorizeSecurityGroupEgress", GroupId=group_id, IpPermissions=one_more)
 
 
-def test_revoke_by_permission_and_by_id(cloud, group_id: str) -> None:
+def test_revoke_by_permission_and_by_id(cloud: Cloud, group_id: str) -> None:
     wanted = [permission(5432, "10.0.0.0/8", "192.0.2.0/24")]
     made = cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=wanted)["SecurityGroupRules"]
     ids = {rule["CidrIpv4"]: rule["SecurityGroupRuleId"] for rule in made}
@@ -202,7 +204,7 @@ def test_revoke_by_permission_and_by_id(cloud, group_id: str) -> None:
     assert unknown.shape == "InvalidSecurityGroupRuleId.NotFound"
 
 
-def test_an_egress_rule_is_not_revoked_as_ingress(cloud, group_id: str) -> None:
+def test_an_egress_rule_is_not_revoked_as_ingress(cloud: Cloud, group_id: str) -> None:
     (rule,) = cloud("DescribeSecurityGroupRules", Filters=[{"Name": "group-id", "Values": [group_id]}])[
         "SecurityGroupRules"
     ]
@@ -216,7 +218,7 @@ def test_an_egress_rule_is_not_revoked_as_ingress(cloud, group_id: str) -> None:
     assert cloud("DescribeSecurityGroups", GroupIds=[group_id])["SecurityGroups"][0]["IpPermissionsEgress"] == []
 
 
-def test_modify_keeps_the_id_and_the_kind_of_peer(cloud, group_id: str) -> None:
+def test_modify_keeps_the_id_and_the_kind_of_peer(cloud: Cloud, group_id: str) -> None:
     made = cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=[permission(5432, "10.0.0.0/8")])
     rule_id = made["SecurityGroupRules"][0]["SecurityGroupRuleId"]
 
@@ -247,7 +249,7 @@ def test_modify_keeps_the_id_and_the_kind_of_peer(cloud, group_id: str) -> None:
     )
 
 
-def test_descriptions_change_by_permission_and_by_id(cloud, group_id: str) -> None:
+def test_descriptions_change_by_permission_and_by_id(cloud: Cloud, group_id: str) -> None:
     made = cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=[permission(5432, "10.0.0.0/8")])
     described = permission(5432, IpRanges=[{"CidrIp": "10.0.0.0/8", "Description": "office"}])
     cloud("UpdateSecurityGroupRuleDescriptionsIngress", GroupId=group_id, IpPermissions=[described])
@@ -259,7 +261,7 @@ def test_descriptions_change_by_permission_and_by_id(cloud, group_id: str) -> No
     assert missing.shape == "InvalidPermission.NotFound"
 
 
-def test_the_default_group_stays(cloud, vpc_id: str) -> None:
+def test_the_default_group_stays(cloud: Cloud, vpc_id: str) -> None:
     (group,) = cloud("DescribeSecurityGroups", Filters=[{"Name": "group-name", "Values": ["default"]}])[
         "SecurityGroups"
     ]
@@ -270,7 +272,7 @@ def test_the_default_group_stays(cloud, vpc_id: str) -> None:
     )
 
 
-def test_a_group_that_others_name_stays(cloud, vpc_id: str, group_id: str) -> None:
+def test_a_group_that_others_name_stays(cloud: Cloud, vpc_id: str, group_id: str) -> None:
     app = cloud.group(vpc_id, "app")
     pairs = [permission(UserIdGroupPairs=[{"GroupId": app}])]
     cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=pairs)
@@ -294,14 +296,14 @@ def test_a_group_that_others_name_stays(cloud, vpc_id: str, group_id: str) -> No
         ("ip-permission.group-name", "db", False),
     ],
 )
-def test_filters_on_rules(cloud, group_id: str, name: str, value: str, found: bool) -> None:
+def test_filters_on_rules(cloud: Cloud, group_id: str, name: str, value: str, found: bool) -> None:
     cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=[permission(5432, "10.0.0.0/8")])
     groups = cloud("DescribeSecurityGroups", Filters=[{"Name": name, "Values": [value]}])["SecurityGroups"]
     assert (group_id in [group["GroupId"] for group in groups]) == found
 
 
-def test_every_rule_change_is_announced(cloud, group_id: str) -> None:
-    def steps() -> list[Any]:
+def test_every_rule_change_is_announced(cloud: Cloud, group_id: str) -> None:
+    def steps() -> Iterator[None]:
         made = cloud("AuthorizeSecurityGroupIngress", GroupId=group_id, IpPermissions=[permission(1, "10.0.0.0/8")])
         yield
         rule_id = made["SecurityGroupRules"][0]["SecurityGroupRuleId"]
@@ -318,7 +320,7 @@ def test_every_rule_change_is_announced(cloud, group_id: str) -> None:
         assert cloud.listener.scopes == [cloud.scope] * count
 
 
-def test_source_groups_by_name_and_other_protocols(cloud) -> None:
+def test_source_groups_by_name_and_other_protocols(cloud: Cloud) -> None:
     cloud.ensure()
     group_id = cloud("CreateSecurityGroup", GroupName="db", Description="d")["GroupId"]
     app = cloud("CreateSecurityGroup", GroupName="app", Description="d")["GroupId"]

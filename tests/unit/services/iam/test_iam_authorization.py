@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from harness.accounts import Account, document
 from mainstay.model.errors import ApiError
 from mainstay.model.records import Scope
 from mainstay.protocol.aws.vocabulary import wire_code
@@ -25,18 +26,18 @@ def trust(principal: Any, **more: Any) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": ["sts:AssumeRole", "sts:TagSession"], "Principal": principal, **more}
 
 
-def may(account: Any, who: Any, action: str = "rds:DeleteDBInstance", resource: str = DB, **context: Any) -> None:
+def may(account: Account, who: Any, action: str = "rds:DeleteDBInstance", resource: str = DB, **context: Any) -> None:
     with account.store.read() as tx:
         authorize(tx, who.caller, [Demand(action=action, resource=resource, context=context)], {})
 
 
-def error(account: Any, who: Any, **more: Any) -> ApiError:
+def error(account: Account, who: Any, **more: Any) -> ApiError:
     with pytest.raises(ApiError) as caught:
         may(account, who, **more)
     return caught.value
 
 
-def test_root_key_is_made_once_and_may_do_everything(account: Any) -> None:
+def test_root_key_is_made_once_and_may_do_everything(account: Account) -> None:
     with account.store.transaction() as tx:
         again = ensure_root_access_key(tx, account.vault, account.randomness, ACCOUNT)
     assert again == (account.root_key, account.root_secret) == (account.root_key, account.root.secret_access_key)
@@ -44,7 +45,7 @@ def test_root_key_is_made_once_and_may_do_everything(account: Any) -> None:
     may(account, account.root)
 
 
-def test_access_keys_hold_the_account_number(account: Any) -> None:
+def test_access_keys_hold_the_account_number(account: Account) -> None:
     assert account_of_access_key(account.root_key) == ACCOUNT
     assert account.root_key.startswith("AKIA") and len(account.root_key) == 20
     assert account_of_access_key("AKIA") is None
@@ -52,7 +53,7 @@ def test_access_keys_hold_the_account_number(account: Any) -> None:
     assert info == {"Account": ACCOUNT}
 
 
-def test_a_user_without_policies_is_denied_in_aws_words(account: Any) -> None:
+def test_a_user_without_policies_is_denied_in_aws_words(account: Account) -> None:
     bob = account.user("bob")
     refused = error(account, bob)
     assert wire_code("query", refused.shape, refused.status) == ("AccessDenied", 403)
@@ -63,13 +64,13 @@ def test_a_user_without_policies_is_denied_in_aws_words(account: Any) -> None:
     )
 
 
-def test_explicit_deny_in_aws_words(account: Any) -> None:
+def test_explicit_deny_in_aws_words(account: Account) -> None:
     bob = account.user("bob", ALLOW_ALL, {"Effect": "Deny", "Action": "rds:Delete*", "Resource": "*"})
     assert error(account, bob).message.endswith(f"{DB} with an explicit deny in an identity-based policy")
     may(account, bob, "rds:StartDBInstance")
 
 
-def test_policies_come_from_groups_attachments_and_inline(account: Any, document: Any) -> None:
+def test_policies_come_from_groups_attachments_and_inline(account: Account) -> None:
     bob = account.user("bob")
     account.iam("CreateGroup", GroupName="dbas")
     account.iam("AddUserToGroup", GroupName="dbas", UserName="bob")
@@ -85,13 +86,13 @@ def test_policies_come_from_groups_attachments_and_inline(account: Any, document
     error(account, bob)
 
 
-def test_permissions_boundary_limits(account: Any) -> None:
+def test_permissions_boundary_limits(account: Account) -> None:
     bob = account.user("bob", ALLOW_ALL, PermissionsBoundary="arn:aws:iam::aws:policy/AmazonRDSReadOnlyAccess")
     assert "because no permissions boundary allows" in error(account, bob).message
     may(account, bob, "rds:DescribeDBInstances", "*")
 
 
-def test_tags_and_names_of_the_caller_are_condition_keys(account: Any) -> None:
+def test_tags_and_names_of_the_caller_are_condition_keys(account: Account) -> None:
     statement = {
         **ALLOW_ALL,
         "Resource": "arn:aws:rds:*:*:db:${aws:username}-*",
@@ -104,7 +105,7 @@ def test_tags_and_names_of_the_caller_are_condition_keys(account: Any) -> None:
     error(account, bob, resource=DB, **{"aws:ResourceTag/Team": "red"})
 
 
-def test_unknown_inactive_and_tokened_keys_are_invalid(account: Any) -> None:
+def test_unknown_inactive_and_tokened_keys_are_invalid(account: Account) -> None:
     bob = account.user("bob")
     key = bob.caller.access_key_id
     for key_id, token in (("AKIANOBODY0000000000", None), (key, "token"), ("ASIANOBODY0000000000", None)):
@@ -120,18 +121,18 @@ def test_unknown_inactive_and_tokened_keys_are_invalid(account: Any) -> None:
     assert account.credentials(key).secret_access_key == bob.secret_access_key
 
 
-def test_secrets_are_not_shown(account: Any) -> None:
+def test_secrets_are_not_shown(account: Account) -> None:
     assert account.root_secret not in repr(account.root)
 
 
-def test_caller_identity_needs_no_permission(account: Any) -> None:
+def test_caller_identity_needs_no_permission(account: Account) -> None:
     bob = account.user("bob", {"Effect": "Deny", "Action": "*", "Resource": "*"})
     identity = account.sts("GetCallerIdentity", bob)
     assert identity["Arn"] == f"arn:aws:iam::{ACCOUNT}:user/bob"
     assert identity["UserId"].startswith("AIDA") and len(identity["UserId"]) == 21
 
 
-def test_assume_role_through_the_account_needs_an_identity_policy(account: Any, document: Any) -> None:
+def test_assume_role_through_the_account_needs_an_identity_policy(account: Account) -> None:
     account.iam("CreateRole", RoleName="dba", AssumeRolePolicyDocument=document(trust({"AWS": ACCOUNT})))
     account.iam("PutRolePolicy", RoleName="dba", PolicyName="all", PolicyDocument=document(ALLOW_ALL))
     arn = f"arn:aws:iam::{ACCOUNT}:role/dba"
@@ -146,7 +147,7 @@ def test_assume_role_through_the_account_needs_an_identity_policy(account: Any, 
     assert account.assume("dba").caller.kind == "role"
 
 
-def test_assume_role_named_in_the_trust_policy_and_external_id(account: Any, document: Any) -> None:
+def test_assume_role_named_in_the_trust_policy_and_external_id(account: Account) -> None:
     bob = account.user("bob")
     condition = {"StringEquals": {"sts:ExternalId": "secret-7"}}
     statement = trust({"AWS": f"arn:aws:iam::{ACCOUNT}:user/bob"}, Condition=condition)
@@ -160,7 +161,7 @@ def test_assume_role_named_in_the_trust_policy_and_external_id(account: Any, doc
         account.assume("missing", bob)
 
 
-def test_session_policies_narrow_a_role(account: Any, document: Any) -> None:
+def test_session_policies_narrow_a_role(account: Account) -> None:
     account.iam("CreateRole", RoleName="r", AssumeRolePolicyDocument=document(trust({"AWS": ACCOUNT})))
     account.iam("PutRolePolicy", RoleName="r", PolicyName="all", PolicyDocument=document(ALLOW_ALL))
     narrow = account.assume("r", Policy=document({**ALLOW_ALL, "Action": "rds:Describe*"}))
@@ -171,10 +172,14 @@ def test_session_policies_narrow_a_role(account: Any, document: Any) -> None:
     error(account, account.assume("r", PolicyArns=arns))
 
 
-def test_a_session_ends_and_does_not_outlive_its_role(account: Any, document: Any) -> None:
+def test_a_session_ends_and_does_not_outlive_its_role(account: Account) -> None:
     text = document(trust({"AWS": ACCOUNT}))
     account.iam("CreateRole", RoleName="r", AssumeRolePolicyDocument=text)
-    request = {"RoleArn": f"arn:aws:iam::{ACCOUNT}:role/r", "RoleSessionName": "s1", "DurationSeconds": 900}
+    request: dict[str, Any] = {
+        "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/r",
+        "RoleSessionName": "s1",
+        "DurationSeconds": 900,
+    }
     got = account.sts("AssumeRole", **request)["Credentials"]
     key, token = got["AccessKeyId"], got["SessionToken"]
     assert key.startswith("ASIA") and got["Expiration"] == account.clock.wall() + 900
@@ -194,7 +199,7 @@ def test_a_session_ends_and_does_not_outlive_its_role(account: Any, document: An
         account.credentials(got["AccessKeyId"], got["SessionToken"])
 
 
-def test_durations_and_names_of_sessions(account: Any, document: Any) -> None:
+def test_durations_and_names_of_sessions(account: Account) -> None:
     text = document(trust({"AWS": ACCOUNT}))
     account.iam("CreateRole", RoleName="r", AssumeRolePolicyDocument=text)
     for request, words in (
@@ -216,7 +221,7 @@ def test_durations_and_names_of_sessions(account: Any, document: Any) -> None:
         account.assume("r", session, DurationSeconds=7200)
 
 
-def test_session_tags_and_their_inheritance(account: Any, document: Any) -> None:
+def test_session_tags_and_their_inheritance(account: Account) -> None:
     account.iam("CreateRole", RoleName="r", AssumeRolePolicyDocument=document(trust({"AWS": ACCOUNT})))
     own = {**ALLOW_ALL, "Condition": {"StringEquals": {"aws:PrincipalTag/Team": "red"}}}
     account.iam("PutRolePolicy", RoleName="r", PolicyName="p", PolicyDocument=document(own))
@@ -234,7 +239,7 @@ def test_session_tags_and_their_inheritance(account: Any, document: Any) -> None
         account.assume("r", Tags=many)
 
 
-def test_session_token_of_a_user_keeps_its_permissions_but_not_iam(account: Any) -> None:
+def test_session_token_of_a_user_keeps_its_permissions_but_not_iam(account: Account) -> None:
     bob = account.user("bob", ALLOW_ALL)
     got = account.sts("GetSessionToken", bob)["Credentials"]
     session = account.credentials(got["AccessKeyId"], got["SessionToken"])
@@ -247,7 +252,7 @@ def test_session_token_of_a_user_keeps_its_permissions_but_not_iam(account: Any)
     assert account.sts("GetCallerIdentity", session)["Arn"] == bob.caller.arn
 
 
-def test_last_use_is_written_once_per_quarter_of_an_hour(account: Any) -> None:
+def test_last_use_is_written_once_per_quarter_of_an_hour(account: Account) -> None:
     bob = account.user("bob")
     key = bob.caller.access_key_id
     assert account.iam("GetAccessKeyLastUsed", AccessKeyId=key)["AccessKeyLastUsed"]["Region"] == "N/A"
@@ -259,7 +264,7 @@ def test_last_use_is_written_once_per_quarter_of_an_hour(account: Any) -> None:
     assert used["UserName"] == "bob"
 
 
-def test_require_takes_the_resources_own_policy_into_account(account: Any, document: Any, tmp_path: Any) -> None:
+def test_require_takes_the_resources_own_policy_into_account(account: Account, tmp_path: Any) -> None:
     bob = account.user("bob")
     demand = Demand(action="secretsmanager:GetSecretValue", resource="arn:aws:secretsmanager:us-east-1:1:secret:x")
     named = document({**ALLOW_ALL, "Principal": {"AWS": bob.caller.arn}})
@@ -280,7 +285,7 @@ def test_require_takes_the_resources_own_policy_into_account(account: Any, docum
             require(call, demand)
 
 
-def test_authorize_is_fast(account: Any, document: Any) -> None:
+def test_authorize_is_fast(account: Account) -> None:
     bob = account.user("bob", {**ALLOW_ALL, "Action": "ec2:*"})
     for name in ("AmazonRDSFullAccess", "ReadOnlyAccess", "CloudWatchReadOnlyAccess"):
         account.iam("AttachUserPolicy", UserName="bob", PolicyArn=f"arn:aws:iam::aws:policy/{name}")

@@ -16,6 +16,7 @@ from botocore.auth import SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as Keys
 
+from harness.accounts import Account, document
 from mainstay.model.errors import ApiError
 from mainstay.model.records import Scope
 from mainstay.services.iam.database_tokens import TOKEN_CHARACTERS_MAX, verify_token
@@ -38,7 +39,7 @@ ALL = connect("*/*")
 
 
 @pytest.fixture(autouse=True)
-def now(account: Any) -> None:
+def now(account: Account) -> None:
     """botocore signs with the time it is."""
     account.clock.jump_wall(int(time.time()) - account.clock.wall())
 
@@ -93,14 +94,14 @@ def signed_as_sent(keys: Any, query: str) -> str:
     return f"{NAME}:{PORT}/?{query}&X-Amz-Signature={hmac.digest(key, text.encode(), 'sha256').hex()}"
 
 
-def go_to_signing_time(account: Any, presented: str) -> None:
+def go_to_signing_time(account: Account, presented: str) -> None:
     """The clock then stands at the moment that the token names."""
     moment = presented.split("X-Amz-Date=")[1][:16]
     signed_at = datetime.strptime(moment, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
     account.clock.jump_wall(signed_at - account.clock.wall())
 
 
-def check(account: Any, presented: str, **more: Any) -> Any:
+def check(account: Account, presented: str, **more: Any) -> Any:
     wanted: dict[str, Any] = {
         "username": "alice",
         "allowed_hosts_ports": WHERE,
@@ -112,7 +113,7 @@ def check(account: Any, presented: str, **more: Any) -> Any:
         return verify_token(view, account.vault, account.clock, presented, **wanted)
 
 
-def reason(account: Any, presented: str, **more: Any) -> str:
+def reason(account: Account, presented: str, **more: Any) -> str:
     with pytest.raises(ApiError) as caught:
         check(account, presented, **more)
     for part in presented.split("&"):
@@ -122,31 +123,31 @@ def reason(account: Any, presented: str, **more: Any) -> str:
 
 
 @pytest.mark.parametrize("host", [NAME, NAME.upper(), NAME.title(), ADDRESS])
-def test_a_token_for_the_endpoint_in_any_spelling(account: Any, host: str) -> None:
+def test_a_token_for_the_endpoint_in_any_spelling(account: Account, host: str) -> None:
     bob = account.user("bob", connect())
     assert check(account, token(bob, host=host)).arn == f"arn:aws:iam::{ACCOUNT}:user/bob"
 
 
-def test_the_host_may_be_signed_as_it_was_typed(account: Any) -> None:
+def test_the_host_may_be_signed_as_it_was_typed(account: Account) -> None:
     bob = account.user("bob", connect())
     presented = presigned(bob, headers={"host": f"{NAME.upper()}:{PORT}"})
     assert check(account, presented.replace(NAME, NAME.upper())).principal == "bob"
 
 
-def test_the_slash_before_the_query_may_be_missing(account: Any) -> None:
+def test_the_slash_before_the_query_may_be_missing(account: Account) -> None:
     """The SDK for Go leaves it out."""
     bob = account.user("bob", connect())
     assert check(account, token(bob).replace("/?Action", "?Action")).principal == "bob"
 
 
-def test_the_order_of_parameters_and_the_case_of_escapes_do_not_matter(account: Any) -> None:
+def test_the_order_of_parameters_and_the_case_of_escapes_do_not_matter(account: Account) -> None:
     bob = account.user("bob", connect())
     place, _, query = token(bob).partition("?")
     assert check(account, place + "?" + "&".join(reversed(query.split("&")))).principal == "bob"
     assert check(account, place + "?" + query.replace("%2F", "%2f")).principal == "bob"
 
 
-def test_a_token_may_be_used_again_within_its_time_but_nowhere_else(account: Any) -> None:
+def test_a_token_may_be_used_again_within_its_time_but_nowhere_else(account: Account) -> None:
     """There is no nonce in AWS's design: what is refused is every other target."""
     bob = account.user("bob", ALL)
     presented = token(bob)
@@ -158,7 +159,7 @@ def test_a_token_may_be_used_again_within_its_time_but_nowhere_else(account: Any
     assert "for the user 'alice'" in reason(account, presented, username="carol")
 
 
-def test_a_token_ends_after_fifteen_minutes(account: Any) -> None:
+def test_a_token_ends_after_fifteen_minutes(account: Account) -> None:
     presented = token(account.user("bob", ALL))
     go_to_signing_time(account, presented)
     account.clock.advance(900)
@@ -167,7 +168,7 @@ def test_a_token_ends_after_fifteen_minutes(account: Any) -> None:
     assert "Signature expired" in reason(account, presented)
 
 
-def test_a_token_from_the_future(account: Any) -> None:
+def test_a_token_from_the_future(account: Account) -> None:
     presented = token(account.user("bob", ALL))
     go_to_signing_time(account, presented)
     account.clock.jump_wall(-300)
@@ -176,36 +177,36 @@ def test_a_token_from_the_future(account: Any) -> None:
     assert "not yet current" in reason(account, presented)
 
 
-def test_a_token_signed_for_longer_than_fifteen_minutes(account: Any) -> None:
+def test_a_token_signed_for_longer_than_fifteen_minutes(account: Account) -> None:
     assert "lives 900 seconds" in reason(account, presigned(account.user("bob", ALL), expires=901))
 
 
 @pytest.mark.parametrize("wrong", [{"host": "127.64.16.9"}, {"host": "orders"}, {"port": 5433}])
-def test_another_host_or_port(account: Any, wrong: dict[str, Any]) -> None:
+def test_another_host_or_port(account: Account, wrong: dict[str, Any]) -> None:
     assert "not the endpoint" in reason(account, token(account.user("bob", ALL), **wrong))
 
 
-def test_a_host_that_was_put_in_later(account: Any) -> None:
+def test_a_host_that_was_put_in_later(account: Account) -> None:
     bob = account.user("bob", ALL)
     moved = token(bob, host="127.64.16.9").replace("127.64.16.9", ADDRESS)
     assert "does not match the signature" in reason(account, moved)
 
 
 @pytest.mark.parametrize("user", ["ALICE", "alice ", "bob", "alice/../root", 'a,b="c', "älice"])
-def test_the_user_is_the_one_in_the_token_letter_by_letter(account: Any, user: str) -> None:
+def test_the_user_is_the_one_in_the_token_letter_by_letter(account: Account, user: str) -> None:
     bob = account.user("bob", ALL)
     assert "The token is for the user" in reason(account, token(bob, user=user))
     assert check(account, token(bob, user=user), username=user).principal == "bob"
 
 
-def test_a_user_that_was_put_in_later(account: Any) -> None:
+def test_a_user_that_was_put_in_later(account: Account) -> None:
     bob = account.user("bob", ALL)
     assert "does not match the signature" in reason(
         account, token(bob).replace("DBUser=alice", "DBUser=admin"), username="admin"
     )
 
 
-def test_an_ambiguous_plus(account: Any) -> None:
+def test_an_ambiguous_plus(account: Account) -> None:
     presented = signed_as_sent(account.user("bob", ALL), "Action=connect&DBUser=a+b")
     assert "percent-encoded" in reason(account, presented, username="a+b")
     assert "percent-encoded" in reason(account, presented, username="a b")
@@ -223,12 +224,12 @@ def test_an_ambiguous_plus(account: Any) -> None:
         "Action=connect&DBUser=%FF",
     ],
 )
-def test_parameters_that_are_missing_wrong_or_given_twice(account: Any, query: str) -> None:
+def test_parameters_that_are_missing_wrong_or_given_twice(account: Account, query: str) -> None:
     said = reason(account, signed_as_sent(account.user("bob", ALL), query))
     assert said.startswith("The token must have the parameter") or said == "The token's DBUser is not UTF-8."
 
 
-def test_the_raw_signer_of_these_tests_is_right(account: Any) -> None:
+def test_the_raw_signer_of_these_tests_is_right(account: Account) -> None:
     assert check(account, signed_as_sent(account.user("bob", ALL), "DBUser=alice&Action=connect")).principal == "bob"
 
 
@@ -252,19 +253,19 @@ def test_the_raw_signer_of_these_tests_is_right(account: Any) -> None:
         (lambda it: it + "&x=" + "a" * TOKEN_CHARACTERS_MAX, "longer than"),
     ],
 )
-def test_a_token_that_was_changed(account: Any, change: Callable[[str], str], said: str) -> None:
+def test_a_token_that_was_changed(account: Account, change: Callable[[str], str], said: str) -> None:
     found = reason(account, change(token(account.user("bob", ALL))))
     assert any(words in found for words in said.split("|"))
 
 
-def test_a_token_of_the_greatest_length_is_looked_at(account: Any) -> None:
+def test_a_token_of_the_greatest_length_is_looked_at(account: Account) -> None:
     presented = token(account.user("bob", ALL))
     longest = presented + "&x=" + "a" * (TOKEN_CHARACTERS_MAX - len(presented) - 3)
     assert "longer than" not in reason(account, longest)
     assert "longer than" in reason(account, longest + "a")
 
 
-def test_something_else_that_was_signed(account: Any) -> None:
+def test_something_else_that_was_signed(account: Account) -> None:
     bob = account.user("bob", ALL)
     assert "correct service: 'rds-db'" in reason(account, presigned(bob, service="rds"))
     assert "valid region" in reason(account, token(bob, region="eu-west-1"))
@@ -274,7 +275,7 @@ def test_something_else_that_was_signed(account: Any) -> None:
     assert "is not present" in reason(account, more)
 
 
-def test_the_access_key_must_be_known_and_active(account: Any) -> None:
+def test_the_access_key_must_be_known_and_active(account: Account) -> None:
     bob = account.user("bob", ALL)
     presented = token(bob)
     account.iam("UpdateAccessKey", UserName="bob", AccessKeyId=bob.caller.access_key_id, Status="Inactive")
@@ -285,13 +286,13 @@ def test_the_access_key_must_be_known_and_active(account: Any) -> None:
     assert "security token" in reason(account, presented)
 
 
-def test_the_secret_must_be_the_key_s(account: Any) -> None:
+def test_the_secret_must_be_the_key_s(account: Account) -> None:
     bob, eve = account.user("bob", ALL), account.user("eve", ALL)
     forged = token(eve).replace(eve.caller.access_key_id, bob.caller.access_key_id)
     assert "does not match the signature" in reason(account, forged)
 
 
-def test_the_root_may_as_on_aws(account: Any) -> None:
+def test_the_root_may_as_on_aws(account: Account) -> None:
     assert check(account, token(account.root)).kind == "root"
 
 
@@ -311,7 +312,7 @@ def test_the_root_may_as_on_aws(account: Any) -> None:
         [{"Effect": "Allow", "Action": "*", "Resource": "*"}, connect("*/alice", effect="Deny")],
     ],
 )
-def test_policies_that_do_not_allow_it(account: Any, statements: list[dict[str, Any]]) -> None:
+def test_policies_that_do_not_allow_it(account: Account, statements: list[dict[str, Any]]) -> None:
     said = reason(account, token(account.user("bob", *statements)))
     assert f"not authorized to perform: rds-db:connect on resource: {connect()['Resource']}" in said
 
@@ -327,11 +328,11 @@ def test_policies_that_do_not_allow_it(account: Any, statements: list[dict[str, 
         connect(Condition={"Bool": {"aws:SecureTransport": "true"}}),
     ],
 )
-def test_policies_that_allow_it(account: Any, statement: dict[str, Any]) -> None:
+def test_policies_that_allow_it(account: Account, statement: dict[str, Any]) -> None:
     assert check(account, token(account.user("alice", statement))).principal == "alice"
 
 
-def test_a_boundary_limits(account: Any, document: Any) -> None:
+def test_a_boundary_limits(account: Account) -> None:
     arn = account.iam("CreatePolicy", PolicyName="edge", PolicyDocument=document(connect("db-OTHER/*")))["Policy"][
         "Arn"
     ]
@@ -339,7 +340,7 @@ def test_a_boundary_limits(account: Any, document: Any) -> None:
     assert "permissions boundary" in said
 
 
-def _assumed(account: Any, document: Any, **request: Any) -> tuple[Any, str]:
+def _assumed(account: Account, **request: Any) -> tuple[Any, str]:
     trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"AWS": ACCOUNT}}
     account.iam("CreateRole", RoleName="dba", AssumeRolePolicyDocument=document(trust))
     account.iam("PutRolePolicy", RoleName="dba", PolicyName="own", PolicyDocument=document(ALL))
@@ -349,8 +350,8 @@ def _assumed(account: Any, document: Any, **request: Any) -> tuple[Any, str]:
     return account.credentials(got["AccessKeyId"], got["SessionToken"]), got["SessionToken"]
 
 
-def test_the_token_of_a_role_session(account: Any, document: Any) -> None:
-    session, secret = _assumed(account, document)
+def test_the_token_of_a_role_session(account: Account) -> None:
+    session, secret = _assumed(account)
     presented = token(session, session=secret)
     assert check(account, presented).arn == f"arn:aws:sts::{ACCOUNT}:assumed-role/dba/session"
     parts = presented.split("&")
@@ -360,9 +361,9 @@ def test_the_token_of_a_role_session(account: Any, document: Any) -> None:
     assert "security token" in reason(account, spoilt)
 
 
-def test_a_session_that_has_ended(account: Any, document: Any) -> None:
+def test_a_session_that_has_ended(account: Account) -> None:
     opened_at = account.clock.wall()
-    session, secret = _assumed(account, document, DurationSeconds=900)
+    session, secret = _assumed(account, DurationSeconds=900)
     presented = token(session, session=secret)
     account.clock.jump_wall(opened_at + 899 - account.clock.wall())
     check(account, presented)
@@ -370,13 +371,13 @@ def test_a_session_that_has_ended(account: Any, document: Any) -> None:
     assert "security token included in the request is expired" in reason(account, presented)
 
 
-def test_a_session_policy_limits(account: Any, document: Any) -> None:
-    session, secret = _assumed(account, document, Policy=document(connect("db-OTHER/*")))
+def test_a_session_policy_limits(account: Account) -> None:
+    session, secret = _assumed(account, Policy=document(connect("db-OTHER/*")))
     assert "session policy" in reason(account, token(session, session=secret))
 
 
-def test_a_role_that_was_deleted_or_remade(account: Any, document: Any) -> None:
-    session, secret = _assumed(account, document)
+def test_a_role_that_was_deleted_or_remade(account: Account) -> None:
+    session, secret = _assumed(account)
     presented = token(session, session=secret)
     account.iam("DeleteRolePolicy", RoleName="dba", PolicyName="own")
     assert "no identity-based policy" in reason(account, presented)
@@ -384,7 +385,7 @@ def test_a_role_that_was_deleted_or_remade(account: Any, document: Any) -> None:
     assert "security token" in reason(account, presented)
 
 
-def test_a_token_for_a_proxy(account: Any) -> None:
+def test_a_token_for_a_proxy(account: Account) -> None:
     bob = account.user("bob", connect("prx-0123456789abcdef0/alice"))
     check(account, token(bob), resource_id="prx-0123456789abcdef0")
     assert "not authorized" in reason(account, token(bob))

@@ -9,6 +9,7 @@ from urllib.parse import unquote
 import botocore.session
 import pytest
 
+from harness.accounts import Account, document
 from mainstay.model.errors import ApiError
 from mainstay.services import iam, sts
 
@@ -18,7 +19,7 @@ RDS_FULL = "arn:aws:iam::aws:policy/AmazonRDSFullAccess"
 TRUST = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "monitoring.rds.amazonaws.com"}}
 
 
-def refused(account: Any, operation: str, shape: str, words: str, **request: Any) -> None:
+def refused(account: Account, operation: str, shape: str, words: str, **request: Any) -> None:
     with pytest.raises(ApiError) as caught:
         account.iam(operation, **request)
     assert caught.value.shape == shape
@@ -31,7 +32,7 @@ def test_every_operation_is_one_of_aws(service: str, table: Any) -> None:
     assert set(table.built) <= set(model.operation_names)
 
 
-def test_life_of_a_user(account: Any, document: Any) -> None:
+def test_life_of_a_user(account: Account) -> None:
     made = account.iam("CreateUser", UserName="Bob", Path="/ops/", Tags=[{"Key": "a", "Value": "1"}])["User"]
     assert made["Arn"] == f"arn:aws:iam::{ACCOUNT}:user/ops/Bob"
     assert made["CreateDate"] == account.clock.wall()
@@ -66,7 +67,7 @@ def test_life_of_a_user(account: Any, document: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "good"), [("a" * 64, True), ("a" * 65, False), ("a b", False), ("", False), ("ü", False)]
 )
-def test_names_of_users(account: Any, name: str, good: bool) -> None:
+def test_names_of_users(account: Account, name: str, good: bool) -> None:
     if good:
         account.iam("CreateUser", UserName=name)
     else:
@@ -74,17 +75,17 @@ def test_names_of_users(account: Any, name: str, good: bool) -> None:
 
 
 @pytest.mark.parametrize("path", ["ops/", "/ops", "/a b/", "", "/" + "a" * 511 + "/"])
-def test_wrong_paths(account: Any, path: str) -> None:
+def test_wrong_paths(account: Account, path: str) -> None:
     refused(account, "CreateUser", "ValidationError", "path", UserName="bob", Path=path)
 
 
-def test_who_am_i(account: Any) -> None:
+def test_who_am_i(account: Account) -> None:
     assert account.iam("GetUser")["User"]["Arn"] == f"arn:aws:iam::{ACCOUNT}:root"
     bob = account.user("bob", ALLOW_ALL)
     assert account.iam("GetUser", bob)["User"]["UserName"] == "bob"
 
 
-def test_a_user_has_two_access_keys_at_most_and_may_rotate_its_own(account: Any) -> None:
+def test_a_user_has_two_access_keys_at_most_and_may_rotate_its_own(account: Account) -> None:
     own = {"Effect": "Allow", "Action": "iam:*AccessKey*", "Resource": "arn:aws:iam::*:user/${aws:username}"}
     bob = account.user("bob", own)
     account.user("eve")
@@ -99,7 +100,7 @@ def test_a_user_has_two_access_keys_at_most_and_may_rotate_its_own(account: Any)
     account.iam("DeleteAccessKey", bob, AccessKeyId=second["AccessKeyId"])
 
 
-def test_lists_have_pages(account: Any) -> None:
+def test_lists_have_pages(account: Account) -> None:
     for name in "cabed":
         account.iam("CreateUser", UserName=name, Path="/x/" if name == "e" else "/")
     seen: list[str] = []
@@ -114,7 +115,7 @@ def test_lists_have_pages(account: Any) -> None:
     refused(account, "ListUsers", "ValidationError", "maxItems", MaxItems=1001)
 
 
-def test_life_of_a_role(account: Any, document: Any) -> None:
+def test_life_of_a_role(account: Account) -> None:
     text = document(TRUST)
     made = account.iam("CreateRole", RoleName="r", AssumeRolePolicyDocument=text, Description="d")["Role"]
     assert unquote(made["AssumeRolePolicyDocument"]) == text
@@ -146,7 +147,7 @@ def test_life_of_a_role(account: Any, document: Any) -> None:
     refused(account, "GetRole", "NoSuchEntityException", "The role with name r cannot be found.", RoleName="r")
 
 
-def test_trust_policies_are_checked(account: Any, document: Any) -> None:
+def test_trust_policies_are_checked(account: Account) -> None:
     missing = {**TRUST, "Principal": {"AWS": f"arn:aws:iam::{ACCOUNT}:user/nobody"}}
     for text, words in (
         ("{", "Syntax errors"),
@@ -160,7 +161,7 @@ def test_trust_policies_are_checked(account: Any, document: Any) -> None:
             AssumeRolePolicyDocument=long)  # fmt: skip
 
 
-def test_service_linked_role(account: Any) -> None:
+def test_service_linked_role(account: Account) -> None:
     role = account.iam("CreateServiceLinkedRole", AWSServiceName="rds.amazonaws.com")["Role"]
     assert role["Arn"].endswith(":role/aws-service-role/rds.amazonaws.com/AWSServiceRoleForRDS")
     name = role["RoleName"]
@@ -174,7 +175,7 @@ def test_service_linked_role(account: Any) -> None:
     refused(account, "GetRole", "NoSuchEntityException", "cannot be found", RoleName=name)
 
 
-def test_life_of_a_policy_and_its_versions(account: Any, document: Any) -> None:
+def test_life_of_a_policy_and_its_versions(account: Account) -> None:
     text = document(ALLOW_ALL)
     made = account.iam("CreatePolicy", PolicyName="p", Path="/x/", PolicyDocument=text, Description="d")["Policy"]
     arn = made["Arn"]
@@ -214,7 +215,7 @@ def test_life_of_a_policy_and_its_versions(account: Any, document: Any) -> None:
 
 
 @pytest.mark.parametrize(("spare", "good"), [(1, True), (0, True), (-1, False)])
-def test_size_of_managed_policies(account: Any, document: Any, spare: int, good: bool) -> None:
+def test_size_of_managed_policies(account: Account, spare: int, good: bool) -> None:
     frame = len("".join(document({**ALLOW_ALL, "Resource": "arn:"}).split()))
     text = document({**ALLOW_ALL, "Resource": "arn:" + "a" * (6144 - frame - spare)})
     if good:
@@ -224,7 +225,7 @@ def test_size_of_managed_policies(account: Any, document: Any, spare: int, good:
                 PolicyDocument=text)  # fmt: skip
 
 
-def test_inline_policies_share_one_quota(account: Any, document: Any) -> None:
+def test_inline_policies_share_one_quota(account: Account) -> None:
     account.iam("CreateUser", UserName="bob")
     text = document({**ALLOW_ALL, "Resource": "arn:" + "a" * 900})
     for name in ("one", "two"):
@@ -239,7 +240,7 @@ def test_inline_policies_share_one_quota(account: Any, document: Any) -> None:
             UserName="bob", PolicyName="x")  # fmt: skip
 
 
-def test_ten_policies_may_be_attached(account: Any, document: Any) -> None:
+def test_ten_policies_may_be_attached(account: Account) -> None:
     account.iam("CreateGroup", GroupName="g")
     for number in range(11):
         arn = account.iam("CreatePolicy", PolicyName=f"p{number}", PolicyDocument=document(ALLOW_ALL))["Policy"]["Arn"]
@@ -250,14 +251,14 @@ def test_ten_policies_may_be_attached(account: Any, document: Any) -> None:
             PolicyArn=arn)  # fmt: skip
 
 
-def test_aws_managed_policies(account: Any) -> None:
+def test_aws_managed_policies(account: Account) -> None:
     listed = account.iam("ListPolicies", Scope="AWS")["Policies"]
     arns = {policy["Arn"] for policy in listed}
     assert {RDS_FULL, "arn:aws:iam::aws:policy/service-role/AmazonRDSEnhancedMonitoringRole"} <= arns
     for policy in listed:
         request = {"PolicyArn": policy["Arn"], "VersionId": policy["DefaultVersionId"]}
-        document = account.iam("GetPolicyVersion", **request)["PolicyVersion"]["Document"]
-        account.iam("SimulateCustomPolicy", PolicyInputList=[unquote(document)], ActionNames=["rds:AddRoleToDBCluster"])
+        text = account.iam("GetPolicyVersion", **request)["PolicyVersion"]["Document"]
+        account.iam("SimulateCustomPolicy", PolicyInputList=[unquote(text)], ActionNames=["rds:AddRoleToDBCluster"])
     refused(account, "DeletePolicy", "AccessDenied", "provided by AWS", PolicyArn=RDS_FULL)
     account.iam("CreateUser", UserName="bob")
     service = "arn:aws:iam::aws:policy/aws-service-role/AmazonRDSServiceRolePolicy"
@@ -265,7 +266,7 @@ def test_aws_managed_policies(account: Any) -> None:
             PolicyArn=service)  # fmt: skip
 
 
-def test_tags_are_checked(account: Any) -> None:
+def test_tags_are_checked(account: Account) -> None:
     for tags, shape in (
         ([{"Key": "a", "Value": "1"}, {"Key": "A", "Value": "2"}], "InvalidInputException"),
         ([{"Key": "aws:x", "Value": "1"}], "InvalidInputException"),
@@ -278,8 +279,8 @@ def test_tags_are_checked(account: Any) -> None:
     account.iam("CreateUser", UserName="bob", Tags=[{"Key": f"k{n}", "Value": "ü"} for n in range(50)])
 
 
-def test_permissions_are_asked_on_the_right_arn_with_condition_keys(account: Any, document: Any) -> None:
-    statements = [
+def test_permissions_are_asked_on_the_right_arn_with_condition_keys(account: Account) -> None:
+    statements: list[dict[str, Any]] = [
         {"Effect": "Allow", "Action": "iam:AttachUserPolicy", "Resource": "arn:aws:iam::*:user/ops/*",
          "Condition": {"ArnEquals": {"iam:PolicyARN": RDS_FULL}}},
         {"Effect": "Allow", "Action": ["iam:CreateUser"], "Resource": "arn:aws:iam::*:user/ops/*"},
@@ -306,7 +307,7 @@ def test_permissions_are_asked_on_the_right_arn_with_condition_keys(account: Any
             account.iam(operation, boss, **request)
 
 
-def test_simulation(account: Any, document: Any) -> None:
+def test_simulation(account: Account) -> None:
     account.user("bob", {**ALLOW_ALL, "Action": "rds:*", "Condition": {"Bool": {"aws:SecureTransport": "true"}}})
     account.iam("PutUserPolicy", UserName="bob", PolicyName="no",
                 PolicyDocument=document({"Effect": "Deny", "Action": "rds:Delete*", "Resource": "*"}))  # fmt: skip
@@ -331,7 +332,7 @@ def test_simulation(account: Any, document: Any) -> None:
             PolicySourceArn=f"arn:aws:iam::{ACCOUNT}:role/none", ActionNames=["a:b"])  # fmt: skip
 
 
-def test_account(account: Any, document: Any) -> None:
+def test_account(account: Account) -> None:
     account.user("bob", ALLOW_ALL)
     account.iam("CreateRole", RoleName="r", AssumeRolePolicyDocument=document(TRUST))
     account.iam("AttachRolePolicy", RoleName="r", PolicyArn=RDS_FULL)
@@ -353,7 +354,7 @@ def test_account(account: Any, document: Any) -> None:
     assert account.iam("ListAccountAliases")["AccountAliases"] == []
 
 
-def test_what_is_absent_is_empty(account: Any) -> None:
+def test_what_is_absent_is_empty(account: Account) -> None:
     account.user("bob")
     assert account.iam("ListMFADevices", UserName="bob") == {"MFADevices": [], "IsTruncated": False}
     assert account.iam("ListInstanceProfiles")["InstanceProfiles"] == []

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from harness.accounts import document
+from harness.kms_account import Kms, allowing
 from mainstay.model.iam import Role
 from mainstay.model.kms import KmsGrant
 from mainstay.model.records import GLOBAL_REGION, Scope
@@ -32,7 +34,7 @@ ROOT_ALL = statement(ROOT, "*")
 
 
 class TestKeyPolicies:
-    def test_the_default_policy_lets_identity_policies_decide(self, kms_account: Any, allowing: Any) -> None:
+    def test_the_default_policy_lets_identity_policies_decide(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         policy = kms_account.call("GetKeyPolicy", KeyId=key_id)
         assert policy["PolicyName"] == "default"
@@ -51,9 +53,7 @@ class TestKeyPolicies:
         blob = kms_account.encrypt(key_id, by=one)
         assert kms_account.refused("Decrypt", one, CiphertextBlob=blob).startswith("AccessDenied")
 
-    def test_without_the_account_in_it_only_those_whom_it_names_may_use_the_key(
-        self, kms_account: Any, allowing: Any, document: Any
-    ) -> None:
+    def test_without_the_account_in_it_only_those_whom_it_names_may_use_the_key(self, kms_account: Kms) -> None:
         named, everything = kms_account.user("named"), kms_account.user("everything", allowing("*"))
         policy = document(statement(ROOT, "PutKeyPolicy", "GetKeyPolicy"), statement(user_arn("named"), "Encrypt"))
         key_id = kms_account.create(Policy=policy)
@@ -63,7 +63,7 @@ class TestKeyPolicies:
             refusal = kms_account.refused("Encrypt", other, KeyId=key_id, Plaintext=b"x")
             assert "because no resource-based policy allows the kms:Encrypt action" in refusal
 
-    def test_a_new_policy_counts_from_the_next_call_on(self, kms_account: Any, document: Any, allowing: Any) -> None:
+    def test_a_new_policy_counts_from_the_next_call_on(self, kms_account: Kms) -> None:
         key_id, one = kms_account.create(), kms_account.user("one", allowing("*"))
         kms_account.encrypt(key_id, by=one)
         kms_account.call(
@@ -74,12 +74,11 @@ class TestKeyPolicies:
             "Encrypt", one, KeyId=key_id, Plaintext=b"x"
         )
 
-    def test_a_policy_must_not_lock_out_its_author_unless_that_is_asked_for(
-        self, kms_account: Any, document: Any
-    ) -> None:
+    def test_a_policy_must_not_lock_out_its_author_unless_that_is_asked_for(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         policy = document(statement(ROOT, "Encrypt"))
-        for operation, members in (("PutKeyPolicy", {"KeyId": key_id}), ("CreateKey", {})):
+        calls: tuple[tuple[str, dict[str, Any]], ...] = (("PutKeyPolicy", {"KeyId": key_id}), ("CreateKey", {}))
+        for operation, members in calls:
             refusal = kms_account.refused(operation, Policy=policy, **members)
             assert refusal.startswith(
                 "MalformedPolicyDocumentException: The new key policy will not allow you to update the key policy"
@@ -96,10 +95,10 @@ class TestKeyPolicies:
             (json.dumps({"Statement": ROOT_ALL}) + " " * 32768, "LimitExceededException"),
         ],
     )
-    def test_policies_that_are_none(self, kms_account: Any, policy: str, refusal: str) -> None:
+    def test_policies_that_are_none(self, kms_account: Kms, policy: str, refusal: str) -> None:
         assert kms_account.refused("PutKeyPolicy", KeyId=kms_account.create(), Policy=policy).startswith(refusal)
 
-    def test_the_only_policy_is_called_default(self, kms_account: Any) -> None:
+    def test_the_only_policy_is_called_default(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         assert kms_account.call("ListKeyPolicies", KeyId=key_id) == {"PolicyNames": ["default"], "Truncated": False}
         refusal = kms_account.refused("GetKeyPolicy", KeyId=key_id, PolicyName="other")
@@ -124,7 +123,7 @@ class TestConditionKeys:
         ],
     )
     def test_they_decide(
-        self, kms_account: Any, allowing: Any, operation: str, members: dict[str, Any],
+        self, kms_account: Kms, operation: str, members: dict[str, Any],
         condition: dict[str, str], holds: bool,
     ) -> None:  # fmt: skip
         key_id = kms_account.create(Tags=[{"TagKey": "team", "TagValue": "blue"}])
@@ -136,7 +135,7 @@ class TestConditionKeys:
         else:
             assert kms_account.refused(operation, one, **request).startswith("AccessDenied")
 
-    def test_the_waiting_period_and_re_encryption_on_the_same_key(self, kms_account: Any, allowing: Any) -> None:
+    def test_the_waiting_period_and_re_encryption_on_the_same_key(self, kms_account: Kms) -> None:
         key_id, other = kms_account.create(), kms_account.create()
         one = kms_account.user(
             "one",
@@ -156,14 +155,14 @@ class TestConditionKeys:
         kms_account.call("ScheduleKeyDeletion", one, KeyId=key_id, PendingWindowInDays=20)
 
 
-def test_the_curious_cannot_tell_absent_keys_from_forbidden_ones(kms_account: Any, allowing: Any) -> None:
+def test_the_curious_cannot_tell_absent_keys_from_forbidden_ones(kms_account: Kms) -> None:
     nobody, everything = kms_account.user("nobody"), kms_account.user("everything", allowing("*"))
     for key_id in (ABSENT, kms_account.create()):
         assert kms_account.refused("DescribeKey", nobody, KeyId=key_id).startswith("AccessDenied")
     assert kms_account.refused("DescribeKey", everything, KeyId=ABSENT).startswith("NotFoundException")
 
 
-def test_aliases_need_permission_on_alias_and_key(kms_account: Any, allowing: Any) -> None:
+def test_aliases_need_permission_on_alias_and_key(kms_account: Kms) -> None:
     key_id = kms_account.create()
     alias_arn = kms_account.scope.arn("kms", "alias/app")
     for name, resource in (("key", kms_account.arn(key_id)), ("alias", alias_arn)):
@@ -180,7 +179,7 @@ def test_aliases_need_permission_on_alias_and_key(kms_account: Any, allowing: An
     kms_account.call("DeleteAlias", both, AliasName="alias/app")
 
 
-def test_creating_a_key_with_tags_needs_permission_to_tag(kms_account: Any, allowing: Any) -> None:
+def test_creating_a_key_with_tags_needs_permission_to_tag(kms_account: Kms) -> None:
     creator = kms_account.user("creator", allowing("CreateKey"))
     kms_account.call("CreateKey", creator)
     refusal = kms_account.refused("CreateKey", creator, Tags=[{"TagKey": "a", "TagValue": "b"}])
@@ -188,13 +187,13 @@ def test_creating_a_key_with_tags_needs_permission_to_tag(kms_account: Any, allo
 
 
 class TestGrants:
-    def grant(self, kms_account: Any, key_id: str, to: str, *names: str, by: Any = None, **more: Any) -> dict[str, Any]:
+    def grant(self, kms_account: Kms, key_id: str, to: str, *names: str, by: Any = None, **more: Any) -> dict[str, Any]:
         made: dict[str, Any] = kms_account.call(
             "CreateGrant", by, KeyId=key_id, GranteePrincipal=user_arn(to), Operations=list(names), **more
         )
         return made
 
-    def test_a_grant_allows_its_operations_until_it_is_revoked(self, kms_account: Any) -> None:
+    def test_a_grant_allows_its_operations_until_it_is_revoked(self, kms_account: Kms) -> None:
         key_id, one = kms_account.create(), kms_account.user("one")
         made = self.grant(kms_account, key_id, "one", "Encrypt", "DescribeKey")
         blob = kms_account.encrypt(key_id, by=one, GrantTokens=[made["GrantToken"]])
@@ -212,7 +211,7 @@ class TestGrants:
         refusal = kms_account.refused("RevokeGrant", KeyId=key_id, GrantId=made["GrantId"])
         assert refusal == f"NotFoundException: Grant ID {made['GrantId']} not found"
 
-    def test_a_deny_wins_over_a_grant(self, kms_account: Any) -> None:
+    def test_a_deny_wins_over_a_grant(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         denied = kms_account.user(
             "denied", {"Effect": "Deny", "Action": "kms:Encrypt", "Resource": kms_account.arn(key_id)}
@@ -233,7 +232,7 @@ class TestGrants:
         ],
     )
     def test_constraints_on_the_encryption_context(
-        self, kms_account: Any, constraints: dict[str, Any], context: dict[str, str], holds: bool
+        self, kms_account: Kms, constraints: dict[str, Any], context: dict[str, str], holds: bool
     ) -> None:
         key_id, one = kms_account.create(), kms_account.user("one")
         self.grant(kms_account, key_id, "one", "GenerateDataKey", "DescribeKey", Constraints=constraints)
@@ -244,7 +243,7 @@ class TestGrants:
             assert kms_account.refused("GenerateDataKey", one, **request).startswith("AccessDenied")
         kms_account.call("DescribeKey", one, KeyId=key_id)
 
-    def test_who_may_retire_a_grant(self, kms_account: Any) -> None:
+    def test_who_may_retire_a_grant(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         retirer, grantee, other = (kms_account.user(name) for name in ("retirer", "grantee", "other"))
         made = self.grant(kms_account, key_id, "grantee", "Encrypt", RetiringPrincipal=user_arn("retirer"))
@@ -261,7 +260,7 @@ class TestGrants:
         kms_account.call("RetireGrant", grantee, KeyId=kms_account.arn(key_id), GrantId=own["GrantId"])
         assert kms_account.records(KmsGrant) == []
 
-    def test_retiring_one_grant_by_another_is_refused(self, kms_account: Any) -> None:
+    def test_retiring_one_grant_by_another_is_refused(self, kms_account: Kms) -> None:
         key_id, one = kms_account.create(), kms_account.user("one")
         kms_account.user("two")
         self.grant(kms_account, key_id, "one", "RetireGrant")
@@ -269,7 +268,7 @@ class TestGrants:
         refusal = kms_account.refused("RetireGrant", one, KeyId=kms_account.arn(key_id), GrantId=other["GrantId"])
         assert refusal.startswith("AccessDenied")
 
-    def test_a_grantee_hands_on_no_more_than_it_was_given(self, kms_account: Any) -> None:
+    def test_a_grantee_hands_on_no_more_than_it_was_given(self, kms_account: Kms) -> None:
         key_id, one = kms_account.create(), kms_account.user("one")
         two = kms_account.user("two")
         constraint = {"EncryptionContextSubset": {"a": "1"}}
@@ -285,7 +284,7 @@ class TestGrants:
         kms_account.call("CreateGrant", one, **members, Operations=["Encrypt"], Constraints=stricter)
         kms_account.encrypt(key_id, by=two, EncryptionContext={"a": "1", "b": "2"})
 
-    def test_the_same_request_with_a_name_makes_one_grant(self, kms_account: Any) -> None:
+    def test_the_same_request_with_a_name_makes_one_grant(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         kms_account.user("one")
         first = self.grant(kms_account, key_id, "one", "Encrypt", Name="mine")
@@ -304,11 +303,11 @@ class TestGrants:
             ({"GrantTokens": ["never-was"]}, "InvalidGrantTokenException"),
         ],
     )
-    def test_grants_that_are_none(self, kms_account: Any, members: dict[str, Any], code: str) -> None:
+    def test_grants_that_are_none(self, kms_account: Kms, members: dict[str, Any], code: str) -> None:
         request = {"KeyId": kms_account.create(), "GranteePrincipal": ROOT, "Operations": ["Encrypt"], **members}
         assert kms_account.refused("CreateGrant", **request).startswith(code)
 
-    def test_conditions_of_identity_policies_speak_of_grants(self, kms_account: Any, allowing: Any) -> None:
+    def test_conditions_of_identity_policies_speak_of_grants(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         service_only = kms_account.user(
             "service_only", allowing("CreateGrant", Condition={"Bool": {"kms:GrantIsForAWSResource": "true"}})
@@ -328,7 +327,7 @@ class TestServicesThatUseKeysForSomebody:
     def use(self, operation: str = "GenerateDataKey", via: str = "rds") -> Use:
         return Use(operation=operation, encryption_context={"aws:rds:db-id": "db-1"}, via=via)
 
-    def test_a_users_right_may_be_for_one_service_alone(self, kms_account: Any, allowing: Any) -> None:
+    def test_a_users_right_may_be_for_one_service_alone(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         one = kms_account.user(
             "one", allowing("*", Condition={"StringEquals": {"kms:ViaService": "rds.us-east-1.amazonaws.com"}})
@@ -340,7 +339,7 @@ class TestServicesThatUseKeysForSomebody:
                 require_use(kms_account.open_call(tx, one), key, self.use(via="secretsmanager"))
         assert kms_account.refused("Encrypt", one, KeyId=key_id, Plaintext=b"x").startswith("AccessDenied")
 
-    def test_an_aws_managed_key_serves_everybody_through_its_service(self, kms_account: Any) -> None:
+    def test_an_aws_managed_key_serves_everybody_through_its_service(self, kms_account: Kms) -> None:
         kms_account.call("DescribeKey", KeyId="alias/aws/rds")
         nobody = kms_account.user("nobody")
         with kms_account.store.transaction() as tx:
@@ -350,20 +349,21 @@ class TestServicesThatUseKeysForSomebody:
             with pytest.raises(Exception, match="AccessDenied"):
                 require_use(kms_account.open_call(tx, nobody), key, self.use(via="secretsmanager"))
 
-    def test_roles_in_which_services_act(self, kms_account: Any, document: Any, allowing: Any) -> None:
+    def test_roles_in_which_services_act(self, kms_account: Kms) -> None:
         key = kms_account.key(kms_account.create())
         trust = document({"Effect": "Allow", "Principal": {"Service": "rds.amazonaws.com"}, "Action": "sts:AssumeRole"})
-        kms_account.call("CreateRole", service="iam", RoleName="proxy", AssumeRolePolicyDocument=trust)
+        kms_account.iam("CreateRole", RoleName="proxy", AssumeRolePolicyDocument=trust)
 
         def may() -> bool:
             with kms_account.store.read() as view:
                 role = view.get(Role, Scope("123456789012", GLOBAL_REGION), "proxy")
+                assert role is not None
                 return role_may_use(view, kms_account.scope, role, key, self.use("Decrypt", "secretsmanager"))
 
         assert not may()
         condition = {"StringEquals": {"kms:ViaService": "secretsmanager.us-east-1.amazonaws.com"}}
-        kms_account.call(
-            "PutRolePolicy", service="iam", RoleName="proxy", PolicyName="own",
+        kms_account.iam(
+            "PutRolePolicy", RoleName="proxy", PolicyName="own",
             PolicyDocument=document(allowing("Decrypt", Condition=condition)),
         )  # fmt: skip
         assert may()

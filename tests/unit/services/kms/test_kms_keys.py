@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.accounts import document
+from harness.kms_account import Kms
 from mainstay.model.errors import Permanent
 from mainstay.model.kms import KmsAlias, KmsKey
 from mainstay.services.kms import limits
@@ -17,7 +19,7 @@ DAY_S = 24 * 3600.0
 ABSENT = "12345678-1234-4321-8888-123456789012"
 
 
-def test_a_new_key_is_symmetric_enabled_and_the_accounts(kms_account: Any) -> None:
+def test_a_new_key_is_symmetric_enabled_and_the_accounts(kms_account: Kms) -> None:
     shown = kms_account.call("CreateKey", Description="mine", Tags=[{"TagKey": "a", "TagValue": "b"}])["KeyMetadata"]
     assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", shown["KeyId"])
     assert shown == {
@@ -44,12 +46,12 @@ def test_a_new_key_is_symmetric_enabled_and_the_accounts(kms_account: Any) -> No
         ({"Policy": "{"}, "MalformedPolicyDocumentException"),
     ],
 )
-def test_other_kinds_of_keys_are_refused(kms_account: Any, request_members: dict[str, Any], code: str) -> None:
+def test_other_kinds_of_keys_are_refused(kms_account: Kms, request_members: dict[str, Any], code: str) -> None:
     assert kms_account.refused("CreateKey", **request_members).startswith(code)
     assert kms_account.records(KmsKey) == []
 
 
-def test_material_is_sealed_at_rest_and_opens_for_no_other_key(kms_account: Any) -> None:
+def test_material_is_sealed_at_rest_and_opens_for_no_other_key(kms_account: Kms) -> None:
     one, other = kms_account.create(), kms_account.create()
     blob = kms_account.encrypt(one)
     stolen = kms_account.key(other)
@@ -62,7 +64,7 @@ def test_material_is_sealed_at_rest_and_opens_for_no_other_key(kms_account: Any)
     assert "sealed" not in repr(kms_account.key(one))
 
 
-def test_a_key_is_named_in_four_ways_where_aws_takes_them(kms_account: Any) -> None:
+def test_a_key_is_named_in_four_ways_where_aws_takes_them(kms_account: Kms) -> None:
     key_id = kms_account.create()
     kms_account.call("CreateAlias", AliasName="alias/app", TargetKeyId=key_id)
     alias_arn = kms_account.scope.arn("kms", "alias/app")
@@ -86,12 +88,12 @@ def test_a_key_is_named_in_four_ways_where_aws_takes_them(kms_account: Any) -> N
         ("arn:aws:iam::123456789012:role/x", "InvalidArnException: Invalid arn"),
     ],
 )
-def test_what_names_no_key(kms_account: Any, named: str, refusal: str) -> None:
+def test_what_names_no_key(kms_account: Kms, named: str, refusal: str) -> None:
     assert kms_account.refused("DescribeKey", KeyId=named).startswith(refusal)
 
 
 class TestStates:
-    USES = (
+    USES: tuple[tuple[str, dict[str, Any]], ...] = (
         ("Encrypt", {"Plaintext": b"x"}),
         ("GenerateDataKey", {"KeySpec": "AES_256"}),
         ("GenerateDataKeyWithoutPlaintext", {"NumberOfBytes": 1}),
@@ -103,7 +105,7 @@ class TestStates:
 
     @pytest.mark.parametrize(("operation", "members"), USES, ids=[name for name, _ in USES])
     def test_a_disabled_key_is_used_for_nothing(
-        self, kms_account: Any, operation: str, members: dict[str, Any]
+        self, kms_account: Kms, operation: str, members: dict[str, Any]
     ) -> None:
         key_id = kms_account.create()
         blob = kms_account.encrypt(key_id)
@@ -116,7 +118,7 @@ class TestStates:
         kms_account.call(operation, KeyId=key_id, **members)
         assert kms_account.decrypt(blob) == b"clear"
 
-    PENDING = (
+    PENDING: tuple[tuple[str, dict[str, Any]], ...] = (
         *USES, ("DisableKey", {}), ("EnableKey", {}), ("ScheduleKeyDeletion", {}),
         ("UpdateKeyDescription", {"Description": ""}), ("TagResource", {"Tags": []}),
         ("UntagResource", {"TagKeys": []}),
@@ -124,14 +126,14 @@ class TestStates:
 
     @pytest.mark.parametrize(("operation", "members"), PENDING, ids=[name for name, _ in PENDING])
     def test_a_key_pending_deletion_is_used_for_nothing_and_changed_by_nothing(
-        self, kms_account: Any, operation: str, members: dict[str, Any]
+        self, kms_account: Kms, operation: str, members: dict[str, Any]
     ) -> None:
         key_id = kms_account.create()
         kms_account.call("ScheduleKeyDeletion", KeyId=key_id, PendingWindowInDays=7)
         message = f"KMSInvalidStateException: {kms_account.arn(key_id)} is pending deletion."
         assert kms_account.refused(operation, KeyId=key_id, **members) == message
 
-    def test_reading_works_in_every_state(self, kms_account: Any) -> None:
+    def test_reading_works_in_every_state(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         for change in ("DisableKey", "ScheduleKeyDeletion"):
             kms_account.call(change, KeyId=key_id)
@@ -141,7 +143,7 @@ class TestStates:
             ):  # fmt: skip
                 kms_account.call(operation, KeyId=key_id)
 
-    def test_those_who_depend_on_a_key_are_told_when_it_changes_and_only_then(self, kms_account: Any) -> None:
+    def test_those_who_depend_on_a_key_are_told_when_it_changes_and_only_then(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         revisions = []
         for operation in ("EnableKey", "DisableKey", "DisableKey", "EnableKey", "ScheduleKeyDeletion"):
@@ -155,7 +157,7 @@ class TestStates:
 
 class TestDeletion:
     async def test_the_key_and_all_that_hangs_on_it_go_when_the_window_ends_and_not_before(
-        self, kms_account: Any
+        self, kms_account: Kms
     ) -> None:
         key_id = kms_account.create()
         kms_account.call("CreateAlias", AliasName="alias/app", TargetKeyId=key_id)
@@ -172,7 +174,7 @@ class TestDeletion:
         assert kms_account.records(KmsKey) == kms_account.records(KmsAlias) == kms_account.jobs() == []
         assert kms_account.refused("Decrypt", CiphertextBlob=blob).startswith("AccessDenied: The ciphertext refers to")
 
-    async def test_a_cancelled_deletion_leaves_the_key_disabled_for_good(self, kms_account: Any) -> None:
+    async def test_a_cancelled_deletion_leaves_the_key_disabled_for_good(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         kms_account.call("ScheduleKeyDeletion", KeyId=key_id)
         assert kms_account.call("CancelKeyDeletion", KeyId=key_id) == {"KeyId": kms_account.arn(key_id)}
@@ -182,7 +184,7 @@ class TestDeletion:
         assert "DeletionDate" not in kms_account.call("DescribeKey", KeyId=key_id)["KeyMetadata"]
 
     @pytest.mark.parametrize(("days", "taken"), [(6, False), (7, True), (30, True), (31, False)])
-    def test_the_window(self, kms_account: Any, days: int, taken: bool) -> None:
+    def test_the_window(self, kms_account: Kms, days: int, taken: bool) -> None:
         key_id = kms_account.create()
         if taken:
             kms_account.call("ScheduleKeyDeletion", KeyId=key_id, PendingWindowInDays=days)
@@ -192,7 +194,7 @@ class TestDeletion:
 
 
 class TestAliases:
-    def test_an_alias_moves_from_key_to_key_and_goes(self, kms_account: Any) -> None:
+    def test_an_alias_moves_from_key_to_key_and_goes(self, kms_account: Kms) -> None:
         first, second = kms_account.create(), kms_account.create()
         kms_account.call("CreateAlias", AliasName="alias/a", TargetKeyId=first)
         old = kms_account.encrypt("alias/a")
@@ -217,22 +219,22 @@ class TestAliases:
             ("alias/a b", "ValidationException"), ("alias/" + "x" * 251, "ValidationException"),
         ],
     )  # fmt: skip
-    def test_names_that_aws_does_not_take(self, kms_account: Any, name: str, code: str) -> None:
+    def test_names_that_aws_does_not_take(self, kms_account: Kms, name: str, code: str) -> None:
         assert kms_account.refused("CreateAlias", AliasName=name, TargetKeyId=kms_account.create()).startswith(code)
 
-    def test_a_name_is_taken_once(self, kms_account: Any) -> None:
+    def test_a_name_is_taken_once(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         kms_account.call("CreateAlias", AliasName="alias/a", TargetKeyId=key_id)
         refusal = kms_account.refused("CreateAlias", AliasName="alias/a", TargetKeyId=kms_account.create())
         assert refusal.startswith("AlreadyExistsException")
 
-    def test_no_alias_for_a_key_pending_deletion(self, kms_account: Any) -> None:
+    def test_no_alias_for_a_key_pending_deletion(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         kms_account.call("ScheduleKeyDeletion", KeyId=key_id)
         refusal = kms_account.refused("CreateAlias", AliasName="alias/a", TargetKeyId=key_id)
         assert refusal.startswith("KMSInvalidStateException")
 
-    def test_a_key_has_so_many_aliases_at_most(self, kms_account: Any) -> None:
+    def test_a_key_has_so_many_aliases_at_most(self, kms_account: Kms) -> None:
         key_id = kms_account.create()
         for number in range(limits.ALIASES_PER_KEY):
             kms_account.call("CreateAlias", AliasName=f"alias/{number}", TargetKeyId=key_id)
@@ -240,7 +242,7 @@ class TestAliases:
         assert refusal.startswith("LimitExceededException")
 
 
-def test_lists_come_in_pages_and_go_on_after_what_was_deleted(kms_account: Any) -> None:
+def test_lists_come_in_pages_and_go_on_after_what_was_deleted(kms_account: Kms) -> None:
     key_id = kms_account.create()
     for number in range(5):
         kms_account.call("CreateAlias", AliasName=f"alias/{number}", TargetKeyId=key_id)
@@ -258,7 +260,7 @@ def test_lists_come_in_pages_and_go_on_after_what_was_deleted(kms_account: Any) 
     }  # fmt: skip
 
 
-def test_tags_are_written_over_removed_and_limited(kms_account: Any) -> None:
+def test_tags_are_written_over_removed_and_limited(kms_account: Kms) -> None:
     key_id = kms_account.create(Tags=[{"TagKey": "a", "TagValue": "1"}])
     kms_account.call(
         "TagResource", KeyId=key_id, Tags=[{"TagKey": "a", "TagValue": "2"}, {"TagKey": "b", "TagValue": ""}]
@@ -271,14 +273,14 @@ def test_tags_are_written_over_removed_and_limited(kms_account: Any) -> None:
     assert kms_account.refused("TagResource", KeyId=key_id, Tags=many).startswith("LimitExceededException")
 
 
-def test_the_description_is_replaced(kms_account: Any) -> None:
+def test_the_description_is_replaced(kms_account: Kms) -> None:
     key_id = kms_account.create(Description="one")
     kms_account.call("UpdateKeyDescription", KeyId=key_id, Description="two")
     assert kms_account.call("DescribeKey", KeyId=key_id)["KeyMetadata"]["Description"] == "two"
 
 
 class TestAwsManagedKeys:
-    def test_describing_its_alias_makes_the_key_once(self, kms_account: Any) -> None:
+    def test_describing_its_alias_makes_the_key_once(self, kms_account: Kms) -> None:
         shown = kms_account.call("DescribeKey", KeyId="alias/aws/rds")["KeyMetadata"]
         assert shown["KeyManager"] == "AWS"
         assert kms_account.call("DescribeKey", KeyId="alias/aws/rds")["KeyMetadata"] == shown
@@ -286,9 +288,7 @@ class TestAwsManagedKeys:
         status = kms_account.call("GetKeyRotationStatus", KeyId=shown["KeyId"])
         assert (status["KeyRotationEnabled"], status["RotationPeriodInDays"]) == (True, 365)
 
-    def test_nobody_changes_deletes_or_uses_it_directly_not_even_the_root(
-        self, kms_account: Any, document: Any
-    ) -> None:
+    def test_nobody_changes_deletes_or_uses_it_directly_not_even_the_root(self, kms_account: Kms) -> None:
         key_id = kms_account.call("DescribeKey", KeyId="alias/aws/rds")["KeyMetadata"]["KeyId"]
         for operation, members in (
             ("DisableKey", {}), ("ScheduleKeyDeletion", {}), ("PutKeyPolicy", {"Policy": document()}),
@@ -299,13 +299,17 @@ class TestAwsManagedKeys:
         assert kms_account.state(key_id) == "Enabled"
 
 
-def test_quotas_of_keys_and_grants(kms_account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quotas_of_keys_and_grants(kms_account: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "KEYS_PER_REGION", 2)
     monkeypatch.setattr(limits, "GRANTS_PER_KEY", 2)
     key_id = kms_account.create()
     kms_account.create()
     assert kms_account.refused("CreateKey").startswith("LimitExceededException")
-    grant = {"KeyId": key_id, "GranteePrincipal": "arn:aws:iam::123456789012:root", "Operations": ["Encrypt"]}
+    grant: dict[str, Any] = {
+        "KeyId": key_id,
+        "GranteePrincipal": "arn:aws:iam::123456789012:root",
+        "Operations": ["Encrypt"],
+    }
     for _ in range(2):
         kms_account.call("CreateGrant", **grant)
     assert kms_account.refused("CreateGrant", **grant).startswith("LimitExceededException")

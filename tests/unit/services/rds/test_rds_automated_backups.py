@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import DAY_S, SeenFleet, backed_up, complete, create, finished, prepare, programs, repositories
+from harness.rds_calls import Rds
 from mainstay.engines.postgresql.wal import parse_lsn
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup, DBSnapshot
@@ -19,21 +20,21 @@ DESCRIBE = "DescribeDBInstanceAutomatedBackups"
 
 
 @pytest.fixture
-def fleet(rds: Any, group: str) -> SeenFleet:
+def fleet(rds: Rds, group: str) -> SeenFleet:
     return prepare(rds)
 
 
-def described(rds: Any, **request: Any) -> list[dict[str, Any]]:
+def described(rds: Rds, **request: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = rds.call(DESCRIBE, **request)["DBInstanceAutomatedBackups"]
     return found
 
 
-def modify(rds: Any, **changes: Any) -> dict[str, Any]:
+def modify(rds: Rds, **changes: Any) -> dict[str, Any]:
     shown: dict[str, Any] = rds.call("ModifyDBInstance", DBInstanceIdentifier="db1", **changes)["DBInstance"]
     return shown
 
 
-def test_one_day_is_the_default(rds: Any, fleet: SeenFleet) -> None:
+def test_one_day_is_the_default(rds: Rds, fleet: SeenFleet) -> None:
     instance = create(rds)
     assert instance.backup_retention_period_days == 1 and instance.repository_id
     (shown,) = described(rds)
@@ -44,7 +45,7 @@ def test_one_day_is_the_default(rds: Any, fleet: SeenFleet) -> None:
 
 
 @pytest.mark.parametrize(("days", "taken"), [(-1, False), (0, True), (35, True), (36, False)])
-def test_the_limits(rds: Any, fleet: SeenFleet, days: int, taken: bool) -> None:
+def test_the_limits(rds: Rds, fleet: SeenFleet, days: int, taken: bool) -> None:
     if taken:
         assert create(rds, BackupRetentionPeriod=days).backup_retention_period_days == days
         return
@@ -56,7 +57,7 @@ def test_the_limits(rds: Any, fleet: SeenFleet, days: int, taken: bool) -> None:
     )
 
 
-def test_turning_backups_on_and_off(rds: Any, fleet: SeenFleet) -> None:
+def test_turning_backups_on_and_off(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     assert modify(rds, BackupRetentionPeriod=3)["PendingModifiedValues"] == {"BackupRetentionPeriod": 3}
     assert described(rds) == [] and rds.get(DBInstance, "db1").backup_retention_period_days == 0
@@ -77,7 +78,7 @@ def test_turning_backups_on_and_off(rds: Any, fleet: SeenFleet) -> None:
     assert rds.get(DBInstance, "db1").repository_id != instance.repository_id, "a fresh one has no gap"
 
 
-def test_another_period_acts_at_once_and_a_shorter_one_prunes(rds: Any, fleet: SeenFleet) -> None:
+def test_another_period_acts_at_once_and_a_shorter_one_prunes(rds: Rds, fleet: SeenFleet) -> None:
     instance = create(rds, BackupRetentionPeriod=3)
     now = rds.clock.wall()
     backup = backed_up(rds, instance, *(now - days * DAY_S for days in (2.9, 1.9, 0.9)))
@@ -93,14 +94,14 @@ def test_another_period_acts_at_once_and_a_shorter_one_prunes(rds: Any, fleet: S
     assert [row.backup_id for row in kept.expired] == ["b0"]
 
 
-def test_the_source_of_replicas_keeps_its_backups(rds: Any, fleet: SeenFleet) -> None:
+def test_the_source_of_replicas_keeps_its_backups(rds: Rds, fleet: SeenFleet) -> None:
     source = create(rds)
     rds.instance("rep", source_dbi_resource_id=source.dbi_resource_id, instance_create_time=1.0)
     said = rds.refused("ModifyDBInstance", DBInstanceIdentifier="db1", BackupRetentionPeriod=0)
     assert said.startswith("InvalidDBInstanceStateFault: Automated backups of db1 cannot be turned off")
 
 
-def test_replicas_need_a_source_with_backups_and_begin_without(rds: Any, fleet: SeenFleet) -> None:
+def test_replicas_need_a_source_with_backups_and_begin_without(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     request = {"DBInstanceIdentifier": "rep", "SourceDBInstanceIdentifier": "db1"}
     assert rds.refused("CreateDBInstanceReadReplica", **request) == (
@@ -115,7 +116,7 @@ def test_replicas_need_a_source_with_backups_and_begin_without(rds: Any, fleet: 
     assert shown["BackupRetentionPeriod"] == 1 and len(described(rds, DbiResourceId=shown["DbiResourceId"])) == 1
 
 
-def test_a_moved_window_moves_the_next_backup(rds: Any, fleet: SeenFleet) -> None:
+def test_a_moved_window_moves_the_next_backup(rds: Rds, fleet: SeenFleet) -> None:
     instance = create(rds, PreferredBackupWindow="03:00-04:00", PreferredMaintenanceWindow="sun:05:00-sun:05:30")
     backup = backed_up(rds, instance, 1000.0)
     modify(rds, PreferredBackupWindow="10:00-10:30")
@@ -123,7 +124,7 @@ def test_a_moved_window_moves_the_next_backup(rds: Any, fleet: SeenFleet) -> Non
     assert 10 * 3600 <= moved % DAY_S < 10.5 * 3600 and 0 < moved - rds.clock.wall() <= DAY_S + 1800
 
 
-def test_the_restore_window_is_the_agents_or_what_was_recorded_last(rds: Any, fleet: SeenFleet) -> None:
+def test_the_restore_window_is_the_agents_or_what_was_recorded_last(rds: Rds, fleet: SeenFleet) -> None:
     instance = create(rds)
     backed_up(rds, instance, 1000.0, 2000.0)
 
@@ -143,7 +144,7 @@ def test_the_restore_window_is_the_agents_or_what_was_recorded_last(rds: Any, fl
     assert latest() == [2500.0, 2500.0, 1000.0]
 
 
-def retained(rds: Any) -> DBInstanceAutomatedBackup:
+def retained(rds: Rds) -> DBInstanceAutomatedBackup:
     """What DeleteDBInstance leaves with DeleteAutomatedBackups false."""
     instance = create(rds, BackupRetentionPeriod=2)
     backed_up(rds, instance, rds.clock.wall() - DAY_S, rds.clock.wall())
@@ -157,7 +158,7 @@ def retained(rds: Any) -> DBInstanceAutomatedBackup:
     return found
 
 
-def test_retained_backups_are_described_restored_and_deleted(rds: Any, fleet: SeenFleet) -> None:
+def test_retained_backups_are_described_restored_and_deleted(rds: Rds, fleet: SeenFleet) -> None:
     backup = retained(rds)
     rds.call("CreateDBInstance", DBInstanceIdentifier="other", Engine="postgres", DBInstanceClass="db.t3.micro",
              AllocatedStorage=20, MasterUsername="chief", MasterUserPassword="secret-99")  # fmt: skip
@@ -181,22 +182,22 @@ def test_retained_backups_are_described_restored_and_deleted(rds: Any, fleet: Se
     assert rds.refused(DESCRIBE, DbiResourceId=backup.key()).startswith("DBInstanceAutomatedBackupNotFoundFault")
 
 
-def test_retained_backups_expire_with_their_period(rds: Any, fleet: SeenFleet) -> None:
+def test_retained_backups_expire_with_their_period(rds: Rds, fleet: SeenFleet) -> None:
     backup = retained(rds)
     (repository,) = repositories(rds)
     for days, kept in ((0, ("b0", "b1")), (1.5, ("b0", "b1")), (2, ())):
         with rds.store.read() as view:
             found = needed(view, repository, rds.clock.wall() + days * DAY_S, parse_lsn)
         assert found is not None and found.kept_backups == kept, days
-    assert found.nothing and found.ended == backup and len(found.expired) == 2
+    assert found is not None and found.nothing and found.ended == backup and len(found.expired) == 2
 
 
-def delete(rds: Any, **members: Any) -> dict[str, Any]:
+def delete(rds: Rds, **members: Any) -> dict[str, Any]:
     shown: dict[str, Any] = rds.call("DeleteDBInstance", DBInstanceIdentifier="db1", **members)["DBInstance"]
     return shown
 
 
-def test_a_final_snapshot_comes_before_the_deletion(rds: Any, fleet: SeenFleet) -> None:
+def test_a_final_snapshot_comes_before_the_deletion(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0, CopyTagsToSnapshot=True, Tags=[{"Key": "a", "Value": "b"}])
     rds.call("CreateDBSnapshot", DBSnapshotIdentifier="taken", DBInstanceIdentifier="db1")
     finished(rds, "db1")
@@ -209,7 +210,7 @@ def test_a_final_snapshot_comes_before_the_deletion(rds: Any, fleet: SeenFleet) 
     assert rds.get(DBInstance, "db1").target is NodeTarget.RUNNING, "it is needed until the snapshot is there"
 
 
-def test_what_deletion_refuses(rds: Any, fleet: SeenFleet) -> None:
+def test_what_deletion_refuses(rds: Rds, fleet: SeenFleet) -> None:
     create(rds)
 
     def refused(**members: Any) -> str:
@@ -228,7 +229,7 @@ def test_what_deletion_refuses(rds: Any, fleet: SeenFleet) -> None:
     assert rds.get(DBSnapshot, "x") is None
 
 
-def test_a_snapshot_before_a_stop(rds: Any, fleet: SeenFleet) -> None:
+def test_a_snapshot_before_a_stop(rds: Rds, fleet: SeenFleet) -> None:
     create(rds)
     rds.call("StopDBInstance", DBInstanceIdentifier="db1", DBSnapshotIdentifier="before")
     instance = rds.get(DBInstance, "db1")

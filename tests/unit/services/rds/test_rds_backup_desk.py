@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import DAY_S, SeenFleet, create, facts, repositories
+from harness.rds_calls import Rds
 from mainstay.control.backup_desk import BackupDesk
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup, DBSnapshot, Proof
@@ -26,7 +27,7 @@ NOW = 1_800_000_000.0
 
 
 async def test_a_row_says_what_is_promised_and_how_it_was_proven(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
 ) -> None:
     rows = await desk.list_backups({})
     (row,) = [one for one in rows if one["kind"] == "automated"]
@@ -46,7 +47,7 @@ async def test_a_row_says_what_is_promised_and_how_it_was_proven(
 
 
 async def test_a_verification_is_joined_shown_and_ended(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
 ) -> None:
     ticket = await desk.verify_backups({"name": "DB1"})
     assert (await desk.verify_backups({"name": backup.facts.dbi_resource_id}))["subject"] == ticket["subject"]
@@ -69,7 +70,7 @@ async def test_a_verification_is_joined_shown_and_ended(
 
 
 async def test_names_that_are_not_clear_are_explained(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup
 ) -> None:
     with pytest.raises(Permanent, match="no automated backups of a DB instance 'db9'"):
         await desk.verify_backups({"name": "db9"})
@@ -87,7 +88,7 @@ async def further(desk: BackupDesk, *, target: str = "db2", paused: bool = False
 
 
 async def test_a_restore_to_a_place_takes_the_right_base(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup
 ) -> None:
     rows = [rds.get(DBSnapshot, name) for name in ("rds:db1-0", "rds:db1-1")]
     for row, stop in zip(rows, ("0/3000100", "0/7000100"), strict=True):
@@ -95,16 +96,17 @@ async def test_a_restore_to_a_place_takes_the_right_base(
         facts = msgspec.structs.replace(row.backup, stop_position=stop)
         with rds.store.transaction() as tx:
             tx.put(msgspec.structs.replace(row, backup=facts))
-    for given, base in (
+    places: tuple[tuple[dict[str, Any], str], ...] = (
         ({"position": "0/7000100"}, "b1"), ({"position": "0/70000FF"}, "b0"), ({"transaction": "777"}, "b0"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for given, base in places:
         assert await further(desk, **given) == "db2"
         made = rds.get(DBInstance, "db2")
         assert made.restore_from.backup_id == base
         assert made.restore_from.target == RestoreTarget(timeline="00000001", **given)
         with rds.store.transaction() as tx:
             tx.delete(made)
-    for given, text in (
+    refusals: tuple[tuple[dict[str, Any], str], ...] = (
         ({"position": "0/9000001"}, "not in the log yet, which is kept up to 0/9000000"),
         ({"position": "0/3000000"}, "No automated backup leads to this place"),
         ({"position": "here"}, "Invalid log sequence number"),
@@ -112,13 +114,14 @@ async def test_a_restore_to_a_place_takes_the_right_base(
         ({}, "Exactly one of"),
         ({"position": "0/7000100", "transaction": "7"}, "Exactly one of"),
         ({"position": "0/7000100", "target": "db1"}, "already exists"),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for given, text in refusals:
         with pytest.raises(Permanent, match=text):
             await further(desk, **given)
 
 
 async def test_a_paused_restore_is_moved_on_and_opened(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
 ) -> None:
     now = rds.clock.wall()
     at = float(int(now - 3600))
@@ -130,7 +133,7 @@ async def test_a_paused_restore_is_moved_on_and_opened(
 
     def job() -> Job:
         (found,) = [one for one in rds.jobs() if one.subject == f"db:{stored().dbi_resource_id}"]
-        return found  # type: ignore[no-any-return]
+        return found
 
     source = stored().restore_from
     assert source is not None and source.paused and source.target == RestoreTarget(at=at, timeline="00000001")
@@ -163,7 +166,7 @@ async def test_a_paused_restore_is_moved_on_and_opened(
 
 
 async def test_a_paused_restore_that_failed_can_be_moved_on(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
 ) -> None:
     """A transaction that was not in the log, say: what there is of the restore is not lost."""
     await further(desk, transaction="777", paused=True)
@@ -178,7 +181,7 @@ async def test_a_paused_restore_that_failed_can_be_moved_on(
     assert [one.program for one in rds.jobs() if one.subject == f"db:{made.dbi_resource_id}"] == ["restore_db_instance"]
 
 
-def test_what_the_log_must_hold(rds: Any, backup: DBInstanceAutomatedBackup, fleet: SeenFleet) -> None:
+def test_what_the_log_must_hold(rds: Rds, backup: DBInstanceAutomatedBackup, fleet: SeenFleet) -> None:
     first = rds.get(DBSnapshot, "rds:db1-0").backup
 
     def promise() -> LogPromise | None:
@@ -195,7 +198,7 @@ def test_what_the_log_must_hold(rds: Any, backup: DBInstanceAutomatedBackup, fle
 
 
 @pytest.fixture
-def verifier(rds: Any, desk: BackupDesk) -> Any:
+def verifier(rds: Rds, desk: BackupDesk) -> Any:
     """Ends a verification with this part of the log lost."""
 
     def verified(start: str, end: str) -> None:
@@ -211,7 +214,7 @@ def verifier(rds: Any, desk: BackupDesk) -> Any:
     return verified
 
 
-def placed(rds: Any, name: str, start: str, stop: str) -> None:
+def placed(rds: Rds, name: str, start: str, stop: str) -> None:
     """The automated snapshot's backup is there in the log."""
     row = rds.get(DBSnapshot, name)
     with rds.store.transaction() as tx:
@@ -219,7 +222,7 @@ def placed(rds: Any, name: str, start: str, stop: str) -> None:
         tx.put(msgspec.structs.replace(row, backup=moved))
 
 
-def shown_window(rds: Any) -> tuple[float, float]:
+def shown_window(rds: Rds) -> tuple[float, float]:
     (one,) = rds.call("DescribeDBInstanceAutomatedBackups")["DBInstanceAutomatedBackups"]
     window = one["RestoreWindow"]
     latest = rds.call("DescribeDBInstances")["DBInstances"][0]["LatestRestorableTime"]
@@ -228,7 +231,7 @@ def shown_window(rds: Any) -> tuple[float, float]:
 
 
 def test_lost_log_moves_the_latest_restorable_time_back_until_the_next_backup(
-    rds: Any, backup: DBInstanceAutomatedBackup, fleet: SeenFleet, verifier: Any
+    rds: Rds, backup: DBInstanceAutomatedBackup, fleet: SeenFleet, verifier: Any
 ) -> None:
     now = rds.clock.wall()
     placed(rds, "rds:db1-0", "0/2000000", "0/2000100")
@@ -236,6 +239,7 @@ def test_lost_log_moves_the_latest_restorable_time_back_until_the_next_backup(
     with rds.store.transaction() as tx:
         for hours, position in ((20, "0/5000000"), (10, "0/6000000"), (1, "0/7000000")):
             known = tx.get(DBInstanceAutomatedBackup, rds.scope, backup.facts.dbi_resource_id)
+            assert known is not None
             seen = ArchiveStatus(latest_restorable_at=now - hours * 3600, timeline="00000001", position=position)
             note_archive(tx, known, seen, now - hours * 3600)
     earliest, latest = shown_window(rds)
@@ -259,7 +263,7 @@ def test_lost_log_moves_the_latest_restorable_time_back_until_the_next_backup(
     assert shown_window(rds) == (now - 2.0, now - 1.0)
 
 
-def test_when_a_restore_test_is_due(rds: Any, backup: DBInstanceAutomatedBackup) -> None:
+def test_when_a_restore_test_is_due(rds: Rds, backup: DBInstanceAutomatedBackup) -> None:
     (repository,) = repositories(rds)
     made = repository.created_at
     assert not is_due(repository, made + 6.4 * DAY_S, 7) and is_due(repository, made + 6.6 * DAY_S, 7)
@@ -271,7 +275,7 @@ def test_when_a_restore_test_is_due(rds: Any, backup: DBInstanceAutomatedBackup)
 
 
 async def test_an_overdue_restore_test_is_shown_and_told_once(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup
 ) -> None:
     (repository,) = repositories(rds)
     made, job = repository.created_at, new_job(AUTOMATED_BACKUPS, backup.subject, rds.scope, rds.clock.wall())
@@ -301,7 +305,7 @@ async def test_an_overdue_restore_test_is_shown_and_told_once(
     assert await look(18.0) == (DAY_S, False)
 
 
-async def test_a_snapshot_that_is_made_shows_how_far_it_is(rds: Any, desk: BackupDesk, fleet: SeenFleet) -> None:
+async def test_a_snapshot_that_is_made_shows_how_far_it_is(rds: Rds, desk: BackupDesk, fleet: SeenFleet) -> None:
     create(rds)
     rds.call("CreateDBSnapshot", DBSnapshotIdentifier="one", DBInstanceIdentifier="db1")
     row = rds.get(DBSnapshot, "one")

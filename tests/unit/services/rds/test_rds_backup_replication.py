@@ -10,6 +10,7 @@ import pytest
 
 from harness.encryption import add_key
 from harness.rds_backups import SeenFleet, backed_up, create, facts, finished, prepare, programs, repositories
+from harness.rds_calls import Rds
 from mainstay.engines.registry import Engines
 from mainstay.host.vault import Vault
 from mainstay.model.db_instance import DBInstance
@@ -17,7 +18,6 @@ from mainstay.model.db_snapshot import DBInstanceAutomatedBackup, DBSnapshot
 from mainstay.model.node import ArchiveStatus
 from mainstay.model.records import Scope
 from mainstay.model.repository_job import JobKind, JobPhase, JobStatus, LogPromise, RepositoryJob
-from mainstay.store import Job
 from mainstay.workflows.engine import Next, Outcome, Sleep, Work
 from mainstay.workflows.replicate_backups import REPLICATE_BACKUPS
 
@@ -26,12 +26,12 @@ HERE, THERE = Scope("123456789012", "us-east-1"), Scope("123456789012", "us-west
 
 
 @pytest.fixture
-def fleet(rds: Any, group: str) -> SeenFleet:
+def fleet(rds: Rds, group: str) -> SeenFleet:
     return prepare(rds)
 
 
 @pytest.fixture
-def source(rds: Any, fleet: SeenFleet) -> DBInstance:
+def source(rds: Rds, fleet: SeenFleet) -> DBInstance:
     """With a backup, and log up to a moment; the calls come to the other region from now on."""
     instance = create(rds, BackupRetentionPeriod=3)
     backed_up(rds, instance, 1000.0)
@@ -47,17 +47,17 @@ def placed(backup_id: str, at: float, start: str, stop: str) -> Any:
     return msgspec.structs.replace(facts(backup_id, at), start_position=start, stop_position=stop)
 
 
-def start(rds: Any, source: DBInstance, **members: Any) -> dict[str, Any]:
+def start(rds: Rds, source: DBInstance, **members: Any) -> dict[str, Any]:
     shown: dict[str, Any] = rds.call(START, SourceDBInstanceArn=source.arn, **members)["DBInstanceAutomatedBackup"]
     return shown
 
 
-def copy_of(rds: Any, source: DBInstance) -> DBInstanceAutomatedBackup:
+def copy_of(rds: Rds, source: DBInstance) -> DBInstanceAutomatedBackup:
     found: DBInstanceAutomatedBackup = rds.get(DBInstanceAutomatedBackup, source.dbi_resource_id)
     return found
 
 
-def test_what_is_recorded_and_shown(rds: Any, source: DBInstance) -> None:
+def test_what_is_recorded_and_shown(rds: Rds, source: DBInstance) -> None:
     shown = start(rds, source)
     assert (shown["Status"], shown["BackupRetentionPeriod"], shown["Region"]) == ("pending", 7, "us-east-1")
     assert shown["DBInstanceArn"] == source.arn and "RestoreWindow" not in shown
@@ -77,7 +77,7 @@ def test_what_is_recorded_and_shown(rds: Any, source: DBInstance) -> None:
     assert own["DBInstanceAutomatedBackupsReplications"] == named
 
 
-def test_what_is_refused(rds: Any, source: DBInstance) -> None:
+def test_what_is_refused(rds: Rds, source: DBInstance) -> None:
     def refused(operation: str = START, arn: str = source.arn, **members: Any) -> str:
         return str(rds.refused(operation, SourceDBInstanceArn=arn, **members))
 
@@ -97,7 +97,7 @@ def test_what_is_refused(rds: Any, source: DBInstance) -> None:
     assert refused().startswith("InvalidDBInstanceStateFault: Automated backups are not enabled")
 
 
-def test_an_encrypted_source_needs_a_key_of_the_region(rds: Any, fleet: SeenFleet) -> None:
+def test_an_encrypted_source_needs_a_key_of_the_region(rds: Rds, fleet: SeenFleet) -> None:
     vault = rds.collaborators[Vault]
     here, there = add_key(rds.store, vault, HERE, 1, ""), add_key(rds.store, vault, THERE, 2, "")
     instance = create(rds, StorageEncrypted=True, KmsKeyId=here.key_id)
@@ -110,7 +110,7 @@ def test_an_encrypted_source_needs_a_key_of_the_region(rds: Any, fleet: SeenFlee
     assert copied.kms_key_id == there.arn
 
 
-def test_stopping_what_has_nothing_yet_leaves_nothing(rds: Any, source: DBInstance) -> None:
+def test_stopping_what_has_nothing_yet_leaves_nothing(rds: Rds, source: DBInstance) -> None:
     start(rds, source)
     stopped = rds.call(STOP, SourceDBInstanceArn=source.arn)["DBInstanceAutomatedBackup"]
     assert stopped["Status"] == "retained" and copy_of(rds, source) is None
@@ -120,7 +120,7 @@ def test_stopping_what_has_nothing_yet_leaves_nothing(rds: Any, source: DBInstan
 class Steps:
     """The program of the one copy, a step at a time."""
 
-    def __init__(self, rds: Any, fleet: SeenFleet) -> None:
+    def __init__(self, rds: Rds, fleet: SeenFleet) -> None:
         self.rds, self.fleet = rds, fleet
         self.orders: list[RepositoryJob] = []
         self.fleet.start_job = self._ordered  # type: ignore[attr-defined]
@@ -145,7 +145,7 @@ class Steps:
             with self.rds.store.transaction() as tx:
                 outcome.record(tx)
             frame = {**self.job.frame, **(outcome.frame or {})}
-            self.job: Job = msgspec.structs.replace(self.job, step=outcome.step, frame=frame)
+            self.job = msgspec.structs.replace(self.job, step=outcome.step, frame=frame)
         return outcome
 
     async def until_sleep(self) -> None:
@@ -167,7 +167,7 @@ class Steps:
         self.fleet.jobs[job_id] = JobStatus(job_id=job_id, subject=self.job.subject, **values)
 
 
-async def test_a_backup_then_the_log_behind_it_then_what_is_new(rds: Any, source: DBInstance, fleet: SeenFleet) -> None:
+async def test_a_backup_then_the_log_behind_it_then_what_is_new(rds: Rds, source: DBInstance, fleet: SeenFleet) -> None:
     start(rds, source)
     steps = Steps(rds, fleet)
     await steps.until_sleep()
@@ -200,7 +200,7 @@ async def test_a_backup_then_the_log_behind_it_then_what_is_new(rds: Any, source
     assert shown["RestoreWindow"] == {"EarliestTime": 1000.0, "LatestTime": 5500.0}
 
 
-async def test_log_that_the_source_has_not_got_any_more(rds: Any, source: DBInstance, fleet: SeenFleet) -> None:
+async def test_log_that_the_source_has_not_got_any_more(rds: Rds, source: DBInstance, fleet: SeenFleet) -> None:
     """The window ends there, until a later backup begins a new one."""
     start(rds, source)
     steps = Steps(rds, fleet)
@@ -242,7 +242,7 @@ async def test_log_that_the_source_has_not_got_any_more(rds: Any, source: DBInst
     assert copy_of(rds, source).copy_failure == ""
 
 
-async def test_without_its_source_it_is_retained(rds: Any, source: DBInstance, fleet: SeenFleet) -> None:
+async def test_without_its_source_it_is_retained(rds: Rds, source: DBInstance, fleet: SeenFleet) -> None:
     start(rds, source)
     steps = Steps(rds, fleet)
     await steps.until_sleep()

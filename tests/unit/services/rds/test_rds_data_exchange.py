@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import SeenFleet, create, finished
+from harness.rds_calls import Rds
 from mainstay.control.backup_desk import BackupDesk
 from mainstay.engines.base import Feature
 from mainstay.engines.mariadb.rules import MariadbRules
@@ -24,17 +25,17 @@ from mainstay.workflows.exchange_data import EXCHANGE, PART_PAIR, _exchanged, _p
 from mainstay.workflows.node_specs import _kept_data, _membership, _waits_for_parting
 
 
-def stored(rds: Any, name: str = "db1") -> DBInstance:
+def stored(rds: Rds, name: str = "db1") -> DBInstance:
     found: DBInstance = rds.get(DBInstance, name)
     return found
 
 
-def change(rds: Any, **fields: Any) -> None:
+def change(rds: Rds, **fields: Any) -> None:
     with rds.store.transaction() as tx:
         tx.put(msgspec.structs.replace(stored(rds), **fields))
 
 
-def end(rds: Any) -> None:
+def end(rds: Rds) -> None:
     """The exchange has come to its end, and its job with it."""
     with rds.store.transaction() as tx:
         for job in tx.jobs(f"db:{stored(rds).dbi_resource_id}"):
@@ -43,7 +44,7 @@ def end(rds: Any) -> None:
 
 
 async def test_a_restore_in_place_keeps_what_is_there_and_what_can_be_restored(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup, fleet: SeenFleet
 ) -> None:
     now = rds.clock.wall()
     before, at = stored(rds), float(int(now - 3600))
@@ -56,7 +57,9 @@ async def test_a_restore_in_place_keeps_what_is_there_and_what_can_be_restored(
     kept = _kept_data(after, after.node_id)
     assert set(kept["kept"]) == {aside, after.exchange.wanted} and kept["exchange"].wanted == after.exchange.wanted
     with rds.store.read() as view:
-        gap = gap_of(view.get(DBInstanceAutomatedBackup, backup.scope, backup.facts.dbi_resource_id))
+        changed = view.get(DBInstanceAutomatedBackup, backup.scope, backup.facts.dbi_resource_id)
+    assert changed is not None
+    gap = gap_of(changed)
     assert (gap.since, gap.until) == (at, now), "what happened in between is not promised any more"
     with pytest.raises(Permanent, match="not in available state"):
         await desk.go_back({"name": "db1", "kept": aside})
@@ -77,7 +80,7 @@ async def test_a_restore_in_place_keeps_what_is_there_and_what_can_be_restored(
 
 
 async def test_an_exchange_that_fails_is_undone_and_one_that_fails_again_is_told(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup
 ) -> None:
     aside = await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
     wanted = stored(rds).exchange.wanted  # type: ignore[union-attr]
@@ -105,7 +108,7 @@ async def test_an_exchange_that_fails_is_undone_and_one_that_fails_again_is_told
 
 
 async def test_what_cannot_be_exchanged_is_refused(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup
 ) -> None:
     async def refused(text: str) -> None:
         with pytest.raises(Permanent, match=text):
@@ -143,18 +146,18 @@ async def test_what_cannot_be_exchanged_is_refused(
         tx.put(msgspec.structs.replace(stored(rds, "plain"), change="").exchanged)
     rds.call("ModifyDBInstance", DBInstanceIdentifier="plain", BackupRetentionPeriod=1, ApplyImmediately=True)
     finished(rds, "plain")
-    (before,) = stored(rds, "plain").kept_data
+    (replaced,) = stored(rds, "plain").kept_data
     with pytest.raises(Permanent, match="imported data has another history"):
-        await desk.go_back({"name": "plain", "kept": before.name})
+        await desk.go_back({"name": "plain", "kept": replaced.name})
 
 
-def paired(rds: Any) -> DBInstance:
+def paired(rds: Rds) -> DBInstance:
     """It has a standby, in the zone of another of its subnets."""
     change(rds, multi_az=True, standby_node_id="node-other", secondary_availability_zone="us-east-1b")
     return stored(rds)
 
 
-def ended(rds: Any, desk: BackupDesk, program: str, ending: Any) -> DBInstance:
+def ended(rds: Rds, desk: BackupDesk, program: str, ending: Any) -> DBInstance:
     """The workflow of this name has come to its end."""
     (job,) = [one for one in rds.jobs() if one.program == program]
     with rds.store.transaction() as tx:
@@ -169,7 +172,7 @@ def stays(instance: DBInstance) -> list[str]:
 
 
 async def test_a_pair_is_parted_before_its_data_is_exchanged_and_formed_again(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup
 ) -> None:
     before = paired(rds)
     node_id = before.node_id
@@ -200,7 +203,7 @@ async def test_a_pair_is_parted_before_its_data_is_exchanged_and_formed_again(
 
 
 async def test_a_pair_that_cannot_be_parted_is_one_again(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup
 ) -> None:
     before = paired(rds)
     await desk.restore_in_place({"name": "db1", "place": {"latest": True}})
@@ -214,7 +217,7 @@ async def test_a_pair_that_cannot_be_parted_is_one_again(
 
 
 async def test_an_engine_without_it_is_refused(
-    rds: Any, desk: BackupDesk, backup: DBInstanceAutomatedBackup, monkeypatch: pytest.MonkeyPatch
+    rds: Rds, desk: BackupDesk, backup: DBInstanceAutomatedBackup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PostgresqlRules, "features", frozenset({Feature.BACKUPS}))
     with pytest.raises(Permanent, match="Restores in place and imports: not available for engine postgres"):

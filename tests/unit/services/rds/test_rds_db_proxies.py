@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from harness.proxies import READS_ALL, ROLE_ARN, TRUSTS_RDS, Proxies
+from harness.rds_calls import Rds
+from mainstay.host.certificates import CertificateAuthorities
 from mainstay.model.addresses import AddressLease
 from mainstay.model.db_proxy import DBProxy, GivenProxySpec
 from mainstay.model.ec2 import NetworkInterface
@@ -19,7 +21,7 @@ VALUE, COMBINATION = "InvalidParameterValue", "InvalidParameterCombination"
 
 
 @pytest.fixture
-def proxies(rds, group, authorities) -> Proxies:
+def proxies(rds: Rds, group: str, authorities: CertificateAuthorities) -> Proxies:
     return Proxies(rds, authorities)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from harness.proxies import Proxies
+from harness.rds_calls import Rds
+from mainstay.host.certificates import CertificateAuthorities
 from mainstay.model.addresses import AddressLease
 from mainstay.model.db_proxy import DBProxy, DBProxyEndpoint, DBProxyTargetGroup, GivenProxySpec
 from mainstay.model.ec2 import NetworkInterface
@@ -66,7 +68,7 @@ class Life:
     def __init__(self, proxies: Proxies) -> None:
         self.proxies = proxies
         self.mortal = Mortal(proxies)
-        self.tools = replace(proxies.tools, store=self.mortal, proxies=self.mortal)  # type: ignore[arg-type]
+        self.tools = replace(proxies.tools, store=self.mortal, proxies=self.mortal)
         self.auth = [{"SecretArn": proxies.user_secret()}]
         proxies.instance()
 
@@ -114,7 +116,7 @@ class Life:
 
 
 @pytest.fixture
-def proxies(rds, group, authorities) -> Proxies:
+def proxies(rds: Rds, group: str, authorities: CertificateAuthorities) -> Proxies:
     return Proxies(rds, authorities)
 
 

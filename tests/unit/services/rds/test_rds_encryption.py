@@ -9,6 +9,7 @@ import pytest
 
 from harness.encryption import add_key, set_state
 from harness.rds_backups import SeenFleet, backed_up, complete, create, finished, prepare, repositories, security_group
+from harness.rds_calls import Rds
 from mainstay.host.vault import Vault
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import BackupRepository, DBInstanceAutomatedBackup, DBSnapshot
@@ -30,29 +31,29 @@ NOT_ACCESSIBLE = "KMSKeyNotAccessibleFault: The specified KMS key ["
 
 
 @pytest.fixture
-def fleet(rds: Any, group: str) -> SeenFleet:
+def fleet(rds: Rds, group: str) -> SeenFleet:
     return prepare(rds)
 
 
 @pytest.fixture
-def key(rds: Any) -> KmsKey:
+def key(rds: Rds) -> KmsKey:
     return new(rds)
 
 
-def new(rds: Any, scope: Scope | None = None, seed: int = 11, policy: str = "") -> KmsKey:
+def new(rds: Rds, scope: Scope | None = None, seed: int = 11, policy: str = "") -> KmsKey:
     return add_key(rds.store, rds.collaborators[Vault], scope or rds.scope, seed, policy)
 
 
-def shown(rds: Any, name: str = "db1") -> tuple[bool, str | None]:
+def shown(rds: Rds, name: str = "db1") -> tuple[bool, str | None]:
     one = rds.call("DescribeDBInstances", DBInstanceIdentifier=name)["DBInstances"][0]
     return one["StorageEncrypted"], one.get("KmsKeyId")
 
 
-def encrypted(rds: Any, key: KmsKey, name: str = "db1", **members: Any) -> DBInstance:
+def encrypted(rds: Rds, key: KmsKey, name: str = "db1", **members: Any) -> DBInstance:
     return create(rds, name, StorageEncrypted=True, KmsKeyId=key.key_id, **members)
 
 
-def refused_create(rds: Any, **members: Any) -> str:
+def refused_create(rds: Rds, **members: Any) -> str:
     request = {"DBInstanceIdentifier": "db9", "Engine": "postgres", "DBInstanceClass": "db.t3.micro",
                "AllocatedStorage": 20, "MasterUsername": "chief", "MasterUserPassword": "secret-99"}  # fmt: skip
     said: str = rds.refused("CreateDBInstance", **(request | members))
@@ -60,27 +61,27 @@ def refused_create(rds: Any, **members: Any) -> str:
     return said
 
 
-def snapshot(rds: Any, name: str = "one", of: str = "db1") -> DBSnapshot:
+def snapshot(rds: Rds, name: str = "one", of: str = "db1") -> DBSnapshot:
     rds.call("CreateDBSnapshot", DBSnapshotIdentifier=name, DBInstanceIdentifier=of)
     finished(rds, of)
     return complete(rds, name)
 
 
-def copy(rds: Any, target: str, source: str = "one", **members: Any) -> dict[str, Any]:
+def copy(rds: Rds, target: str, source: str = "one", **members: Any) -> dict[str, Any]:
     found: dict[str, Any] = rds.call(
         "CopyDBSnapshot", SourceDBSnapshotIdentifier=source, TargetDBSnapshotIdentifier=target, **members
     )["DBSnapshot"]
     return found
 
 
-def refused_copy(rds: Any, source: str = "one", **members: Any) -> str:
+def refused_copy(rds: Rds, source: str = "one", **members: Any) -> str:
     said: str = rds.refused(
         "CopyDBSnapshot", SourceDBSnapshotIdentifier=source, TargetDBSnapshotIdentifier="refused", **members
     )
     return said
 
 
-def in_another_region(rds: Any) -> None:
+def in_another_region(rds: Rds) -> None:
     """The calls come to us-west-2, which has a network of its own, from now on."""
     rds.scope = ELSEWHERE
     rds.insert(Vpc(scope=ELSEWHERE, vpc_id="vpc-w", cidr_block="10.0.0.0/16", cidr_association_id="x",
@@ -95,7 +96,7 @@ def in_another_region(rds: Any) -> None:
 
 
 def test_an_encrypted_instance_names_its_key_by_arn_and_has_two_data_keys_under_it(
-    rds: Any, fleet: SeenFleet, key: KmsKey
+    rds: Rds, fleet: SeenFleet, key: KmsKey
 ) -> None:
     instance = encrypted(rds, key, BackupRetentionPeriod=1)
     assert shown(rds) == (True, key.arn)
@@ -113,7 +114,7 @@ def test_an_encrypted_instance_names_its_key_by_arn_and_has_two_data_keys_under_
     assert (backup["Encrypted"], backup["KmsKeyId"]) == (True, key.arn)
 
 
-def test_without_a_key_named_it_is_the_default_one_made_when_it_is_needed(rds: Any, fleet: SeenFleet) -> None:
+def test_without_a_key_named_it_is_the_default_one_made_when_it_is_needed(rds: Rds, fleet: SeenFleet) -> None:
     with rds.store.read() as view:
         assert not view.scan(KmsKey)
     instance = create(rds, StorageEncrypted=True)
@@ -124,7 +125,7 @@ def test_without_a_key_named_it_is_the_default_one_made_when_it_is_needed(rds: A
     assert shown(rds, "db2") == (True, made.arn)
 
 
-def test_what_is_not_encrypted_is_as_before(rds: Any, fleet: SeenFleet) -> None:
+def test_what_is_not_encrypted_is_as_before(rds: Rds, fleet: SeenFleet) -> None:
     for name, members in (("db1", {}), ("db2", {"StorageEncrypted": False})):
         instance = create(rds, name, BackupRetentionPeriod=1, **members)
         assert shown(rds, name) == (False, None) and volume_of(instance) is None
@@ -133,7 +134,7 @@ def test_what_is_not_encrypted_is_as_before(rds: Any, fleet: SeenFleet) -> None:
         assert not view.scan(KmsKey)
 
 
-def test_what_createdbinstance_refuses(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_what_createdbinstance_refuses(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     without = "InvalidParameterCombination: KmsKeyId can be specified only if StorageEncrypted is set to true."
     assert refused_create(rds, KmsKeyId=key.arn) == without
     assert refused_create(rds, KmsKeyId=key.arn, StorageEncrypted=False) == without
@@ -146,7 +147,7 @@ def test_what_createdbinstance_refuses(rds: Any, fleet: SeenFleet, key: KmsKey) 
         assert said.startswith(NOT_ACCESSIBLE) and word in said
 
 
-def test_a_key_that_the_caller_may_not_have_rds_use_is_not_accessible(rds: Any, fleet: SeenFleet) -> None:
+def test_a_key_that_the_caller_may_not_have_rds_use_is_not_accessible(rds: Rds, fleet: SeenFleet) -> None:
     through_rds = '{"StringEquals": {"kms:ViaService": "rds.us-east-1.amazonaws.com"}}'
     statement = (
         '{{"Effect": "Allow", "Principal": "*", "Action": {actions}, "Resource": "*", "Condition": {condition}}}'
@@ -167,7 +168,7 @@ def test_a_key_that_the_caller_may_not_have_rds_use_is_not_accessible(rds: Any, 
         assert refused_create(rds, StorageEncrypted=True, KmsKeyId=bad.arn).startswith(NOT_ACCESSIBLE + bad.arn)
 
 
-def test_without_a_driver_that_encrypts_it_is_refused_and_no_option_offers_it(rds: Any, fleet: SeenFleet) -> None:
+def test_without_a_driver_that_encrypts_it_is_refused_and_no_option_offers_it(rds: Rds, fleet: SeenFleet) -> None:
     def offered() -> set[bool]:
         options = rds.call("DescribeOrderableDBInstanceOptions", Engine="postgres")["OrderableDBInstanceOptions"]
         return {one["SupportsStorageEncryption"] for one in options}
@@ -184,7 +185,7 @@ def test_without_a_driver_that_encrypts_it_is_refused_and_no_option_offers_it(rd
 # Snapshots and restores
 
 
-def test_a_snapshot_and_what_is_restored_from_it_keep_the_key(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_a_snapshot_and_what_is_restored_from_it_keep_the_key(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     source = encrypted(rds, key, BackupRetentionPeriod=0)
     row = snapshot(rds)
     (described,) = rds.call("DescribeDBSnapshots")["DBSnapshots"]
@@ -197,12 +198,13 @@ def test_a_snapshot_and_what_is_restored_from_it_keep_the_key(rds: Any, fleet: S
     assert volume_key_of(view, vault, restored) not in (None, volume_key_of(view, vault, source))
 
 
-def test_a_restore_to_a_point_in_time_keeps_the_key(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_a_restore_to_a_point_in_time_keeps_the_key(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     instance = encrypted(rds, key, BackupRetentionPeriod=1)
     now = rds.clock.wall()
     backed_up(rds, instance, now - 100)
     with rds.store.transaction() as tx:
         backup = tx.get(DBInstanceAutomatedBackup, rds.scope, instance.dbi_resource_id)
+        assert backup is not None
         tx.put(msgspec.structs.replace(backup, latest_restorable_at=now - 10))
     request = {"SourceDBInstanceIdentifier": "db1", "UseLatestRestorableTime": True}
     rds.call("RestoreDBInstanceToPointInTime", TargetDBInstanceIdentifier="again", **request)
@@ -212,7 +214,7 @@ def test_a_restore_to_a_point_in_time_keeps_the_key(rds: Any, fleet: SeenFleet, 
     assert said.startswith(NOT_ACCESSIBLE) and "is disabled" in said
 
 
-def test_without_its_key_nothing_of_a_snapshot_is_used(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_without_its_key_nothing_of_a_snapshot_is_used(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     encrypted(rds, key, BackupRetentionPeriod=0)
     row = snapshot(rds)
     other = new(rds, seed=12)
@@ -231,7 +233,7 @@ def test_without_its_key_nothing_of_a_snapshot_is_used(rds: Any, fleet: SeenFlee
     snapshot(rds, "three")
 
 
-def test_a_copy_with_a_key_is_the_way_from_plain_to_encrypted(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_a_copy_with_a_key_is_the_way_from_plain_to_encrypted(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     create(rds, BackupRetentionPeriod=0)
     source = snapshot(rds)
     made = copy(rds, "two", KmsKeyId=key.key_id)
@@ -248,7 +250,7 @@ def test_a_copy_with_a_key_is_the_way_from_plain_to_encrypted(rds: Any, fleet: S
     assert (plain["Status"], plain["Encrypted"]) == ("available", False) and "KmsKeyId" not in plain
 
 
-def test_a_copy_may_have_another_key_and_never_none(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_a_copy_may_have_another_key_and_never_none(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     encrypted(rds, key, BackupRetentionPeriod=0)
     source = snapshot(rds)
     for name, members in (("same", {}), ("named", {"KmsKeyId": key.arn})):
@@ -262,7 +264,7 @@ def test_a_copy_may_have_another_key_and_never_none(rds: Any, fleet: SeenFleet, 
 
 
 def test_an_encrypted_snapshot_needs_a_key_of_the_region_it_is_copied_to(
-    rds: Any, fleet: SeenFleet, key: KmsKey
+    rds: Rds, fleet: SeenFleet, key: KmsKey
 ) -> None:
     encrypted(rds, key, BackupRetentionPeriod=0)
     source = snapshot(rds)
@@ -279,13 +281,13 @@ def test_an_encrypted_snapshot_needs_a_key_of_the_region_it_is_copied_to(
 # Sharing
 
 
-def share(rds: Any, name: str, *accounts: str) -> str:
+def share(rds: Rds, name: str, *accounts: str) -> str:
     request = {"DBSnapshotIdentifier": name, "AttributeName": "restore", "ValuesToAdd": list(accounts)}
     said: str = rds.refused("ModifyDBSnapshotAttribute", **request)
     return said
 
 
-def test_how_encrypted_snapshots_may_be_shared(rds: Any, fleet: SeenFleet) -> None:
+def test_how_encrypted_snapshots_may_be_shared(rds: Rds, fleet: SeenFleet) -> None:
     key = new(rds, policy='{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": {"AWS": '
               '["arn:aws:iam::999999999999:root", "arn:aws:iam::123456789012:root"]}, "Action": "kms:*",'
               ' "Resource": "*"}]}')  # fmt: skip
@@ -307,7 +309,7 @@ def test_how_encrypted_snapshots_may_be_shared(rds: Any, fleet: SeenFleet) -> No
     assert copy(rds, "mine", row.arn, KmsKeyId=own.arn)["KmsKeyId"] == own.arn
 
 
-def test_a_shared_snapshot_whose_key_is_not_shared_cannot_be_copied(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_a_shared_snapshot_whose_key_is_not_shared_cannot_be_copied(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     encrypted(rds, key, BackupRetentionPeriod=0)
     row = snapshot(rds)
     rds.call("ModifyDBSnapshotAttribute", DBSnapshotIdentifier="one", AttributeName="restore",
@@ -320,7 +322,7 @@ def test_a_shared_snapshot_whose_key_is_not_shared_cannot_be_copied(rds: Any, fl
 # Read replicas
 
 
-def test_a_replica_in_the_region_has_the_key_of_its_source(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_a_replica_in_the_region_has_the_key_of_its_source(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     encrypted(rds, key, BackupRetentionPeriod=1)
     request = {"SourceDBInstanceIdentifier": "db1"}
     rds.call("CreateDBInstanceReadReplica", DBInstanceIdentifier="r1", **request)
@@ -334,7 +336,7 @@ def test_a_replica_in_the_region_has_the_key_of_its_source(rds: Any, fleet: Seen
     assert said.startswith(NOT_ACCESSIBLE)
 
 
-def test_a_replica_in_another_region_needs_a_key_of_that_region(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_a_replica_in_another_region_needs_a_key_of_that_region(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     source = encrypted(rds, key, BackupRetentionPeriod=1)
     plain = create(rds, "plain", BackupRetentionPeriod=1)
     in_another_region(rds)
@@ -354,23 +356,24 @@ def test_a_replica_in_another_region_needs_a_key_of_that_region(rds: Any, fleet:
 # A key that is lost, and found again
 
 
-def lose(rds: Any, name: str = "db1") -> None:
+def lose(rds: Rds, name: str = "db1") -> None:
     with rds.store.transaction() as tx:
         instance = tx.get(DBInstance, rds.scope, name)
+        assert instance is not None
         if has_lost_key(tx, instance):
             lose_key(tx, rds.clock, instance)
 
 
-def status(rds: Any, name: str = "db1") -> str:
+def status(rds: Rds, name: str = "db1") -> str:
     return str(rds.call("DescribeDBInstances", DBInstanceIdentifier=name)["DBInstances"][0]["DBInstanceStatus"])
 
 
-def lost_jobs(rds: Any) -> list[str]:
+def lost_jobs(rds: Rds) -> list[str]:
     return [job.program for job in rds.jobs() if job.subject.startswith("db:")]
 
 
 def test_an_instance_without_its_key_is_recoverable_and_comes_back_by_startdbinstance(
-    rds: Any, fleet: SeenFleet, key: KmsKey
+    rds: Rds, fleet: SeenFleet, key: KmsKey
 ) -> None:
     instance = encrypted(rds, key, BackupRetentionPeriod=1)
     lose(rds)
@@ -401,7 +404,7 @@ def test_an_instance_without_its_key_is_recoverable_and_comes_back_by_startdbins
     assert volume_key_of(rds.store.view(), rds.collaborators[Vault], found) is not None
 
 
-def test_after_seven_days_only_a_restore_helps(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_after_seven_days_only_a_restore_helps(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     encrypted(rds, key, BackupRetentionPeriod=1)
     set_state(rds.store, key, KeyState.DISABLED)
     lose(rds)
@@ -415,7 +418,7 @@ def test_after_seven_days_only_a_restore_helps(rds: Any, fleet: SeenFleet, key: 
 
 
 def test_without_automated_backups_the_word_is_another_and_a_start_helps_all_the_same(
-    rds: Any, fleet: SeenFleet, key: KmsKey
+    rds: Rds, fleet: SeenFleet, key: KmsKey
 ) -> None:
     encrypted(rds, key, BackupRetentionPeriod=0)
     set_state(rds.store, key, KeyState.DISABLED)
@@ -425,7 +428,7 @@ def test_without_automated_backups_the_word_is_another_and_a_start_helps_all_the
     rds.call("StartDBInstance", DBInstanceIdentifier="db1")
 
 
-def test_what_is_being_made_or_removed_or_not_encrypted_loses_nothing(rds: Any, fleet: SeenFleet, key: KmsKey) -> None:
+def test_what_is_being_made_or_removed_or_not_encrypted_loses_nothing(rds: Rds, fleet: SeenFleet, key: KmsKey) -> None:
     create(rds, "plain", BackupRetentionPeriod=0)
     encrypted(rds, key, BackupRetentionPeriod=0)
     set_state(rds.store, key, KeyState.DISABLED)

@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import string
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from harness.rds_calls import Rds
+from mainstay.model.db_instance import DBInstance
 from mainstay.model.rds_event import CATEGORIES, EVENTS
 from mainstay.services.rds.events import record_event
 
 
 @pytest.fixture
-def instance(rds):
+def instance(rds: Rds) -> DBInstance:
     return rds.instance()
 
 
-def record(rds, source, event_id, **words):
+def record(rds: Rds, source: DBInstance, event_id: str, **words: Any) -> None:
     with rds.store.transaction() as tx:
         record_event(tx, rds.clock, source, event_id, **words)
 
 
-def moment(rds, minutes):
+def moment(rds: Rds, minutes: float) -> datetime:
     return datetime.fromtimestamp(rds.clock.wall() + 60 * minutes, UTC)
 
 
-def messages(rds, **request):
+def messages(rds: Rds, **request: Any) -> list[str]:
     return [event["Message"] for event in rds.call("DescribeEvents", **request)["Events"]]
 
 
-def test_an_event_as_it_is_shown(rds, instance) -> None:
+def test_an_event_as_it_is_shown(rds: Rds, instance: DBInstance) -> None:
     record(rds, instance, "RDS-EVENT-0031", reason="disk broken")
     assert rds.call("DescribeEvents") == {
         "Events": [
@@ -53,7 +56,7 @@ def test_every_kind_has_a_category_of_its_source() -> None:
         assert all(name for _, name, _, _ in string.Formatter().parse(kind.message) if name is not None), event_id
 
 
-def test_default_is_the_last_hour(rds, instance) -> None:
+def test_default_is_the_last_hour(rds: Rds, instance: DBInstance) -> None:
     record(rds, instance, "RDS-EVENT-0003")
     rds.clock.advance(60 * 60)
     record(rds, instance, "RDS-EVENT-0005")
@@ -63,7 +66,7 @@ def test_default_is_the_last_hour(rds, instance) -> None:
     assert messages(rds, Duration=61) == ["DB instance deleted", "DB instance created"]
 
 
-def test_start_end_and_duration(rds, instance) -> None:
+def test_start_end_and_duration(rds: Rds, instance: DBInstance) -> None:
     for event_id in ("RDS-EVENT-0003", "RDS-EVENT-0005", "RDS-EVENT-0006"):
         record(rds, instance, event_id)
         rds.clock.advance(100 * 60)
@@ -75,8 +78,8 @@ def test_start_end_and_duration(rds, instance) -> None:
     assert messages(rds, EndTime=moment(rds, -200), Duration=100) == [first, second]
 
 
-def test_interval_refusals(rds) -> None:
-    def refused(**request):
+def test_interval_refusals(rds: Rds) -> None:
+    def refused(**request: Any) -> str:
         return rds.refused("DescribeEvents", **request)
 
     assert refused(StartTime=moment(rds, -1), EndTime=moment(rds, -2)).startswith("InvalidParameterCombination")
@@ -89,7 +92,7 @@ def test_interval_refusals(rds) -> None:
     assert messages(rds, Duration=20160) == []
 
 
-def test_source_and_category_filters(rds, instance) -> None:
+def test_source_and_category_filters(rds: Rds, instance: DBInstance) -> None:
     record(rds, instance, "RDS-EVENT-0005")
     record(rds, rds.instance("db2"), "RDS-EVENT-0006")
     rds.call("CreateDBParameterGroup", DBParameterGroupName="pg", DBParameterGroupFamily="postgres17", Description="d")
@@ -107,10 +110,11 @@ def test_source_and_category_filters(rds, instance) -> None:
     assert rds.refused("DescribeEvents", SourceIdentifier="db2").startswith("InvalidParameterCombination: SourceType")
 
 
-def test_pages_of_events_of_one_moment(rds, instance) -> None:
+def test_pages_of_events_of_one_moment(rds: Rds, instance: DBInstance) -> None:
     for number in range(45):
         record(rds, instance, "RDS-EVENT-0044", reason=str(number))
-    seen, more = [], {}
+    seen: list[str] = []
+    more: dict[str, str] = {}
     while True:
         answer = rds.call("DescribeEvents", MaxRecords=20, **more)
         seen += [event["Message"] for event in answer["Events"]]
@@ -121,7 +125,7 @@ def test_pages_of_events_of_one_moment(rds, instance) -> None:
     assert seen == [str(number) for number in range(45)] + ["later"]
 
 
-def test_categories(rds) -> None:
+def test_categories(rds: Rds) -> None:
     every = rds.call("DescribeEventCategories")["EventCategoriesMapList"]
     assert {one["SourceType"] for one in every} == {"db-instance", "db-parameter-group", "db-snapshot", "db-proxy"}
     assert rds.call("DescribeEventCategories", SourceType="db-parameter-group") == {

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import SeenFleet, complete, create, facts, finished, prepare
+from harness.rds_calls import Rds
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.repository_job import JobPhase, JobStatus
@@ -17,11 +18,11 @@ ENCRYPTING = VolumeDriverReport(driver="image", encrypted=True, sized=True, usab
 
 
 @pytest.fixture
-def fleet(rds: Any, group: str) -> SeenFleet:
+def fleet(rds: Rds, group: str) -> SeenFleet:
     return prepare(rds)
 
 
-def local(rds: Any, **members: Any) -> DBSnapshot:
+def local(rds: Rds, **members: Any) -> DBSnapshot:
     """The snapshot `one` of `db1` when its clone is there; its workflow goes on."""
     create(rds, BackupRetentionPeriod=0, **members)
     rds.call("CreateDBSnapshot", DBSnapshotIdentifier="one", DBInstanceIdentifier="db1")
@@ -36,12 +37,12 @@ def local(rds: Any, **members: Any) -> DBSnapshot:
     return found
 
 
-def shown(rds: Any, name: str = "one") -> dict[str, Any]:
+def shown(rds: Rds, name: str = "one") -> dict[str, Any]:
     found: dict[str, Any] = rds.call("DescribeDBSnapshots", DBSnapshotIdentifier=name)["DBSnapshots"][0]
     return found
 
 
-def test_its_progress_is_that_of_being_stored(rds: Any, fleet: SeenFleet) -> None:
+def test_its_progress_is_that_of_being_stored(rds: Rds, fleet: SeenFleet) -> None:
     row = local(rds)
     assert (shown(rds)["Status"], shown(rds)["PercentProgress"]) == ("available", 0)
     status = JobStatus(job_id=row.job_id, subject=row.subject, phase=JobPhase.RUNNING, bytes_done=41, bytes_total=100)
@@ -51,7 +52,7 @@ def test_its_progress_is_that_of_being_stored(rds: Any, fleet: SeenFleet) -> Non
     assert shown(rds)["PercentProgress"] == 99, "100 is told when it is recorded"
 
 
-def test_a_copy_in_the_region_is_as_local_as_it_is(rds: Any, fleet: SeenFleet) -> None:
+def test_a_copy_in_the_region_is_as_local_as_it_is(rds: Rds, fleet: SeenFleet) -> None:
     local(rds)
     rds.call("CopyDBSnapshot", SourceDBSnapshotIdentifier="one", TargetDBSnapshotIdentifier="two")
     assert rds.get(DBSnapshot, "two").local and shown(rds, "two")["PercentProgress"] == 0
@@ -59,7 +60,7 @@ def test_a_copy_in_the_region_is_as_local_as_it_is(rds: Any, fleet: SeenFleet) -
     assert rds.get(DBSnapshot, "two").local, "the workflow goes on for it"
 
 
-def test_what_is_being_made_of_it_keeps_it_until_it_is_stored(rds: Any, fleet: SeenFleet) -> None:
+def test_what_is_being_made_of_it_keeps_it_until_it_is_stored(rds: Rds, fleet: SeenFleet) -> None:
     row = local(rds)
     rds.call("RestoreDBInstanceFromDBSnapshot", DBInstanceIdentifier="db2", DBSnapshotIdentifier="one")
     source = rds.get(DBInstance, "db2").restore_from
@@ -70,7 +71,7 @@ def test_what_is_being_made_of_it_keeps_it_until_it_is_stored(rds: Any, fleet: S
 
 
 def test_one_restored_from_an_encrypted_clone_has_its_key_and_from_a_copy_a_key_of_its_own(
-    rds: Any, fleet: SeenFleet
+    rds: Rds, fleet: SeenFleet
 ) -> None:
     fleet.drivers = (ENCRYPTING,)
     row = local(rds, StorageEncrypted=True)
@@ -87,7 +88,7 @@ def test_one_restored_from_an_encrypted_clone_has_its_key_and_from_a_copy_a_key_
     assert third.wrapped_volume_key not in ("", row.wrapped_volume_key) and not third.volume_key_owner
 
 
-def test_the_last_snapshot_of_an_instance_is_never_on_its_host_alone(rds: Any, fleet: SeenFleet) -> None:
+def test_the_last_snapshot_of_an_instance_is_never_on_its_host_alone(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     rds.call("DeleteDBInstance", DBInstanceIdentifier="db1", FinalDBSnapshotIdentifier="last")
     (job,) = [one for one in rds.jobs() if one.program == "make_db_snapshot"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
+from harness.rds_calls import Rds
 from mainstay.engines.mariadb.rules import MariadbRules
 from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import PendingModification
@@ -12,17 +15,17 @@ from mainstay.model.option_group import OptionGroup
 from mainstay.services.rds.option_groups import default_option_group
 
 
-def create(rds, name="Mine", engine="postgres", major="17", **more):
+def create(rds: Rds, name: str = "Mine", engine: str = "postgres", major: str = "17", **more: Any) -> Any:
     return rds.call("CreateOptionGroup", OptionGroupName=name, EngineName=engine, MajorEngineVersion=major,
                     OptionGroupDescription="d", **more)  # fmt: skip
 
 
-def refused(rds, name="n", engine="postgres", major="17"):
+def refused(rds: Rds, name: str = "n", engine: str = "postgres", major: str = "17") -> str:
     return rds.refused("CreateOptionGroup", OptionGroupName=name, EngineName=engine, MajorEngineVersion=major,
                        OptionGroupDescription="d")  # fmt: skip
 
 
-def test_create_and_describe(rds) -> None:
+def test_create_and_describe(rds: Rds) -> None:
     shown = create(rds)["OptionGroup"]
     assert shown == {
         "OptionGroupName": "mine",
@@ -36,7 +39,7 @@ def test_create_and_describe(rds) -> None:
     assert rds.call("DescribeOptionGroups", OptionGroupName="mine") == {"OptionGroupsList": [shown]}
 
 
-def test_create_refusals_and_quota(rds) -> None:
+def test_create_refusals_and_quota(rds: Rds) -> None:
     for number in range(20):
         create(rds, f"g{number}")
     assert refused(rds, "g1") == "OptionGroupAlreadyExistsFault: An option group named g1 already exists."
@@ -46,7 +49,7 @@ def test_create_refusals_and_quota(rds) -> None:
     assert refused(rds, name="default:x").startswith("InvalidParameterValue: The parameter OptionGroupName is not")
 
 
-def test_default_group_on_demand(rds) -> None:
+def test_default_group_on_demand(rds: Rds) -> None:
     group = rds.run(default_option_group, "default:postgres-17")
     assert (group.engine_name, group.major_engine_version) == ("postgres", "17")
     arn = "arn:aws:rds:us-east-1:123456789012:og:default:postgres-18"
@@ -59,11 +62,11 @@ def test_default_group_on_demand(rds) -> None:
         assert rds.refused(operation, OptionGroupName="default:postgres-17").startswith("InvalidParameterValue")
 
 
-def test_describe_by_engine_and_version(rds) -> None:
+def test_describe_by_engine_and_version(rds: Rds) -> None:
     create(rds, "a")
     create(rds, "b", major="18")
 
-    def names(**more):
+    def names(**more: Any) -> list[str]:
         return [one["OptionGroupName"] for one in rds.call("DescribeOptionGroups", **more)["OptionGroupsList"]]
 
     assert names(EngineName="postgres") == ["a", "b"]
@@ -79,7 +82,7 @@ AUDIT = "MARIADB_AUDIT_PLUGIN"
 
 
 @pytest.fixture
-def mariadb(rds):
+def mariadb(rds: Rds) -> Rds:
     """With MariaDB 11.8 beside PostgreSQL, and the option group "mine" of it."""
     before = rds.collaborators[Engines]
     build = msgspec.structs.replace(rds.builds.present[0], engine="mariadb", version="11.8.9", major="11.8")
@@ -90,18 +93,18 @@ def mariadb(rds):
     return rds
 
 
-def include(name=AUDIT, apply=True, **settings):
+def include(name: str = AUDIT, apply: bool = True, **settings: str) -> dict[str, Any]:
     option = {"OptionName": name, "OptionSettings": [{"Name": one, "Value": value} for one, value in settings.items()]}
     return {"OptionGroupName": "mine", "OptionsToInclude": [option], "ApplyImmediately": apply}
 
 
-def settings_of(shown):
+def settings_of(shown: dict[str, Any]) -> dict[str, Any]:
     [option] = shown["OptionGroup"]["Options"]
     assert option["OptionName"] == AUDIT
     return {setting["Name"]: setting.get("Value") for setting in option["OptionSettings"]}
 
 
-def test_an_option_is_offered_added_changed_and_removed(mariadb) -> None:
+def test_an_option_is_offered_added_changed_and_removed(mariadb: Rds) -> None:
     rds = mariadb
     [offered] = rds.call("DescribeOptionGroupOptions", EngineName="mariadb")["OptionGroupOptions"]
     assert (offered["Name"], offered["MajorEngineVersion"]) == (AUDIT, "11.8")
@@ -132,13 +135,13 @@ def test_an_option_is_offered_added_changed_and_removed(mariadb) -> None:
         (AUDIT, {"SERVER_AUDIT_INCL_USERS": "a\nb"}, "The value of parameter SERVER_AUDIT_INCL_USERS contains"),
     ],
 )
-def test_what_no_option_and_no_setting_can_be(mariadb, name, settings, said) -> None:
+def test_what_no_option_and_no_setting_can_be(mariadb: Rds, name: str, settings: dict[str, Any], said: str) -> None:
     refusal = mariadb.refused("ModifyOptionGroup", **include(name, **settings))
     assert refusal.startswith(f"InvalidParameterValue: {said}")
     assert mariadb.get(OptionGroup, "mine").options == {}
 
 
-def test_an_option_takes_no_port_and_one_that_is_not_there_cannot_be_removed(mariadb) -> None:
+def test_an_option_takes_no_port_and_one_that_is_not_there_cannot_be_removed(mariadb: Rds) -> None:
     wanted = include()
     wanted["OptionsToInclude"][0]["Port"] = 3306
     assert "takes no Port" in mariadb.refused("ModifyOptionGroup", **wanted)
@@ -146,7 +149,7 @@ def test_an_option_takes_no_port_and_one_that_is_not_there_cannot_be_removed(mar
     assert gone == "InvalidParameterValue: The option group mine has no option MARIADB_AUDIT_PLUGIN."
 
 
-def test_instances_of_the_group_follow_at_once(mariadb) -> None:
+def test_instances_of_the_group_follow_at_once(mariadb: Rds) -> None:
     rds = mariadb
     rds.instance(engine="mariadb", engine_version="11.8.9", option_group_name="mine")
     rds.instance("db2", engine="mariadb", engine_version="11.8.9", option_group_name="default:mariadb-11-8")
@@ -156,7 +159,7 @@ def test_instances_of_the_group_follow_at_once(mariadb) -> None:
     assert [(job.program, job.subject) for job in rds.jobs()] == [("refresh_db_instance", "db:db-DB1")]
 
 
-def test_no_option_exists(rds) -> None:
+def test_no_option_exists(rds: Rds) -> None:
     create(rds)
     assert rds.call("DescribeOptionGroupOptions", EngineName="postgres", MajorEngineVersion="17") == {
         "OptionGroupOptions": []
@@ -171,7 +174,7 @@ def test_no_option_exists(rds) -> None:
     )
 
 
-def test_delete_only_when_unused(rds) -> None:
+def test_delete_only_when_unused(rds: Rds) -> None:
     create(rds)
     instance = rds.instance(pending=PendingModification(option_group_name="mine"))
     in_use = "InvalidOptionGroupStateFault: The option group 'mine' cannot be deleted because it is in use."
@@ -183,7 +186,7 @@ def test_delete_only_when_unused(rds) -> None:
     assert rds.get(OptionGroup, "mine") is None
 
 
-def test_copy(rds) -> None:
+def test_copy(rds: Rds) -> None:
     create(rds)
     shown = rds.call("CopyOptionGroup", SourceOptionGroupIdentifier="mine", TargetOptionGroupIdentifier="Copy",
                      TargetOptionGroupDescription="x")["OptionGroup"]  # fmt: skip

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from harness.rds_calls import Rds
 from mainstay.model.db_parameter_group import DBParameterGroup
 from mainstay.model.errors import ApiError
 from mainstay.services.rds.parameter_groups import default_parameter_group
 
 
-def create(rds, name="Mine", family="postgres17", **more):
+def create(rds: Rds, name: str = "Mine", family: str = "postgres17", **more: Any) -> Any:
     return rds.call(
         "CreateDBParameterGroup", DBParameterGroupName=name, DBParameterGroupFamily=family, Description="d", **more
     )
 
 
-def test_create_and_describe(rds) -> None:
+def test_create_and_describe(rds: Rds) -> None:
     shown = create(rds, Tags=[{"Key": "a", "Value": "b"}])["DBParameterGroup"]
     assert shown == {
         "DBParameterGroupName": "mine",
@@ -29,7 +32,7 @@ def test_create_and_describe(rds) -> None:
     }
 
 
-def test_create_refusals(rds) -> None:
+def test_create_refusals(rds: Rds) -> None:
     create(rds)
     request = {"DBParameterGroupName": "mine", "DBParameterGroupFamily": "postgres17", "Description": "d"}
     assert rds.refused("CreateDBParameterGroup", **request) == (
@@ -46,7 +49,7 @@ def test_create_refusals(rds) -> None:
     )
 
 
-def test_quota_leaves_default_groups_out(rds) -> None:
+def test_quota_leaves_default_groups_out(rds: Rds) -> None:
     rds.run(default_parameter_group, "default.postgres17")
     for number in range(50):
         create(rds, f"g{number}")
@@ -56,7 +59,7 @@ def test_quota_leaves_default_groups_out(rds) -> None:
     )
 
 
-def test_default_group_appears_when_named(rds) -> None:
+def test_default_group_appears_when_named(rds: Rds) -> None:
     assert rds.call("DescribeDBParameterGroups") == {"DBParameterGroups": []}
     (shown,) = rds.call("DescribeDBParameterGroups", DBParameterGroupName="default.postgres17")["DBParameterGroups"]
     assert shown["Description"] == "Default parameter group for postgres17"
@@ -65,13 +68,13 @@ def test_default_group_appears_when_named(rds) -> None:
         rds.run(default_parameter_group, "default.postgres16")
 
 
-def test_default_group_is_protected(rds) -> None:
+def test_default_group_is_protected(rds: Rds) -> None:
     assert rds.refused("DeleteDBParameterGroup", DBParameterGroupName="default.postgres17") == (
         "InvalidDBParameterGroupStateFault: Default DBParameterGroup cannot be deleted: default.postgres17"
     )
 
 
-def test_delete_waits_for_members_attached_or_in_force(rds) -> None:
+def test_delete_waits_for_members_attached_or_in_force(rds: Rds) -> None:
     create(rds)
     expected = (
         "InvalidDBParameterGroupStateFault: One or more database instances are still members of this parameter group"
@@ -88,7 +91,7 @@ def test_delete_waits_for_members_attached_or_in_force(rds) -> None:
     assert rds.get(DBParameterGroup, "mine") is None
 
 
-def test_copy_takes_values_but_no_tags(rds) -> None:
+def test_copy_takes_values_but_no_tags(rds: Rds) -> None:
     create(rds, Tags=[{"Key": "a", "Value": "b"}])
     work_mem = {"ParameterName": "work_mem", "ParameterValue": "64", "ApplyMethod": "immediate"}
     rds.call("ModifyDBParameterGroup", DBParameterGroupName="mine", Parameters=[work_mem])

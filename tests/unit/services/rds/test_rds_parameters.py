@@ -2,38 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from harness.rds_calls import Rds
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_parameter_group import DBParameterGroup
 
 
 @pytest.fixture
-def pg(rds) -> str:
+def pg(rds: Rds) -> str:
     rds.call(
         "CreateDBParameterGroup", DBParameterGroupName="mine", DBParameterGroupFamily="postgres17", Description="d"
     )
     return "mine"
 
 
-def value(name, text, method="immediate"):
+def value(name: str, text: str, method: str = "immediate") -> dict[str, str]:
     return {"ParameterName": name, "ParameterValue": text, "ApplyMethod": method}
 
 
-def modify(rds, *parameters):
+def modify(rds: Rds, *parameters: dict[str, str]) -> Any:
     return rds.call("ModifyDBParameterGroup", DBParameterGroupName="mine", Parameters=list(parameters))
 
 
-def refused(rds, *parameters, name="mine"):
+def refused(rds: Rds, *parameters: dict[str, str], name: str = "mine") -> str:
     return rds.refused("ModifyDBParameterGroup", DBParameterGroupName=name, Parameters=list(parameters))
 
 
-def rows(rds, **more):
+def rows(rds: Rds, **more: Any) -> dict[str, Any]:
     answer = rds.call("DescribeDBParameters", DBParameterGroupName="mine", **more)
     return {row["ParameterName"]: row for row in answer["Parameters"]}
 
 
-def test_modify_sets_values_and_tells(rds, pg) -> None:
+def test_modify_sets_values_and_tells(rds: Rds, pg: str) -> None:
     assert modify(
         rds, value("work_mem", "64"), value("shared_buffers", "{DBInstanceClassMemory/4}", "pending-reboot")
     ) == {"DBParameterGroupName": "mine"}
@@ -66,7 +69,7 @@ def test_modify_sets_values_and_tells(rds, pg) -> None:
     ]
 
 
-def test_modify_refusals_change_nothing(rds, pg) -> None:
+def test_modify_refusals_change_nothing(rds: Rds, pg: str) -> None:
     good = value("work_mem", "64")
     assert refused(rds, good, value("shared_buffers", "16")) == (
         "InvalidParameterCombination: cannot use immediate apply method for static parameter"
@@ -91,14 +94,14 @@ def test_modify_refusals_change_nothing(rds, pg) -> None:
     assert rds.events() == []
 
 
-def test_twenty_parameters_per_call(rds, pg) -> None:
+def test_twenty_parameters_per_call(rds: Rds, pg: str) -> None:
     twenty = [value(f"padding_{number:03}", "2") for number in range(20)]
     modify(rds, *twenty)
     assert len(rows(rds, Source="user")) == 20
     assert "maximum of 20 parameters" in refused(rds, *twenty, value("work_mem", "64"))
 
 
-def test_reset_of_some_and_of_all(rds, pg) -> None:
+def test_reset_of_some_and_of_all(rds: Rds, pg: str) -> None:
     modify(rds, value("work_mem", "64"), value("log_statement", "all"), value("max_connections", "9", "pending-reboot"))
     rds.call("ResetDBParameterGroup", DBParameterGroupName="mine",
              Parameters=[{"ParameterName": "work_mem", "ApplyMethod": "immediate"}])  # fmt: skip
@@ -111,8 +114,8 @@ def test_reset_of_some_and_of_all(rds, pg) -> None:
     assert [job.program for job in rds.jobs()] == ["refresh_db_instance"]
 
 
-def test_reset_refusals(rds, pg) -> None:
-    def reset(**more):
+def test_reset_refusals(rds: Rds, pg: str) -> None:
+    def reset(**more: Any) -> Any:
         return rds.refused("ResetDBParameterGroup", DBParameterGroupName="mine", **more)
 
     one = [{"ParameterName": "work_mem", "ApplyMethod": "immediate"}]
@@ -123,7 +126,7 @@ def test_reset_refusals(rds, pg) -> None:
     )
 
 
-def test_dynamic_change_at_once_refreshes_each_member_once(rds, pg) -> None:
+def test_dynamic_change_at_once_refreshes_each_member_once(rds: Rds, pg: str) -> None:
     rds.instance("one", db_parameter_group_name="mine")
     rds.instance("two", db_parameter_group_name="mine")
     rds.instance("stranger")
@@ -137,7 +140,7 @@ def test_dynamic_change_at_once_refreshes_each_member_once(rds, pg) -> None:
     assert rds.get(DBInstance, "one").held_parameters == {}
 
 
-def test_waiting_change_holds_the_value_in_force(rds, pg) -> None:
+def test_waiting_change_holds_the_value_in_force(rds: Rds, pg: str) -> None:
     rds.instance(db_parameter_group_name="mine")
     modify(rds, value("max_connections", "50", "pending-reboot"), value("work_mem", "64", "pending-reboot"))
     modify(rds, value("max_connections", "60", "pending-reboot"))
@@ -148,14 +151,14 @@ def test_waiting_change_holds_the_value_in_force(rds, pg) -> None:
     assert len(rds.jobs()) == 1
 
 
-def test_group_attached_but_not_in_force_changes_nothing_yet(rds, pg) -> None:
+def test_group_attached_but_not_in_force_changes_nothing_yet(rds: Rds, pg: str) -> None:
     rds.instance(db_parameter_group_name="mine", parameter_group_in_force="default.postgres17")
     modify(rds, value("max_connections", "50", "pending-reboot"), value("work_mem", "64"))
     assert rds.get(DBInstance, "db1").held_parameters == {}
     assert rds.jobs() == []
 
 
-def test_group_in_force_but_detached_keeps_its_values(rds, pg) -> None:
+def test_group_in_force_but_detached_keeps_its_values(rds: Rds, pg: str) -> None:
     modify(rds, value("work_mem", "64"))
     rds.instance(db_parameter_group_name="default.postgres17", parameter_group_in_force="mine")
     modify(rds, value("work_mem", "65"))
@@ -163,7 +166,7 @@ def test_group_in_force_but_detached_keeps_its_values(rds, pg) -> None:
     assert rds.jobs() == []
 
 
-def test_describe_pages_by_a_hundred_in_order(rds, pg) -> None:
+def test_describe_pages_by_a_hundred_in_order(rds: Rds, pg: str) -> None:
     first = rds.call("DescribeDBParameters", DBParameterGroupName="mine")
     rest = rds.call("DescribeDBParameters", DBParameterGroupName="mine", Marker=first["Marker"])
     names = [row["ParameterName"] for row in first["Parameters"] + rest["Parameters"]]
@@ -173,7 +176,7 @@ def test_describe_pages_by_a_hundred_in_order(rds, pg) -> None:
     assert "Marker" not in rest
 
 
-def test_describe_by_source_and_name(rds, pg) -> None:
+def test_describe_by_source_and_name(rds: Rds, pg: str) -> None:
     assert set(rows(rds, Source="system")) == {"shared_buffers"}
     shown = rows(rds, Filters=[{"Name": "parameter-name", "Values": ["work_mem", "log_statement"]}])
     assert shown["work_mem"]["ParameterValue"] == "4096"
@@ -182,7 +185,7 @@ def test_describe_by_source_and_name(rds, pg) -> None:
     assert rds.refused("DescribeDBParameters", DBParameterGroupName="mine", Source="mine").startswith("InvalidParam")
 
 
-def test_engine_defaults(rds) -> None:
+def test_engine_defaults(rds: Rds) -> None:
     answer = rds.call(
         "DescribeEngineDefaultParameters",
         DBParameterGroupFamily="postgres17",

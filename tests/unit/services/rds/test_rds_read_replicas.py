@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.rds_calls import Rds
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.ec2 import SecurityGroup, Subnet, Vpc
 from mainstay.model.node import NodePhase, NodeRole, NodeStatus, ReplicationStatus
@@ -37,7 +38,7 @@ def status(node_id: str, **fields: Any) -> NodeStatus:
 
 
 @pytest.fixture
-def fleet(rds: Any, group: str) -> SeenFleet:
+def fleet(rds: Rds, group: str) -> SeenFleet:
     """Agents that see what the test says; a default group in each VPC, and a default VPC in another region."""
     seen = SeenFleet()
     rds.collaborators[Fleet] = seen
@@ -57,7 +58,7 @@ def security_group(scope: Scope, vpc_id: str) -> SecurityGroup:
     return SecurityGroup(scope=scope, group_id="sg-" + vpc_id, name="default", description="d", vpc_id=vpc_id)
 
 
-def source(rds: Any, identifier: str = "src", **fields: Any) -> DBInstance:
+def source(rds: Rds, identifier: str = "src", **fields: Any) -> DBInstance:
     rds.call("DescribeDBParameters", DBParameterGroupName="default.postgres17")
     rds.call("DescribeOptionGroups", OptionGroupName="default:postgres-17")
     found: DBInstance = rds.instance(
@@ -66,14 +67,14 @@ def source(rds: Any, identifier: str = "src", **fields: Any) -> DBInstance:
     return found
 
 
-def replicate(rds: Any, name: str, of: str = "src", **members: Any) -> dict[str, Any]:
+def replicate(rds: Rds, name: str, of: str = "src", **members: Any) -> dict[str, Any]:
     shown: dict[str, Any] = rds.call(
         "CreateDBInstanceReadReplica", DBInstanceIdentifier=name, SourceDBInstanceIdentifier=of, **members
     )["DBInstance"]
     return shown
 
 
-def made(rds: Any, name: str, of: str = "src", **members: Any) -> DBInstance:
+def made(rds: Rds, name: str, of: str = "src", **members: Any) -> DBInstance:
     """A replica as it is when its workflow has ended."""
     replicate(rds, name, of, **members)
     stored = rds.get(DBInstance, name)
@@ -88,12 +89,12 @@ def made(rds: Any, name: str, of: str = "src", **members: Any) -> DBInstance:
     return stored
 
 
-def shown(rds: Any, name: str) -> dict[str, Any]:
+def shown(rds: Rds, name: str) -> dict[str, Any]:
     found: dict[str, Any] = rds.call("DescribeDBInstances", DBInstanceIdentifier=name)["DBInstances"][0]
     return found
 
 
-def test_a_replica_has_what_its_source_has(rds: Any, fleet: SeenFleet) -> None:
+def test_a_replica_has_what_its_source_has(rds: Rds, fleet: SeenFleet) -> None:
     first = source(rds, db_name="shop", port=6000, allocated_storage_gib=500, iops=13000, storage_throughput=600,
                    copy_tags_to_snapshot=True, deletion_protection=True, tags={"a": "b"})  # fmt: skip
     shape = replicate(rds, "Rep")
@@ -114,7 +115,7 @@ def test_a_replica_has_what_its_source_has(rds: Any, fleet: SeenFleet) -> None:
     }
 
 
-def test_what_may_differ_from_the_source(rds: Any, fleet: SeenFleet) -> None:
+def test_what_may_differ_from_the_source(rds: Rds, fleet: SeenFleet) -> None:
     source(rds)
     replicate(rds, "rep", Port=7000, MultiAZ=True, DBInstanceClass="db.t3.small", AllocatedStorage=40,
               StorageType="gp2", DeletionProtection=True, Tags=[{"Key": "k", "Value": "v"}])  # fmt: skip
@@ -125,7 +126,7 @@ def test_what_may_differ_from_the_source(rds: Any, fleet: SeenFleet) -> None:
     assert replica.tags == {"k": "v"} and replica.deletion_protection
 
 
-def test_refusals(rds: Any, fleet: SeenFleet) -> None:
+def test_refusals(rds: Rds, fleet: SeenFleet) -> None:
     first = source(rds)
     rds.insert(Subnet(scope=rds.scope, subnet_id="subnet-x2", vpc_id="vpc-2", cidr_block="10.0.0.0/24",
                       availability_zone="us-east-1c", acl_association_id="acl"))  # fmt: skip
@@ -155,7 +156,7 @@ def test_refusals(rds: Any, fleet: SeenFleet) -> None:
     assert rds.get(DBInstance, "rep") is None
 
 
-def test_how_many_and_how_deep(rds: Any, fleet: SeenFleet) -> None:
+def test_how_many_and_how_deep(rds: Rds, fleet: SeenFleet) -> None:
     rds.collaborators.update({})
     above = source(rds)
     for number in range(15):
@@ -172,13 +173,13 @@ def test_how_many_and_how_deep(rds: Any, fleet: SeenFleet) -> None:
     assert said.startswith("InvalidDBInstanceStateFault: DB instance t0 is the last of a chain of 3")
 
 
-def test_a_replica_of_an_old_engine_feeds_nobody(rds: Any, fleet: SeenFleet) -> None:
+def test_a_replica_of_an_old_engine_feeds_nobody(rds: Rds, fleet: SeenFleet) -> None:
     rules = next(iter(rds.collaborators.values())).rules("postgres")
     old, new = rules.read_replica_limits("14.0"), rules.read_replica_limits("14.1")
     assert (old.per_source, old.per_replica) == (15, 0) and (new.per_replica, new.levels) == (5, 3)
 
 
-def test_a_replica_in_another_region(rds: Any, fleet: SeenFleet) -> None:
+def test_a_replica_in_another_region(rds: Rds, fleet: SeenFleet) -> None:
     first = source(rds, db_parameter_group_name="default.postgres17")
     near, rds.scope = rds.scope, Scope(rds.scope.account_id, ELSEWHERE)
     assert rds.refused(
@@ -193,7 +194,7 @@ def test_a_replica_in_another_region(rds: Any, fleet: SeenFleet) -> None:
     assert demands[1].resource == far.arn and demands[1].context["rds:DatabaseEngine"] == "postgres"
 
 
-def test_status_infos_tell_what_is_seen(rds: Any, fleet: SeenFleet) -> None:
+def test_status_infos_tell_what_is_seen(rds: Rds, fleet: SeenFleet) -> None:
     source(rds)
     replica = made(rds, "rep")
 
@@ -216,7 +217,7 @@ def test_status_infos_tell_what_is_seen(rds: Any, fleet: SeenFleet) -> None:
     assert "StatusInfos" not in shown(rds, "src")
 
 
-def test_promotion_takes_the_replica_out_of_the_chain_and_keeps_its_own_replicas(rds: Any, fleet: SeenFleet) -> None:
+def test_promotion_takes_the_replica_out_of_the_chain_and_keeps_its_own_replicas(rds: Rds, fleet: SeenFleet) -> None:
     first = source(rds)
     made(rds, "rep")
     made(rds, "below", "rep")
@@ -243,7 +244,7 @@ def test_promotion_takes_the_replica_out_of_the_chain_and_keeps_its_own_replicas
     assert rds.refused("PromoteReadReplica", DBInstanceIdentifier="rep").endswith("DB Instance is not a read replica.")
 
 
-def test_what_replicas_forbid(rds: Any, fleet: SeenFleet) -> None:
+def test_what_replicas_forbid(rds: Rds, fleet: SeenFleet) -> None:
     source(rds)
     made(rds, "rep")
     assert rds.refused("StopDBInstance", DBInstanceIdentifier="rep") == (
@@ -263,7 +264,7 @@ def test_what_replicas_forbid(rds: Any, fleet: SeenFleet) -> None:
     assert said.startswith("InvalidDBInstanceStateFault") and "new is being created" in said
 
 
-def test_a_new_password_of_the_source_is_the_replicas_too(rds: Any, fleet: SeenFleet) -> None:
+def test_a_new_password_of_the_source_is_the_replicas_too(rds: Rds, fleet: SeenFleet) -> None:
     source(rds)
     made(rds, "rep")
     made(rds, "below", "rep")
@@ -272,14 +273,14 @@ def test_a_new_password_of_the_source_is_the_replicas_too(rds: Any, fleet: SeenF
     assert len(verifiers) == 1 and verifiers != {"x"}
 
 
-def test_a_source_that_is_renamed_stays_the_source(rds: Any, fleet: SeenFleet) -> None:
+def test_a_source_that_is_renamed_stays_the_source(rds: Rds, fleet: SeenFleet) -> None:
     source(rds)
     made(rds, "rep")
     rds.call("ModifyDBInstance", DBInstanceIdentifier="src", NewDBInstanceIdentifier="new", ApplyImmediately=True)
     assert shown(rds, "rep")["ReadReplicaSourceDBInstanceIdentifier"] == "new"
 
 
-def test_the_replicas_of_a_deleted_source(rds: Any, fleet: SeenFleet) -> None:
+def test_the_replicas_of_a_deleted_source(rds: Rds, fleet: SeenFleet) -> None:
     first = source(rds)
     far_scope = Scope(rds.scope.account_id, ELSEWHERE)
     made(rds, "near")
@@ -293,6 +294,7 @@ def test_the_replicas_of_a_deleted_source(rds: Any, fleet: SeenFleet) -> None:
     near, failed, leaving = (rds.get(DBInstance, one) for one in ("near", "failed", "leaving"))
     with rds.store.read() as view:
         far = view.get(DBInstance, far_scope, "far")
+    assert far is not None
     assert (near.change, near.source_dbi_resource_id) == ("modifying", "")
     assert [job.subject for job in rds.jobs() if job.program == "promote_read_replica"] == [
         f"db:{near.dbi_resource_id}"
@@ -303,7 +305,7 @@ def test_the_replicas_of_a_deleted_source(rds: Any, fleet: SeenFleet) -> None:
         assert terminated.source_dbi_resource_id, "it must not take itself for a primary"
 
 
-def test_when_the_workflows_have_ended(rds: Any) -> None:
+def test_when_the_workflows_have_ended(rds: Rds) -> None:
     class Spec(msgspec.Struct):
         generation: int = 3
         restart_token: int = 0

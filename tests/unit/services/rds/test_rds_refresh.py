@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from harness.rds_calls import Rds
 from mainstay.services.rds.refresh import DEADLINE_S, FIRST_STEP, PROGRAM, request_refresh
 from mainstay.workflows.refresh_db_instance import REFRESH
 
 
-def test_the_job_starts_the_workflow(rds) -> None:
+def test_the_job_starts_the_workflow(rds: Rds) -> None:
     assert (REFRESH.name, REFRESH.first, REFRESH.deadline_s) == (PROGRAM, FIRST_STEP, DEADLINE_S)
     rds.run(request_refresh, rds.instance())
     (job,) = rds.jobs()
@@ -16,7 +17,7 @@ def test_the_job_starts_the_workflow(rds) -> None:
     assert job.due_at == job.created_at == job.deadline_at - DEADLINE_S == rds.clock.wall()
 
 
-def test_a_refresh_under_way_is_brought_forward(rds) -> None:
+def test_a_refresh_under_way_is_brought_forward(rds: Rds) -> None:
     instance = rds.instance()
     rds.run(request_refresh, instance)
     (job,) = rds.jobs()

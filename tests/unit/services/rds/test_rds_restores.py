@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import SeenFleet, backed_up, complete, create, finished, prepare, programs, repositories
+from harness.rds_calls import Rds
 from mainstay.engines.postgresql.wal import parse_lsn
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup, DBSnapshot
@@ -19,12 +20,12 @@ SNAPSHOT, POINT = "RestoreDBInstanceFromDBSnapshot", "RestoreDBInstanceToPointIn
 
 
 @pytest.fixture
-def fleet(rds: Any, group: str) -> SeenFleet:
+def fleet(rds: Rds, group: str) -> SeenFleet:
     return prepare(rds)
 
 
 @pytest.fixture
-def snapshot(rds: Any, fleet: SeenFleet) -> DBSnapshot:
+def snapshot(rds: Rds, fleet: SeenFleet) -> DBSnapshot:
     """Of an instance with everything set that a restore might take over."""
     create(rds, BackupRetentionPeriod=5, DBName="shop", Port=6000, DBInstanceClass="db.t3.small",
            CopyTagsToSnapshot=True, PreferredBackupWindow="07:00-07:30", DeletionProtection=True,
@@ -38,7 +39,7 @@ def when(at: float) -> datetime:
     return datetime.fromtimestamp(at, UTC)
 
 
-def test_what_a_restore_takes_over_and_what_not(rds: Any, snapshot: DBSnapshot) -> None:
+def test_what_a_restore_takes_over_and_what_not(rds: Rds, snapshot: DBSnapshot) -> None:
     old = rds.get(DBInstance, "db1")
     shown = rds.call(SNAPSHOT, DBInstanceIdentifier="New", DBSnapshotIdentifier="one")["DBInstance"]
     assert shown["DBInstanceStatus"] == "creating" and "Endpoint" not in shown
@@ -55,7 +56,7 @@ def test_what_a_restore_takes_over_and_what_not(rds: Any, snapshot: DBSnapshot) 
     assert ("restore_db_instance", "db") in programs(rds)
 
 
-def test_what_may_be_chosen(rds: Any, snapshot: DBSnapshot) -> None:
+def test_what_may_be_chosen(rds: Rds, snapshot: DBSnapshot) -> None:
     rds.call(SNAPSHOT, DBInstanceIdentifier="new", DBSnapshotIdentifier=snapshot.arn, Port=7000, AllocatedStorage=30,
              DBInstanceClass="db.t3.micro", MultiAZ=True, BackupRetentionPeriod=0, DeletionProtection=True,
              DBSubnetGroupName="mine", Tags=[{"Key": "a", "Value": "b"}])  # fmt: skip
@@ -65,7 +66,7 @@ def test_what_may_be_chosen(rds: Any, snapshot: DBSnapshot) -> None:
     assert rds.get(DBInstanceAutomatedBackup, new.dbi_resource_id) is None
 
 
-def test_the_snapshot_stays_while_it_is_restored(rds: Any, snapshot: DBSnapshot) -> None:
+def test_the_snapshot_stays_while_it_is_restored(rds: Rds, snapshot: DBSnapshot) -> None:
     rds.call(SNAPSHOT, DBInstanceIdentifier="new", DBSnapshotIdentifier="one", BackupRetentionPeriod=0)
     rds.call("DeleteDBSnapshot", DBSnapshotIdentifier="one")
     (repository,) = repositories(rds)
@@ -78,7 +79,7 @@ def test_the_snapshot_stays_while_it_is_restored(rds: Any, snapshot: DBSnapshot)
     assert kept is not None and kept.kept_backups == ()
 
 
-def test_what_a_restore_refuses(rds: Any, snapshot: DBSnapshot) -> None:
+def test_what_a_restore_refuses(rds: Rds, snapshot: DBSnapshot) -> None:
     def refused(**members: Any) -> str:
         request = {"DBInstanceIdentifier": "new", "DBSnapshotIdentifier": "one", **members}
         return str(rds.refused(SNAPSHOT, **request))
@@ -100,21 +101,21 @@ def test_what_a_restore_refuses(rds: Any, snapshot: DBSnapshot) -> None:
     assert "Cannot find version 17.5 for postgres" in refused()
 
 
-def test_a_newer_minor_version_serves_where_the_old_one_is_gone(rds: Any, snapshot: DBSnapshot) -> None:
+def test_a_newer_minor_version_serves_where_the_old_one_is_gone(rds: Rds, snapshot: DBSnapshot) -> None:
     rds.builds.present = [one for one in rds.builds.present if one.version != "17.5"]
     shown = rds.call(SNAPSHOT, DBInstanceIdentifier="new", DBSnapshotIdentifier="one")["DBInstance"]
     assert shown["EngineVersion"] == "17.2"
 
 
 @pytest.fixture
-def backup(rds: Any, fleet: SeenFleet) -> DBInstanceAutomatedBackup:
+def backup(rds: Rds, fleet: SeenFleet) -> DBInstanceAutomatedBackup:
     """Backups of the moments 1000 and 2000, and log until 3000 along timeline 2."""
     instance = create(rds, BackupRetentionPeriod=7)
     fleet.archive = ArchiveStatus(latest_restorable_at=3000.0, timeline="2", position="0/3")
     return backed_up(rds, instance, 1000.0, 2000.0)
 
 
-def restored(rds: Any, name: str, **members: Any) -> tuple[str, RestoreTarget]:
+def restored(rds: Rds, name: str, **members: Any) -> tuple[str, RestoreTarget]:
     rds.call(POINT, TargetDBInstanceIdentifier=name, **members)
     source = rds.get(DBInstance, name).restore_from
     return source.backup_id, source.target
@@ -122,7 +123,7 @@ def restored(rds: Any, name: str, **members: Any) -> tuple[str, RestoreTarget]:
 
 @pytest.mark.parametrize("named", ["SourceDBInstanceIdentifier", "SourceDbiResourceId",
                                    "SourceDBInstanceAutomatedBackupsArn"])  # fmt: skip
-def test_the_base_is_the_newest_backup_before_the_moment(rds: Any, backup: Any, named: str) -> None:
+def test_the_base_is_the_newest_backup_before_the_moment(rds: Rds, backup: Any, named: str) -> None:
     source = {named: {"SourceDBInstanceIdentifier": "db1", "SourceDbiResourceId": backup.facts.dbi_resource_id,
                       "SourceDBInstanceAutomatedBackupsArn": backup.arn}[named]}  # fmt: skip
     assert restored(rds, "a", RestoreTime=when(1000.0), **source) == ("b0", RestoreTarget(at=1000.0, timeline="2"))
@@ -132,7 +133,7 @@ def test_the_base_is_the_newest_backup_before_the_moment(rds: Any, backup: Any, 
     assert rds.get(DBInstance, "d").backup_retention_period_days == 7
 
 
-def test_outside_the_window_both_ends_are_named(rds: Any, backup: Any) -> None:
+def test_outside_the_window_both_ends_are_named(rds: Rds, backup: Any) -> None:
     for at in (999.0, 3000.001):
         said = rds.refused(
             POINT, SourceDBInstanceIdentifier="db1", TargetDBInstanceIdentifier="x", RestoreTime=when(at)
@@ -141,7 +142,7 @@ def test_outside_the_window_both_ends_are_named(rds: Any, backup: Any) -> None:
         assert said.endswith("It must be between 1970-01-01T00:16:40.000Z and 1970-01-01T00:50:00.000Z.")
 
 
-def test_exactly_one_source_and_one_moment(rds: Any, backup: Any) -> None:
+def test_exactly_one_source_and_one_moment(rds: Rds, backup: Any) -> None:
     def refused(**members: Any) -> str:
         return str(rds.refused(POINT, TargetDBInstanceIdentifier="x", **members))
 
@@ -166,7 +167,7 @@ def test_exactly_one_source_and_one_moment(rds: Any, backup: Any) -> None:
     )
 
 
-def test_without_backups_there_is_no_moment(rds: Any, fleet: SeenFleet) -> None:
+def test_without_backups_there_is_no_moment(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     latest = {"TargetDBInstanceIdentifier": "x", "UseLatestRestorableTime": True}
     assert rds.refused(POINT, SourceDBInstanceIdentifier="db1", **latest) == (
@@ -179,7 +180,7 @@ def test_without_backups_there_is_no_moment(rds: Any, fleet: SeenFleet) -> None:
     assert "LatestRestorableTime" not in shown
 
 
-def test_no_restore_across_a_gap(rds: Any, fleet: SeenFleet, backup: Any) -> None:
+def test_no_restore_across_a_gap(rds: Rds, fleet: SeenFleet, backup: Any) -> None:
     fleet.archive = ArchiveStatus(latest_restorable_at=3000.0, timeline="2", gap_at=1500.0)
     source = {"SourceDBInstanceIdentifier": "db1"}
     assert restored(rds, "a", RestoreTime=when(1400.0), **source)[0] == "b0"
@@ -188,7 +189,7 @@ def test_no_restore_across_a_gap(rds: Any, fleet: SeenFleet, backup: Any) -> Non
     assert restored(rds, "b", RestoreTime=when(2000.0), **source)[0] == "b1"
 
 
-def test_a_password_that_rds_makes_for_the_restored_instance(rds: Any, snapshot: DBSnapshot) -> None:
+def test_a_password_that_rds_makes_for_the_restored_instance(rds: Rds, snapshot: DBSnapshot) -> None:
     shown = rds.call(SNAPSHOT, DBInstanceIdentifier="new", DBSnapshotIdentifier="one", ManageMasterUserPassword=True)[
         "DBInstance"
     ]

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import SeenFleet, complete, create, finished, prepare, programs, repositories
+from harness.rds_calls import Rds
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.node import NodePhase
@@ -19,28 +20,28 @@ ARN = "arn:aws:rds:us-east-1:123456789012:snapshot:"
 
 
 @pytest.fixture
-def fleet(rds: Any, group: str) -> SeenFleet:
+def fleet(rds: Rds, group: str) -> SeenFleet:
     return prepare(rds)
 
 
-def snapshot(rds: Any, name: str = "one", of: str = "db1", **members: Any) -> dict[str, Any]:
+def snapshot(rds: Rds, name: str = "one", of: str = "db1", **members: Any) -> dict[str, Any]:
     shown: dict[str, Any] = rds.call("CreateDBSnapshot", DBSnapshotIdentifier=name, DBInstanceIdentifier=of, **members)[
         "DBSnapshot"
     ]
     return shown
 
 
-def ready(rds: Any, name: str = "one", of: str = "db1", **members: Any) -> DBSnapshot:
+def ready(rds: Rds, name: str = "one", of: str = "db1", **members: Any) -> DBSnapshot:
     snapshot(rds, name, of, **members)
     finished(rds, of)
     return complete(rds, name)
 
 
-def named(rds: Any, **request: Any) -> list[str]:
+def named(rds: Rds, **request: Any) -> list[str]:
     return [one["DBSnapshotIdentifier"] for one in rds.call("DescribeDBSnapshots", **request)["DBSnapshots"]]
 
 
-def test_a_snapshot_remembers_its_instance(rds: Any, fleet: SeenFleet) -> None:
+def test_a_snapshot_remembers_its_instance(rds: Rds, fleet: SeenFleet) -> None:
     instance = create(rds, BackupRetentionPeriod=0, Tags=[{"Key": "team", "Value": "blue"}], Port=6000)
     shown = snapshot(rds, "ONE", Tags=[{"Key": "a", "Value": "b"}])
     assert (shown["Status"], shown["PercentProgress"], shown["SnapshotType"]) == ("creating", 0, "manual")
@@ -63,14 +64,14 @@ def test_a_snapshot_remembers_its_instance(rds: Any, fleet: SeenFleet) -> None:
     assert events == [("RDS-EVENT-0001", "db-instance", "db1"), ("RDS-EVENT-0040", "db-snapshot", "one")]
 
 
-def test_tags_of_the_instance_are_copied_if_it_says_so(rds: Any, fleet: SeenFleet) -> None:
+def test_tags_of_the_instance_are_copied_if_it_says_so(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, CopyTagsToSnapshot=True, Tags=[{"Key": "team", "Value": "blue"}])
     assert snapshot(rds, Tags=[{"Key": "team", "Value": "red"}])["TagList"] == [{"Key": "team", "Value": "red"}]
     finished(rds, "db1")
     assert snapshot(rds, "two")["TagList"] == [{"Key": "team", "Value": "blue"}]
 
 
-def test_what_createdbsnapshot_refuses(rds: Any, fleet: SeenFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_createdbsnapshot_refuses(rds: Rds, fleet: SeenFleet, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(name: str = "one", of: str = "db1") -> str:
         return str(rds.refused("CreateDBSnapshot", DBSnapshotIdentifier=name, DBInstanceIdentifier=of))
 
@@ -93,7 +94,7 @@ def test_what_createdbsnapshot_refuses(rds: Any, fleet: SeenFleet, monkeypatch: 
     assert used["ManualSnapshots"] == 1
 
 
-def test_describing(rds: Any, fleet: SeenFleet) -> None:
+def test_describing(rds: Rds, fleet: SeenFleet) -> None:
     instance = create(rds)
     create(rds, "db2")
     for number in range(21):
@@ -117,7 +118,7 @@ def test_describing(rds: Any, fleet: SeenFleet) -> None:
     assert named(rds, DBInstanceIdentifier="absent") == []
 
 
-def test_deleting(rds: Any, fleet: SeenFleet) -> None:
+def test_deleting(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     snapshot(rds)
     assert rds.refused("DeleteDBSnapshot", DBSnapshotIdentifier="one") == (
@@ -135,14 +136,14 @@ def test_deleting(rds: Any, fleet: SeenFleet) -> None:
     assert rds.refused("DeleteDBSnapshot", DBSnapshotIdentifier="one").startswith("DBSnapshotNotFoundFault")
 
 
-def copy(rds: Any, source: str, target: str, **members: Any) -> dict[str, Any]:
+def copy(rds: Rds, source: str, target: str, **members: Any) -> dict[str, Any]:
     shown: dict[str, Any] = rds.call(
         "CopyDBSnapshot", SourceDBSnapshotIdentifier=source, TargetDBSnapshotIdentifier=target, **members
     )["DBSnapshot"]
     return shown
 
 
-def test_a_copy_in_the_region_shares_its_sources_data(rds: Any, fleet: SeenFleet) -> None:
+def test_a_copy_in_the_region_shares_its_sources_data(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     row = ready(rds, Tags=[{"Key": "a", "Value": "b"}])
     rds.insert(msgspec.structs.replace(row, db_snapshot_identifier="rds:db1-1", snapshot_type="automated"))
@@ -157,7 +158,7 @@ def test_a_copy_in_the_region_shares_its_sources_data(rds: Any, fleet: SeenFleet
     assert [event.event_id for event in rds.events()[-2:]] == ["RDS-EVENT-0196", "RDS-EVENT-0197"]
 
 
-def test_a_copy_into_another_region_has_data_of_its_own(rds: Any, fleet: SeenFleet) -> None:
+def test_a_copy_into_another_region_has_data_of_its_own(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     row = ready(rds)
     far = Scope(rds.scope.account_id, "us-west-2")
@@ -175,7 +176,7 @@ def test_a_copy_into_another_region_has_data_of_its_own(rds: Any, fleet: SeenFle
     assert ("make_db_snapshot", "snapshot") in programs(rds)
 
 
-def test_what_copydbsnapshot_refuses(rds: Any, fleet: SeenFleet) -> None:
+def test_what_copydbsnapshot_refuses(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     snapshot(rds)
 
@@ -195,7 +196,7 @@ def test_what_copydbsnapshot_refuses(rds: Any, fleet: SeenFleet) -> None:
     assert refused("arn:aws:rds:us-east-1:999999999999:snapshot:x").startswith("DBSnapshotNotFoundFault")
 
 
-def test_sharing(rds: Any, fleet: SeenFleet) -> None:
+def test_sharing(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     row = ready(rds)
 
@@ -224,7 +225,7 @@ def test_sharing(rds: Any, fleet: SeenFleet) -> None:
     assert said.startswith("InvalidDBSnapshotStateFault: The snapshot rds:db1-1 is an automated snapshot")
 
 
-def test_snapshots_that_other_accounts_share(rds: Any, fleet: SeenFleet) -> None:
+def test_snapshots_that_other_accounts_share(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0)
     row = ready(rds, Tags=[{"Key": "a", "Value": "b"}])
     other = Scope("999999999999", rds.scope.region)
@@ -243,7 +244,7 @@ def test_snapshots_that_other_accounts_share(rds: Any, fleet: SeenFleet) -> None
                        TargetDBSnapshotIdentifier="x").startswith("DBSnapshotNotFoundFault")  # fmt: skip
 
 
-def test_upgrading_a_snapshot(rds: Any, fleet: SeenFleet) -> None:
+def test_upgrading_a_snapshot(rds: Rds, fleet: SeenFleet) -> None:
     create(rds, BackupRetentionPeriod=0, EngineVersion="17.2")
     ready(rds)
     shown = rds.call("ModifyDBSnapshot", DBSnapshotIdentifier="one", EngineVersion="17.5")["DBSnapshot"]
@@ -256,7 +257,7 @@ def test_upgrading_a_snapshot(rds: Any, fleet: SeenFleet) -> None:
     assert "major version upgrades of snapshots are not available" in refused("18.1")
 
 
-def test_tags_of_snapshots_and_automated_backups(rds: Any, fleet: SeenFleet) -> None:
+def test_tags_of_snapshots_and_automated_backups(rds: Rds, fleet: SeenFleet) -> None:
     create(rds)
     ready(rds)
     (backup,) = rds.call("DescribeDBInstanceAutomatedBackups")["DBInstanceAutomatedBackups"]

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from harness.rds_backups import SeenFleet, create, finished, prepare
+from harness.rds_calls import Rds
 from mainstay.control.storage_scaler import StorageScaler
 from mainstay.host.vault import Vault
 from mainstay.model.db_instance import DBInstance, PendingModification
@@ -35,7 +36,7 @@ class FillingFleet(SeenFleet):
 
 
 @pytest.fixture
-def fleet(rds: Any) -> FillingFleet:
+def fleet(rds: Rds) -> FillingFleet:
     prepare(rds)
     made = FillingFleet()
     rds.collaborators[Fleet] = made
@@ -43,13 +44,13 @@ def fleet(rds: Any) -> FillingFleet:
 
 
 @pytest.fixture
-def scaler(rds: Any, fleet: FillingFleet) -> StorageScaler:
+def scaler(rds: Rds, fleet: FillingFleet) -> StorageScaler:
     tools = SimpleNamespace(store=rds.store, fleet=fleet, clock=rds.clock, randomness=rds.randomness,
                             vault=rds.collaborators[Vault])  # fmt: skip
     return StorageScaler(cast(Any, tools), lambda: None)
 
 
-def look(rds: Any, scaler: StorageScaler, seconds: int) -> DBInstance:
+def look(rds: Rds, scaler: StorageScaler, seconds: int) -> DBInstance:
     """So long, every twenty seconds."""
     for _ in range(seconds // 20):
         scaler.look_at_all()
@@ -59,14 +60,14 @@ def look(rds: Any, scaler: StorageScaler, seconds: int) -> DBInstance:
     return found
 
 
-def told(rds: Any) -> list[str]:
+def told(rds: Rds) -> list[str]:
     return [event.event_id for event in rds.events() if event.event_id in STORAGE]
 
 
 STORAGE = {f"RDS-EVENT-0{number}" for number in (217, 218, 220, 223, 224, 225, "017", "018")}
 
 
-def test_what_is_taken_and_refused(rds: Any, fleet: FillingFleet) -> None:
+def test_what_is_taken_and_refused(rds: Rds, fleet: FillingFleet) -> None:
     def refused(**members: Any) -> str:
         with pytest.raises(Exception, match="InvalidParameter") as caught:
             create(rds, "other", **members)
@@ -88,7 +89,7 @@ def test_what_is_taken_and_refused(rds: Any, fleet: FillingFleet) -> None:
     )
 
 
-def test_modify_turns_it_on_and_off_at_once(rds: Any, fleet: FillingFleet) -> None:
+def test_modify_turns_it_on_and_off_at_once(rds: Rds, fleet: FillingFleet) -> None:
     create(rds)
 
     def modified(**members: Any) -> int | None:
@@ -109,7 +110,7 @@ def test_modify_turns_it_on_and_off_at_once(rds: Any, fleet: FillingFleet) -> No
     assert said.startswith("InvalidParameterCombination: Storage autoscaling is not supported")
 
 
-def test_a_storage_that_stays_low_grows_and_says_so(rds: Any, fleet: FillingFleet, scaler: StorageScaler) -> None:
+def test_a_storage_that_stays_low_grows_and_says_so(rds: Rds, fleet: FillingFleet, scaler: StorageScaler) -> None:
     create(rds, MaxAllocatedStorage=100)
     fleet.free_percent = 9
     assert look(rds, scaler, 280).allocated_storage_gib == 20
@@ -127,7 +128,7 @@ def test_a_storage_that_stays_low_grows_and_says_so(rds: Any, fleet: FillingFlee
 
 
 def test_a_full_storage_grows_at_once_and_never_above_the_maximum(
-    rds: Any, fleet: FillingFleet, scaler: StorageScaler
+    rds: Rds, fleet: FillingFleet, scaler: StorageScaler
 ) -> None:
     create(rds, MaxAllocatedStorage=24)
     fleet.free_percent, fleet.full = 0, True
@@ -141,7 +142,7 @@ def test_a_full_storage_grows_at_once_and_never_above_the_maximum(
 
 
 def test_what_waits_for_the_maintenance_window_goes_on_waiting(
-    rds: Any, fleet: FillingFleet, scaler: StorageScaler
+    rds: Rds, fleet: FillingFleet, scaler: StorageScaler
 ) -> None:
     create(rds, MaxAllocatedStorage=100)
     rds.call("ModifyDBInstance", DBInstanceIdentifier="db1", AllocatedStorage=25, DBInstanceClass="db.t3.small")
@@ -153,7 +154,7 @@ def test_what_waits_for_the_maintenance_window_goes_on_waiting(
 
 
 def test_nothing_grows_without_a_maximum_or_while_something_else_is_done(
-    rds: Any, fleet: FillingFleet, scaler: StorageScaler
+    rds: Rds, fleet: FillingFleet, scaler: StorageScaler
 ) -> None:
     instance = create(rds)
     fleet.full = True
@@ -163,7 +164,7 @@ def test_nothing_grows_without_a_maximum_or_while_something_else_is_done(
     assert told(rds) == []
 
 
-def test_gp3_gets_the_performance_of_its_new_size(rds: Any, fleet: FillingFleet, scaler: StorageScaler) -> None:
+def test_gp3_gets_the_performance_of_its_new_size(rds: Rds, fleet: FillingFleet, scaler: StorageScaler) -> None:
     create(rds, AllocatedStorage=395, MaxAllocatedStorage=1000)
     fleet.full, fleet.size_gib = True, 395
     grown = look(rds, scaler, 0)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
+from harness.rds_calls import Rds
 from mainstay.model.db_instance import PendingModification
 from mainstay.model.db_subnet_group import DBSubnetGroup
 from mainstay.model.ec2 import Subnet, Vpc
@@ -13,18 +17,18 @@ from mainstay.services.rds.subnet_groups import default_subnet_group
 AB = ["subnet-a", "subnet-b"]
 
 
-def create(rds, name="Mine", subnets=AB, **more):
+def create(rds: Rds, name: str = "Mine", subnets: Sequence[str] = AB, **more: Any) -> Any:
     return rds.call(
         "CreateDBSubnetGroup", DBSubnetGroupName=name, DBSubnetGroupDescription="d", SubnetIds=subnets, **more
     )
 
 
-def refused(rds, name="mine", subnets=AB, **more):
+def refused(rds: Rds, name: str = "mine", subnets: Sequence[str] = AB, **more: Any) -> str:
     request = {"DBSubnetGroupName": name, "DBSubnetGroupDescription": "d", "SubnetIds": subnets}
     return rds.refused("CreateDBSubnetGroup", **(request | more))
 
 
-def test_create_answers_and_stores_in_lower_case(rds) -> None:
+def test_create_answers_and_stores_in_lower_case(rds: Rds) -> None:
     shown = create(rds, Tags=[{"Key": "k", "Value": "v"}])["DBSubnetGroup"]
     assert shown["DBSubnetGroupName"] == "mine"
     assert shown["DBSubnetGroupArn"] == "arn:aws:rds:us-east-1:123456789012:subgrp:mine"
@@ -40,7 +44,7 @@ def test_create_answers_and_stores_in_lower_case(rds) -> None:
     assert rds.get(DBSubnetGroup, "mine").tags == {"k": "v"}
 
 
-def test_create_refusals(rds, group) -> None:
+def test_create_refusals(rds: Rds, group: str) -> None:
     assert refused(rds) == "DBSubnetGroupAlreadyExistsFault: The DB subnet group 'mine' already exists."
     assert refused(rds, "n", ["subnet-a", "subnet-a2"]) == (
         "DBSubnetGroupDoesNotCoverEnoughAZs: The DB subnet group doesn't meet Availability Zone (AZ) coverage"
@@ -55,13 +59,13 @@ def test_create_refusals(rds, group) -> None:
     assert refused(rds, "n", [f"subnet-{number}" for number in range(21)]).startswith("DBSubnetQuotaExceededFault")
 
 
-def test_group_quota(rds) -> None:
+def test_group_quota(rds: Rds) -> None:
     for number in range(50):
         create(rds, f"g{number}")
     assert refused(rds, "one-more") == "DBSubnetGroupQuotaExceededFault: Cannot create more than 50 DB subnet groups"
 
 
-def test_modify_replaces_subnets_but_keeps_used_ones(rds, group) -> None:
+def test_modify_replaces_subnets_but_keeps_used_ones(rds: Rds, group: str) -> None:
     rds.instance()
     request = {"DBSubnetGroupName": "mine", "SubnetIds": ["subnet-a", "subnet-c"], "DBSubnetGroupDescription": "new"}
     shown = rds.call("ModifyDBSubnetGroup", **request)["DBSubnetGroup"]
@@ -78,7 +82,7 @@ def test_modify_replaces_subnets_but_keeps_used_ones(rds, group) -> None:
     )
 
 
-def test_delete_only_when_unused(rds, group) -> None:
+def test_delete_only_when_unused(rds: Rds, group: str) -> None:
     instance = rds.instance(db_subnet_group_name="other", pending=PendingModification(db_subnet_group_name="mine"))
     assert rds.refused("DeleteDBSubnetGroup", DBSubnetGroupName="mine") == (
         "InvalidDBSubnetGroupStateFault: Cannot delete the subnet group 'mine' because at least one database instance:"
@@ -89,7 +93,7 @@ def test_delete_only_when_unused(rds, group) -> None:
     assert rds.call("DescribeDBSubnetGroups") == {"DBSubnetGroups": []}
 
 
-def test_default_group_appears_when_needed_and_is_protected(rds) -> None:
+def test_default_group_appears_when_needed_and_is_protected(rds: Rds) -> None:
     assert rds.call("DescribeDBSubnetGroups") == {"DBSubnetGroups": []}
     made = rds.run(default_subnet_group)
     assert [subnet.subnet_id for subnet in made.subnets] == ["subnet-a", "subnet-b", "subnet-c"]
@@ -98,10 +102,10 @@ def test_default_group_appears_when_needed_and_is_protected(rds) -> None:
         assert rds.refused(operation, DBSubnetGroupName="default", SubnetIds=AB).startswith("InvalidParameterValue")
 
 
-def test_unused_default_group_follows_a_new_default_vpc(rds) -> None:
+def test_unused_default_group_follows_a_new_default_vpc(rds: Rds) -> None:
     rds.run(default_subnet_group)
     with rds.store.transaction() as tx:
-        tx.delete(tx.get(Vpc, rds.scope, "vpc-1"))
+        tx.delete(rds.get(Vpc, "vpc-1"))
     with pytest.raises(ApiError, match="InvalidSubnet: No default subnet detected in VPC"):
         rds.run(default_subnet_group)
     rds.insert(Vpc(scope=rds.scope, vpc_id="vpc-3", cidr_block="10.0.0.0/16", cidr_association_id="x",
@@ -111,11 +115,11 @@ def test_unused_default_group_follows_a_new_default_vpc(rds) -> None:
     assert rds.run(default_subnet_group).vpc_id == "vpc-3"
     rds.instance(db_subnet_group_name="default")
     with rds.store.transaction() as tx:
-        tx.delete(tx.get(Vpc, rds.scope, "vpc-3"))
+        tx.delete(rds.get(Vpc, "vpc-3"))
     assert rds.run(default_subnet_group).vpc_id == "vpc-3"
 
 
-def test_pages_and_filters(rds) -> None:
+def test_pages_and_filters(rds: Rds) -> None:
     for number in range(25):
         create(rds, f"g{number:02}")
     first = rds.call("DescribeDBSubnetGroups", MaxRecords=20)
@@ -128,7 +132,7 @@ def test_pages_and_filters(rds) -> None:
     )
 
 
-def test_subnets_of_groups_can_be_found_by_index(rds, group) -> None:
+def test_subnets_of_groups_can_be_found_by_index(rds: Rds, group: str) -> None:
     with rds.store.read() as tx:
         assert [one.key() for one in tx.find(DBSubnetGroup, rds.scope, "subnet:subnet-a", "member")] == ["mine"]
         assert tx.find(DBSubnetGroup, rds.scope, "subnet:subnet-c", "member") == []

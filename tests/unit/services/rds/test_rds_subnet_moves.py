@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from harness.rds_backups import prepare
+from harness.rds_calls import Rds
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.ec2 import InternetGateway, NetworkInterface, SecurityGroup
 from mainstay.services.ec2.changes import current_revision
@@ -20,7 +21,7 @@ ADDRESS = "127.64.0.9"
 class Moving:
     """An instance in vpc-1 and a subnet group "far" in vpc-2, where it may go."""
 
-    def __init__(self, rds: Any) -> None:
+    def __init__(self, rds: Rds) -> None:
         self.rds = rds
         prepare(rds)
         for group_id in ("sg-2", "sg-2b"):
@@ -64,7 +65,7 @@ class Moving:
 
 
 @pytest.fixture
-def moving(rds: Any) -> Moving:
+def moving(rds: Rds) -> Moving:
     return Moving(rds)
 
 

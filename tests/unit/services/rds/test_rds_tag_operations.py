@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from harness.rds_calls import Rds
 from mainstay.services.rds.option_groups import default_option_group
 from mainstay.services.rds.parameter_groups import default_parameter_group
 
@@ -11,18 +14,18 @@ PREFIX = "arn:aws:rds:us-east-1:123456789012:"
 
 
 @pytest.fixture
-def resources(rds, group) -> list[str]:
+def resources(rds: Rds, group: str) -> list[str]:
     rds.instance()
     rds.run(default_parameter_group, "default.postgres17")
     rds.run(default_option_group, "default:postgres-17")
     return [PREFIX + name for name in ("db:db1", "subgrp:mine", "pg:default.postgres17", "og:default:postgres-17")]
 
 
-def tags_of(rds, arn):
+def tags_of(rds: Rds, arn: str) -> list[dict[str, str]]:
     return rds.call("ListTagsForResource", ResourceName=arn)["TagList"]
 
 
-def test_every_kind_takes_tags(rds, resources) -> None:
+def test_every_kind_takes_tags(rds: Rds, resources: list[str]) -> None:
     for arn in resources:
         assert tags_of(rds, arn) == []
         tags = [{"Key": "b", "Value": "2"}, {"Key": "a", "Value": "1"}]
@@ -44,21 +47,23 @@ def test_every_kind_takes_tags(rds, resources) -> None:
         ("db1", "InvalidParameterValue: Invalid resource name: db1"),
     ],
 )
-def test_unknown_arns(rds, arn, error) -> None:
-    for operation, more in (("ListTagsForResource", {}), ("AddTagsToResource", {"Tags": []}),
-                            ("RemoveTagsFromResource", {"TagKeys": []})):  # fmt: skip
+def test_unknown_arns(rds: Rds, arn: str, error: str) -> None:
+    calls: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("ListTagsForResource", {}), ("AddTagsToResource", {"Tags": []}), ("RemoveTagsFromResource", {"TagKeys": []})
+    )  # fmt: skip
+    for operation, more in calls:
         assert rds.refused(operation, ResourceName=arn, **more) == error
 
 
 @pytest.mark.parametrize("place", ["us-west-2:123456789012", "us-east-1:999999999999"])
-def test_arns_of_another_region_or_account(rds, resources, place) -> None:
+def test_arns_of_another_region_or_account(rds: Rds, resources: list[str], place: str) -> None:
     assert rds.refused("ListTagsForResource", ResourceName=f"arn:aws:rds:{place}:db:db1") == (
         "InvalidParameterValue: The specified resource name does not match an RDS resource in this region:"
         f" arn:aws:rds:{place}:db:db1"
     )
 
 
-def test_a_refused_tag_changes_nothing(rds, resources) -> None:
+def test_a_refused_tag_changes_nothing(rds: Rds, resources: list[str]) -> None:
     wrong = [{"Key": "good", "Value": "x"}, {"Key": "aws:bad", "Value": "x"}]
     assert rds.refused("AddTagsToResource", ResourceName=resources[0], Tags=wrong).startswith("InvalidParameterValue")
     assert tags_of(rds, resources[0]) == []

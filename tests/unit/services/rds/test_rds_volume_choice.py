@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from harness.rds_calls import Rds
 from mainstay.host.randomness import SeededRandomness
 from mainstay.host.vault import Vault
 from mainstay.model.db_instance import DBInstance
@@ -47,8 +48,8 @@ def choose(
 
 
 @pytest.fixture
-def instance(rds: Any) -> DBInstance:
-    return cast(DBInstance, rds.instance("one"))
+def instance(rds: Rds) -> DBInstance:
+    return rds.instance("one")
 
 
 def test_by_default_it_is_a_plain_directory_whatever_the_host_can(instance: DBInstance) -> None:
@@ -66,7 +67,7 @@ def test_with_the_setting_the_size_is_a_limit_or_the_instance_is_refused(instanc
     assert refused.value.shape == "InvalidParameterCombination"
 
 
-def test_an_encrypted_one_gets_an_encrypting_volume_and_a_key_of_its_own(rds: Any, instance: DBInstance) -> None:
+def test_an_encrypted_one_gets_an_encrypting_volume_and_a_key_of_its_own(rds: Rds, instance: DBInstance) -> None:
     chosen = choose(instance, GOOD, encrypted=True)
     assert (chosen.volume_driver, chosen.storage_encrypted, chosen.kms_key_id) == ("image", True, KEY.arn)
     rds.insert(KEY)

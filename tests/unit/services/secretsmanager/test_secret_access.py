@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
+from harness.accounts import document
+from harness.secrets_account import Secrets, allowing
 from mainstay.services.secretsmanager import interfaces
 
 PREFIX = "arn:aws:secretsmanager:us-east-1:123456789012:secret:"
 
 
-def resource_policy(document: Any, user: str, *actions: str, effect: str = "Allow", **more: Any) -> str:
+def resource_policy(user: str, *actions: str, effect: str = "Allow", **more: Any) -> str:
     text: str = document(
         {
             "Effect": effect,
@@ -24,7 +26,7 @@ def resource_policy(document: Any, user: str, *actions: str, effect: str = "Allo
     return text
 
 
-def test_nobody_reads_without_a_permission_and_the_refusal_names_what_is_missing(secrets: Any) -> None:
+def test_nobody_reads_without_a_permission_and_the_refusal_names_what_is_missing(secrets: Secrets) -> None:
     made = secrets.create()
     nobody = secrets.user("nobody")
     assert secrets.refused("GetSecretValue", nobody, SecretId="app") == (
@@ -34,7 +36,7 @@ def test_nobody_reads_without_a_permission_and_the_refusal_names_what_is_missing
     )
 
 
-def test_the_curious_cannot_tell_absent_secrets_from_forbidden_ones(secrets: Any, allowing: Any) -> None:
+def test_the_curious_cannot_tell_absent_secrets_from_forbidden_ones(secrets: Secrets) -> None:
     secrets.create("secret")
     reader = secrets.user("reader", allowing("*", resource=PREFIX + "mine-??????"))
     for name in ("secret", "absent"):
@@ -43,14 +45,14 @@ def test_the_curious_cannot_tell_absent_secrets_from_forbidden_ones(secrets: Any
     assert secrets.refused("GetSecretValue", everything, SecretId="absent").startswith("ResourceNotFoundException")
 
 
-def test_an_arn_pattern_with_six_characters_lets_create_and_use_one_name(secrets: Any, allowing: Any) -> None:
+def test_an_arn_pattern_with_six_characters_lets_create_and_use_one_name(secrets: Secrets) -> None:
     owner = secrets.user("owner", allowing("*", resource=PREFIX + "mine-??????"))
     secrets.call("CreateSecret", owner, Name="mine", SecretString="x")
     assert secrets.value("mine", owner) == "x"
     assert secrets.refused("CreateSecret", owner, Name="mine2", SecretString="x").startswith("AccessDenied")
 
 
-def test_tags_at_creation_need_tag_resource(secrets: Any, allowing: Any) -> None:
+def test_tags_at_creation_need_tag_resource(secrets: Secrets) -> None:
     creator = secrets.user("creator", allowing("CreateSecret"))
     refusal = secrets.refused("CreateSecret", creator, Name="a", SecretString="x", Tags=[{"Key": "k", "Value": "v"}])
     assert "secretsmanager:TagResource" in refusal
@@ -78,7 +80,7 @@ def test_tags_at_creation_need_tag_resource(secrets: Any, allowing: Any) -> None
         ("DescribeSecret", {}, {"secretsmanager:SecretPrimaryRegion": "us-east-1"}, True),
     ],
 )
-def test_condition_keys(secrets: Any, allowing: Any, operation: str, request_members: dict[str, Any],
+def test_condition_keys(secrets: Secrets, operation: str, request_members: dict[str, Any],
                         condition: dict[str, str], holds: bool) -> None:  # fmt: skip
     secrets.create(Tags=[{"Key": "team", "Value": "blue"}])
     secrets.call("PutSecretValue", SecretId="app", SecretString="two")
@@ -89,7 +91,7 @@ def test_condition_keys(secrets: Any, allowing: Any, operation: str, request_mem
         assert secrets.refused(operation, user, SecretId="app", **request_members).startswith("AccessDenied")
 
 
-def test_rotation_rules_are_a_condition_key_of_their_own(secrets: Any, allowing: Any) -> None:
+def test_rotation_rules_are_a_condition_key_of_their_own(secrets: Secrets) -> None:
     secrets.create()
     only_now = allowing("RotateSecret", Condition={"Bool": {"secretsmanager:ModifyRotationRules": "false"}})
     user = secrets.user("user", only_now)
@@ -100,11 +102,11 @@ def test_rotation_rules_are_a_condition_key_of_their_own(secrets: Any, allowing:
 
 
 class TestResourcePolicies:
-    def test_one_that_names_a_user_lets_it_in_without_any_identity_policy(self, secrets: Any, document: Any) -> None:
+    def test_one_that_names_a_user_lets_it_in_without_any_identity_policy(self, secrets: Secrets) -> None:
         secrets.create()
         guest, other = secrets.user("guest"), secrets.user("other")
         secrets.call("PutResourcePolicy", SecretId="app",
-                     ResourcePolicy=resource_policy(document, "guest", "GetSecretValue"))  # fmt: skip
+                     ResourcePolicy=resource_policy("guest", "GetSecretValue"))  # fmt: skip
         assert secrets.value(by=guest) == "one"
         assert secrets.refused("GetSecretValue", other, SecretId="app").startswith("AccessDenied")
         assert secrets.refused("DeleteSecret", guest, SecretId="app").startswith("AccessDenied")
@@ -112,21 +114,21 @@ class TestResourcePolicies:
         assert secrets.refused("GetSecretValue", guest, SecretId="app").startswith("AccessDenied")
         assert "ResourcePolicy" not in secrets.call("GetResourcePolicy", SecretId="app")
 
-    def test_its_deny_beats_every_allow(self, secrets: Any, document: Any, allowing: Any) -> None:
+    def test_its_deny_beats_every_allow(self, secrets: Secrets) -> None:
         secrets.create()
         user = secrets.user("user", allowing("*"))
         assert secrets.value(by=user) == "one"
-        text = resource_policy(document, "user", "GetSecretValue", effect="Deny")
+        text = resource_policy("user", "GetSecretValue", effect="Deny")
         secrets.call("PutResourcePolicy", SecretId="app", ResourcePolicy=text)
         refusal = secrets.refused("GetSecretValue", user, SecretId="app")
         assert refusal.endswith("with an explicit deny in a resource-based policy")
         assert secrets.call("GetResourcePolicy", SecretId="app")["ResourcePolicy"] == text
 
-    def test_its_conditions_see_the_secret_and_the_request(self, secrets: Any, document: Any) -> None:
+    def test_its_conditions_see_the_secret_and_the_request(self, secrets: Secrets) -> None:
         secrets.create(Tags=[{"Key": "open", "Value": "yes"}])
         guest = secrets.user("guest")
         condition = {"StringEquals": {"aws:ResourceTag/open": "yes", "secretsmanager:VersionStage": "AWSCURRENT"}}
-        text = resource_policy(document, "guest", "GetSecretValue", Condition=condition)
+        text = resource_policy("guest", "GetSecretValue", Condition=condition)
         secrets.call("PutResourcePolicy", SecretId="app", ResourcePolicy=text)
         assert secrets.value(by=guest) == "one"
         secrets.call("UntagResource", SecretId="app", TagKeys=["open"])
@@ -135,13 +137,13 @@ class TestResourcePolicies:
     @pytest.mark.parametrize(
         "text", ["{", "[]", '{"Statement": {"Effect": "Allow", "Action": "x:y", "Resource": "*"}}']
     )
-    def test_a_malformed_one_is_refused(self, secrets: Any, text: str) -> None:
+    def test_a_malformed_one_is_refused(self, secrets: Secrets, text: str) -> None:
         secrets.create()
         for operation in ("PutResourcePolicy", "ValidateResourcePolicy"):
             refusal = secrets.refused(operation, SecretId="app", ResourcePolicy=text)
             assert refusal.startswith("MalformedPolicyDocumentException: This resource policy contains a syntax error.")
 
-    def test_a_public_one_is_refused_if_asked_and_told_by_validation(self, secrets: Any, document: Any) -> None:
+    def test_a_public_one_is_refused_if_asked_and_told_by_validation(self, secrets: Secrets) -> None:
         secrets.create()
         everybody = {"Effect": "Allow", "Principal": "*", "Action": "secretsmanager:GetSecretValue", "Resource": "*"}
         narrowed = {**everybody, "Condition": {"StringEquals": {"aws:PrincipalAccount": "123456789012"}}}
@@ -155,10 +157,10 @@ class TestResourcePolicies:
         found = secrets.call("ValidateResourcePolicy", ResourcePolicy=document(narrowed))
         assert found == {"PolicyValidationPassed": True, "ValidationErrors": []}
 
-    def test_nobody_locks_himself_out(self, secrets: Any, document: Any, allowing: Any) -> None:
+    def test_nobody_locks_himself_out(self, secrets: Secrets) -> None:
         secrets.create()
         user = secrets.user("user", allowing("*"))
-        text = resource_policy(document, "user", "PutResourcePolicy", effect="Deny")
+        text = resource_policy("user", "PutResourcePolicy", effect="Deny")
         refusal = secrets.refused("PutResourcePolicy", user, SecretId="app", ResourcePolicy=text)
         assert refusal.endswith("This resource policy will not allow you to manage this secret in the future.")
         found = secrets.call("ValidateResourcePolicy", user, SecretId="app", ResourcePolicy=text)
@@ -166,7 +168,7 @@ class TestResourcePolicies:
         secrets.call("PutResourcePolicy", SecretId="app", ResourcePolicy=text)
 
 
-def test_nobody_tags_away_his_own_permission(secrets: Any, allowing: Any) -> None:
+def test_nobody_tags_away_his_own_permission(secrets: Secrets) -> None:
     secrets.create(Tags=[{"Key": "team", "Value": "blue"}])
     condition = {"StringEquals": {"aws:ResourceTag/team": "blue"}}
     user = secrets.user("user", allowing("*", Condition=condition))
@@ -177,7 +179,7 @@ def test_nobody_tags_away_his_own_permission(secrets: Any, allowing: Any) -> Non
 
 
 class TestInterfaces:
-    def test_the_current_value_for_other_services(self, secrets: Any) -> None:
+    def test_the_current_value_for_other_services(self, secrets: Secrets) -> None:
         arn = secrets.create(value="now")["ARN"]
         with secrets.store.read() as view:
             assert interfaces.current_value(view, secrets.vault, secrets.scope, arn) == "now"
@@ -190,21 +192,17 @@ class TestInterfaces:
         with secrets.store.read() as view, pytest.raises(Exception, match="ResourceNotFoundException"):
             interfaces.current_value(view, secrets.vault, secrets.scope, arn)
 
-    def test_a_role_may_read_by_its_own_or_by_the_secrets_policy(
-        self, secrets: Any, document: Any, allowing: Any
-    ) -> None:
+    def test_a_role_may_read_by_its_own_or_by_the_secrets_policy(self, secrets: Secrets) -> None:
         arn = secrets.create()["ARN"]
         trust = document({"Effect": "Allow", "Principal": {"Service": "rds.amazonaws.com"}, "Action": "sts:AssumeRole"})
-        role = secrets.call("CreateRole", service="iam", RoleName="proxy", AssumeRolePolicyDocument=trust)["Role"][
-            "Arn"
-        ]
+        role = secrets.iam("CreateRole", RoleName="proxy", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
 
         def may_read() -> bool:
             with secrets.store.read() as view:
                 return interfaces.may_read(view, secrets.scope, role, arn)
 
         assert not may_read()
-        secrets.call("PutRolePolicy", service="iam", RoleName="proxy", PolicyName="p",
+        secrets.iam("PutRolePolicy", RoleName="proxy", PolicyName="p",
                      PolicyDocument=document(allowing("GetSecretValue", resource=arn)))  # fmt: skip
         assert may_read()
         text = document({"Effect": "Deny", "Principal": {"AWS": role}, "Action": "secretsmanager:*", "Resource": "*"})

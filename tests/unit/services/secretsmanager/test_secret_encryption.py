@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.accounts import document
+from harness.secrets_account import Secrets, allowing
 from mainstay.model.secrets_manager import SecretValue
 from mainstay.protocol.kms import decode_blob
 from mainstay.services.secretsmanager import interfaces
@@ -17,12 +19,12 @@ from mainstay.services.secretsmanager.encryption import is_usable
 DENIED = "AccessDenied: Access to KMS is not allowed"
 
 
-def new_key(secrets: Any) -> str:
-    key_id: str = secrets.call("CreateKey", service="kms")["KeyMetadata"]["KeyId"]
+def new_key(secrets: Secrets) -> str:
+    key_id: str = secrets.kms("CreateKey")["KeyMetadata"]["KeyId"]
     return key_id
 
 
-def keys_in_use(secrets: Any, name: str = "app") -> set[str]:
+def keys_in_use(secrets: Secrets, name: str = "app") -> set[str]:
     """The ids of the keys that the values of a secret are under."""
     values = [one for one in secrets.sealed_values() if one.secret == secrets.secret(name).resource]
     return {decode_blob(base64.b64decode(one.data_key)).key_id for one in values}
@@ -32,35 +34,35 @@ def allow_kms(*actions: str, **more: Any) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": [f"kms:{action}" for action in actions], "Resource": "*", **more}
 
 
-def test_without_a_key_of_its_own_a_secret_is_under_the_accounts_managed_one(secrets: Any) -> None:
+def test_without_a_key_of_its_own_a_secret_is_under_the_accounts_managed_one(secrets: Secrets) -> None:
     secrets.create()
-    managed = secrets.call("DescribeKey", service="kms", KeyId="alias/aws/secretsmanager")["KeyMetadata"]
+    managed = secrets.kms("DescribeKey", KeyId="alias/aws/secretsmanager")["KeyMetadata"]
     assert managed["KeyManager"] == "AWS" and keys_in_use(secrets) == {managed["KeyId"]}
     assert secrets.value() == "one"
     assert "KmsKeyId" not in secrets.call("DescribeSecret", SecretId="app")
 
 
-def test_a_secret_is_under_the_key_that_it_names_and_shows_the_name_it_was_given(secrets: Any) -> None:
+def test_a_secret_is_under_the_key_that_it_names_and_shows_the_name_it_was_given(secrets: Secrets) -> None:
     key_id = new_key(secrets)
-    secrets.call("CreateAlias", service="kms", AliasName="alias/mine", TargetKeyId=key_id)
+    secrets.kms("CreateAlias", AliasName="alias/mine", TargetKeyId=key_id)
     secrets.create(KmsKeyId="alias/mine")
     assert keys_in_use(secrets) == {key_id} and secrets.value() == "one"
     assert secrets.call("DescribeSecret", SecretId="app")["KmsKeyId"] == "alias/mine"
 
 
 @pytest.mark.parametrize("named", ["alias/no", "12345678-1234-4321-8888-123456789012", "nonsense"])
-def test_a_key_that_is_not_there_is_refused_and_no_secret_is_made(secrets: Any, named: str) -> None:
+def test_a_key_that_is_not_there_is_refused_and_no_secret_is_made(secrets: Secrets, named: str) -> None:
     for value in ("one", None):
-        given = {} if value is None else {"SecretString": value}
+        given: dict[str, Any] = {} if value is None else {"SecretString": value}
         refusal = secrets.refused("CreateSecret", Name="app", KmsKeyId=named, **given)
         assert refusal.startswith("EncryptionFailure") and "does not exist" in refusal
     assert secrets.sealed_values() == []
 
 
-def test_a_disabled_key_gives_and_takes_no_value_until_it_is_enabled_again(secrets: Any) -> None:
+def test_a_disabled_key_gives_and_takes_no_value_until_it_is_enabled_again(secrets: Secrets) -> None:
     key_id = new_key(secrets)
     secrets.create(KmsKeyId=key_id)
-    secrets.call("DisableKey", service="kms", KeyId=key_id)
+    secrets.kms("DisableKey", KeyId=key_id)
     assert secrets.refused("GetSecretValue", SecretId="app") == (
         "DecryptionFailure: Secrets Manager can't decrypt the protected secret text using the provided KMS key. The KMS"
         f" key arn:aws:kms:us-east-1:123456789012:key/{key_id} is disabled. Enable it."
@@ -72,11 +74,11 @@ def test_a_disabled_key_gives_and_takes_no_value_until_it_is_enabled_again(secre
     assert [one["ErrorCode"] for one in batch["Errors"]] == ["DecryptionFailure"]
     with secrets.store.read() as view:
         assert not is_usable(view, secrets.secret())
-    secrets.call("EnableKey", service="kms", KeyId=key_id)
+    secrets.kms("EnableKey", KeyId=key_id)
     assert secrets.value() == "one"
 
 
-def test_values_that_the_vault_sealed_before_there_was_a_kms_go_on_opening(secrets: Any) -> None:
+def test_values_that_the_vault_sealed_before_there_was_a_kms_go_on_opening(secrets: Secrets) -> None:
     made = secrets.create()
     (record,) = secrets.sealed_values()
     context = f"secret:{secrets.scope}:{secrets.secret().resource}:{made['VersionId']}"
@@ -89,27 +91,27 @@ def test_values_that_the_vault_sealed_before_there_was_a_kms_go_on_opening(secre
     assert secrets.value() == "from before" and secrets.sealed_values()[0].data_key
 
 
-def test_another_key_takes_over_the_versions_in_use_and_only_those(secrets: Any) -> None:
+def test_another_key_takes_over_the_versions_in_use_and_only_those(secrets: Secrets) -> None:
     old, new = new_key(secrets), new_key(secrets)
     secrets.create(KmsKeyId=old)
     for value in ("two", "three"):
         secrets.call("PutSecretValue", SecretId="app", SecretString=value)
     secrets.call("UpdateSecret", SecretId="app", KmsKeyId=new)
     assert keys_in_use(secrets) == {old, new}, "the version without labels stays under the old key"
-    secrets.call("DisableKey", service="kms", KeyId=old)
+    secrets.kms("DisableKey", KeyId=old)
     assert secrets.value() == "three"
     assert secrets.value(VersionStage="AWSPREVIOUS") == "two"
 
 
-def test_a_key_is_not_changed_while_the_old_one_cannot_be_used(secrets: Any) -> None:
+def test_a_key_is_not_changed_while_the_old_one_cannot_be_used(secrets: Secrets) -> None:
     old, new = new_key(secrets), new_key(secrets)
     secrets.create(KmsKeyId=old)
-    secrets.call("DisableKey", service="kms", KeyId=old)
+    secrets.kms("DisableKey", KeyId=old)
     assert secrets.refused("UpdateSecret", SecretId="app", KmsKeyId=new).startswith("DecryptionFailure")
     assert secrets.secret().kms_key_id == old
 
 
-def test_a_value_moved_to_another_secret_or_version_does_not_open(secrets: Any) -> None:
+def test_a_value_moved_to_another_secret_or_version_does_not_open(secrets: Secrets) -> None:
     secrets.create("one", value="first")
     secrets.create("other", value="x")
     one, other = (next(v for v in secrets.sealed_values() if v.secret.startswith(name)) for name in ("one", "other"))
@@ -120,12 +122,12 @@ def test_a_value_moved_to_another_secret_or_version_does_not_open(secrets: Any) 
 
 
 class TestPermissions:
-    def test_the_managed_key_serves_whoever_may_use_the_secret(self, secrets: Any, allowing: Any) -> None:
+    def test_the_managed_key_serves_whoever_may_use_the_secret(self, secrets: Secrets) -> None:
         one = secrets.user("one", allowing("*"))
         secrets.call("CreateSecret", one, Name="app", SecretString="one")
         assert secrets.value(by=one) == "one"
 
-    def test_a_key_of_the_accounts_own_needs_its_own_permission(self, secrets: Any, allowing: Any) -> None:
+    def test_a_key_of_the_accounts_own_needs_its_own_permission(self, secrets: Secrets) -> None:
         key_id = new_key(secrets)
         one, writer = secrets.user("one", allowing("*")), secrets.user("writer", allowing("*"), allow_kms("*DataKey"))
         secrets.create(KmsKeyId=key_id)
@@ -136,7 +138,7 @@ class TestPermissions:
             refusal = secrets.refused("CreateSecret", by, Name="b", SecretString="x", KmsKeyId=key_id)
             assert refusal.startswith(DENIED)
 
-    def test_it_may_be_limited_to_secrets_manager_and_to_one_secret(self, secrets: Any, allowing: Any) -> None:
+    def test_it_may_be_limited_to_secrets_manager_and_to_one_secret(self, secrets: Secrets) -> None:
         key_id = new_key(secrets)
         made = secrets.create(KmsKeyId=key_id)
         secrets.create("other", KmsKeyId=key_id)
@@ -148,14 +150,14 @@ class TestPermissions:
         assert secrets.value(by=reader) == "one"
         assert secrets.refused("GetSecretValue", reader, SecretId="other").startswith(DENIED)
 
-    def test_a_role_that_a_service_acts_in_needs_it_too(self, secrets: Any, allowing: Any, document: Any) -> None:
+    def test_a_role_that_a_service_acts_in_needs_it_too(self, secrets: Secrets) -> None:
         made = secrets.create(KmsKeyId=new_key(secrets))
         trust = document({"Effect": "Allow", "Principal": {"Service": "rds.amazonaws.com"}, "Action": "sts:AssumeRole"})
-        role = secrets.call("CreateRole", service="iam", RoleName="proxy", AssumeRolePolicyDocument=trust)["Role"]
+        role = secrets.iam("CreateRole", RoleName="proxy", AssumeRolePolicyDocument=trust)["Role"]
 
         def may(*statements: dict[str, Any]) -> bool:
             policy = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
-            secrets.call("PutRolePolicy", service="iam", RoleName="proxy", PolicyName="own", PolicyDocument=policy)
+            secrets.iam("PutRolePolicy", RoleName="proxy", PolicyName="own", PolicyDocument=policy)
             with secrets.store.read() as view:
                 return interfaces.may_decrypt(view, secrets.scope, role["Arn"], made["ARN"])
 

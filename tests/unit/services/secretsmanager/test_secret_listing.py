@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from harness.secrets_account import Secrets, allowing
+
 PUNCTUATION = set(string.punctuation)
 
 
 @pytest.fixture
-def several(secrets: Any) -> Any:
+def several(secrets: Secrets) -> Any:
     secrets.create("prod/db", Description="The Main database", Tags=[{"Key": "Team", "Value": "Blue"}])
     secrets.clock.advance(10)
     secrets.create("prod/web", Description="web key", Tags=[{"Key": "team", "Value": "red"}])
@@ -23,7 +25,7 @@ def several(secrets: Any) -> Any:
     return secrets
 
 
-def names(secrets: Any, **request: Any) -> list[str]:
+def names(secrets: Secrets, **request: Any) -> list[str]:
     return [one["Name"] for one in secrets.call("ListSecrets", **request)["SecretList"]]
 
 
@@ -54,11 +56,11 @@ def test_filters(several: Any, filters: list[tuple[str, list[str]]], found: list
     assert names(several, Filters=[{"Key": key, "Values": values} for key, values in filters]) == found
 
 
-def test_pages_hold_every_secret_once(secrets: Any) -> None:
+def test_pages_hold_every_secret_once(secrets: Secrets) -> None:
     for number in range(7):
         secrets.create(f"s{number}")
     found: list[str] = []
-    more: dict[str, str] = {}
+    more: dict[str, Any] = {}
     while True:
         answer = secrets.call("ListSecrets", MaxResults=3, SortBy="name", **more)
         found += [one["Name"] for one in answer["SecretList"]]
@@ -73,7 +75,7 @@ def test_listing_tells_no_values(several: Any) -> None:
     assert "SecretString" not in str(several.call("ListSecrets"))
 
 
-def test_a_batch_tells_values_and_errors_one_by_one(several: Any, allowing: Any) -> None:
+def test_a_batch_tells_values_and_errors_one_by_one(several: Any) -> None:
     answer = several.call("BatchGetSecretValue", SecretIdList=["prod/db", "gone", "absent"])
     assert [(one["Name"], one["SecretString"]) for one in answer["SecretValues"]] == [("prod/db", "one")]
     assert [(one["SecretId"], one["ErrorCode"]) for one in answer["Errors"]] == [
@@ -93,13 +95,13 @@ def test_a_batch_tells_values_and_errors_one_by_one(several: Any, allowing: Any)
         assert several.refused("BatchGetSecretValue", **wrong).startswith("InvalidParameterException")
 
 
-def drawn(secrets: Any, **request: Any) -> set[str]:
+def drawn(secrets: Secrets, **request: Any) -> set[str]:
     """The characters of many passwords."""
     return {one for _ in range(40) for one in secrets.call("GetRandomPassword", **request)["RandomPassword"]}
 
 
 class TestRandomPasswords:
-    def test_by_default_32_characters_with_every_type_in_each(self, secrets: Any) -> None:
+    def test_by_default_32_characters_with_every_type_in_each(self, secrets: Secrets) -> None:
         for _ in range(50):
             password = set(secrets.call("GetRandomPassword")["RandomPassword"])
             assert all(password & kind for kind in (set(string.ascii_lowercase), set(string.ascii_uppercase),
@@ -119,11 +121,11 @@ class TestRandomPasswords:
         ],
     )  # fmt: skip
     def test_exactly_the_characters_asked_for(
-        self, secrets: Any, request_members: dict[str, Any], characters: set[str]
+        self, secrets: Secrets, request_members: dict[str, Any], characters: set[str]
     ) -> None:
         assert drawn(secrets, PasswordLength=200, **request_members) == characters
 
-    def test_lengths(self, secrets: Any) -> None:
+    def test_lengths(self, secrets: Secrets) -> None:
         for length in (4, 5, 4096):
             assert len(secrets.call("GetRandomPassword", PasswordLength=length)["RandomPassword"]) == length
         assert "too short based on the required types" in secrets.refused("GetRandomPassword", PasswordLength=3)
@@ -132,10 +134,12 @@ class TestRandomPasswords:
         for length in (0, 4097):
             assert secrets.refused("GetRandomPassword", PasswordLength=length).startswith("ValidationException")
 
-    def test_nothing_left_is_refused(self, secrets: Any) -> None:
-        everything = {f"Exclude{kind}": True for kind in ("Lowercase", "Uppercase", "Numbers", "Punctuation")}
+    def test_nothing_left_is_refused(self, secrets: Secrets) -> None:
+        everything: dict[str, Any] = {
+            f"Exclude{kind}": True for kind in ("Lowercase", "Uppercase", "Numbers", "Punctuation")
+        }
         assert "every character is excluded" in secrets.refused("GetRandomPassword", **everything)
         assert drawn(secrets, IncludeSpace=True, **everything) == {" "}
 
-    def test_two_are_never_alike(self, secrets: Any) -> None:
+    def test_two_are_never_alike(self, secrets: Secrets) -> None:
         assert len({secrets.call("GetRandomPassword")["RandomPassword"] for _ in range(200)}) == 200

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from harness.secrets_account import Secrets, allowing
+
 DAY_S = 24 * 3600.0
 TOKEN = "t" * 32
 
@@ -17,13 +19,13 @@ def value(**more: Any) -> str:
 
 
 @pytest.fixture
-def rotatable(secrets: Any) -> Any:
+def rotatable(secrets: Secrets) -> Any:
     secrets.instance()
     secrets.create(value=value())
     return secrets
 
 
-def programs(secrets: Any) -> dict[str, Any]:
+def programs(secrets: Secrets) -> dict[str, Any]:
     return {job.program: job for job in secrets.jobs()}
 
 
@@ -93,7 +95,9 @@ def test_deletion_stops_the_timer_in_effect_and_restoring_brings_it_back(rotatab
         (value(masterarn="absent"), "the secret in its masterarn does not exist"),
     ],
 )
-def test_what_cannot_be_rotated_is_refused_in_words_and_nothing_is_kept(secrets: Any, text: str, words: str) -> None:
+def test_what_cannot_be_rotated_is_refused_in_words_and_nothing_is_kept(
+    secrets: Secrets, text: str, words: str
+) -> None:
     secrets.instance()
     secrets.instance("replica", source_dbi_resource_id="db-DB1")
     secrets.create(value=text)
@@ -117,7 +121,7 @@ def test_members_that_do_not_fit(rotatable: Any, members: dict[str, Any], words:
     assert rotatable.jobs() == []
 
 
-def test_using_a_masters_secret_needs_the_permission_to_read_it(rotatable: Any, allowing: Any) -> None:
+def test_using_a_masters_secret_needs_the_permission_to_read_it(rotatable: Any) -> None:
     master = rotatable.create("master", value=json.dumps({"username": "chief", "password": "x"}))["ARN"]
     rotatable.create("other", value=value(masterarn=master))
     user = rotatable.user("user", allowing("RotateSecret"))

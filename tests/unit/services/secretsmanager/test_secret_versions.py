@@ -6,19 +6,21 @@ from typing import Any
 
 import pytest
 
+from harness.secrets_account import Secrets
+
 TOKENS = [str(number) * 32 for number in range(6)]
 ONE, TWO, THREE = TOKENS[:3]
 
 
 @pytest.fixture
-def two(secrets: Any) -> Any:
+def two(secrets: Secrets) -> Any:
     """A secret whose version TWO is current and ONE previous."""
     secrets.create(ClientRequestToken=ONE)
     secrets.call("PutSecretValue", SecretId="app", SecretString="two", ClientRequestToken=TWO)
     return secrets
 
 
-def move(secrets: Any, **members: str) -> Any:
+def move(secrets: Secrets, **members: Any) -> Any:
     return secrets.call("UpdateSecretVersionStage", SecretId="app", **members)
 
 
