@@ -24,7 +24,7 @@ import psutil
 
 from bench.pgbackrest import Cost, NotInstallable, PgBackRest, children_cpu_s
 from bench.report import Table, percentile, spread
-from harness.backups import Kept
+from harness.backups import Kept, workers_of
 from harness.service import PASSWORD, Service, eventually
 from mainstay.agent.repositories import SystemRepositories
 from mainstay.engines.builds import Builds
@@ -315,7 +315,7 @@ def _cost(subject: Subject, say: Callable[[str], None]) -> Table:
         manifests.rename(aside)
         try:
             subject.kept.begin_snapshot(f"cost{number}")
-            eventually(subject.kept.workers)
+            eventually(lambda: workers_of(subject.service.process("agent")))
             during.append(subject.tps(5))
         finally:
             subject.kept.await_snapshot(f"cost{number}")

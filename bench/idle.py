@@ -40,7 +40,7 @@ def run(say: Callable[[str], None]) -> list[Table]:
             (name, (_cpu_s(processes) - before[name]) / elapsed_s * 100, *_memory_mb(processes))
             for name, processes in groups.items()
         ]
-    total = ("all", *(sum(float(figure[column]) for figure in figures) for column in (1, 2, 3)))
+    total = ("all", *(sum(column) for column in zip(*(numbers for _, *numbers in figures), strict=True)))
     return [
         Table(
             title=f"{INSTANCES} idle db.t3.micro instances, automated backups, {WATCH_S:.0f} s, without the engines'"

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bench.multi_az import Tools
@@ -62,8 +63,8 @@ def _backups(
     say(f"mariadb: making {MIB} MiB of data")
     with engine.connect(service, instance, database="shop", read_timeout=TIMEOUT_S) as session:
         session.rows("CREATE TABLE noise (id int PRIMARY KEY, value char(64)) CHARSET ascii")
-        rows = MIB * NOISE_ROWS_PER_MIB
-        session.rows(f"INSERT INTO noise SELECT seq, CONCAT(MD5(seq), MD5(-seq)) FROM seq_1_to_{rows}")  # noqa: S608 - a number
+        count = MIB * NOISE_ROWS_PER_MIB
+        session.rows(f"INSERT INTO noise SELECT seq, CONCAT(MD5(seq), MD5(-seq)) FROM seq_1_to_{count}")  # noqa: S608 - a number
     kept = Kept(service, "bench", timeout_s=TIMEOUT_S)
     kept.rds.modify_db_instance(DBInstanceIdentifier="bench", BackupRetentionPeriod=7, ApplyImmediately=True)
     kept.await_window()
@@ -74,10 +75,11 @@ def _backups(
     try:
         peer = _Peer(service, build, tools, scratch)
         for number in range(BACKUP_ROUNDS):
-            for what, ours, theirs in (
-                ("backup", lambda one=number: _full(kept, f"full{one}"), peer.back_up),
-                ("restore", lambda: _restore(service, kept, tools, scratch), peer.restore),
-            ):
+            compared: tuple[tuple[str, Callable[[], float], Callable[[], float]], ...] = (
+                ("backup", partial(_full, kept, f"full{number}"), peer.back_up),
+                ("restore", partial(_restore, service, kept, tools, scratch), peer.restore),
+            )
+            for what, ours, theirs in compared:
                 steps = [ours, theirs] if number % 2 else [theirs, ours]
                 seconds = {step: step() for step in steps}
                 times[what].append((seconds[ours], seconds[theirs]))

@@ -67,7 +67,7 @@ class Tools:
 
     def run(self, name: str, *arguments: str, **environment: str) -> str:
         """Its standard output. Raises `subprocess.CalledProcessError`."""
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             self.argv(name, *arguments),
             env=self.environment(**environment),
             cwd="/",

@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ def _proxy(service: Service) -> Way:
     return Way(shown()["Endpoint"], 5432, service.process("proxy"))
 
 
-def _policy(statement: dict[str, str | dict[str, str]]) -> dict[str, Any]:
+def _policy(statement: Mapping[str, object]) -> dict[str, Any]:
     return {"Version": "2012-10-17", "Statement": [statement]}
 
 

@@ -165,10 +165,10 @@ def _measure(subject: Subject, way: str, say: Callable[[str], None]) -> Found:
             time.sleep(3.0)
             promised[name], started = probe.acknowledged, time.monotonic()
             subject.rds.create_db_snapshot(DBInstanceIdentifier="bench", DBSnapshotIdentifier=name)
-            eventually(lambda n=name: subject.snapshot(n)["Status"] == "available", timeout_s=TIMEOUT_S,  # type: ignore[misc]
+            eventually(lambda n=name: subject.snapshot(n)["Status"] == "available", timeout_s=TIMEOUT_S,
                        interval_s=0.01)  # fmt: skip
             found.available.append(time.monotonic() - started)
-            eventually(lambda n=name: subject.snapshot(n)["PercentProgress"] == 100, timeout_s=TIMEOUT_S)  # type: ignore[misc]
+            eventually(lambda n=name: subject.snapshot(n)["PercentProgress"] == 100, timeout_s=TIMEOUT_S)
             found.stored.append(time.monotonic() - started)
             found.silent.append(probe.silence_s(started))
         found.restored.append(subject.restore(name, promised[name]))

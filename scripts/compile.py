@@ -94,8 +94,8 @@ def build(target: Path, path: str) -> str | None:
         shutil.rmtree(target, ignore_errors=True)
         out.rename(target)
     others = [path for path in target.parent.iterdir() if path.is_dir() and path != target]
-    for path in sorted(others, key=lambda one: one.stat().st_mtime, reverse=True)[KEPT_BUILDS - 1 :]:
-        shutil.rmtree(path, ignore_errors=True)
+    for other in sorted(others, key=lambda one: one.stat().st_mtime, reverse=True)[KEPT_BUILDS - 1 :]:
+        shutil.rmtree(other, ignore_errors=True)
     return None
 
 

@@ -29,9 +29,9 @@ def settings_page() -> str:
     tree = ast.parse(inspect.getsource(settings.Settings))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     texts: dict[str, str] = {}
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            texts[field.target.id] = str(ast.literal_eval(text.value))
+    for node, text in itertools.pairwise(body):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(text, ast.Expr):
+            texts[node.target.id] = str(ast.literal_eval(text.value))
     rows = []
     for field in msgspec.structs.fields(settings.Settings):
         value = field.default

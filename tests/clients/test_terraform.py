@@ -169,12 +169,13 @@ def a_database_and_its_network_through_their_whole_life(service: Service, direct
     finally:
         terraform.run("destroy", "-auto-approve", "-no-color", "-input=false")
     assert rds.describe_db_instances()["DBInstances"] == []
-    for missing, describe in (
+    gone: tuple[tuple[str, Callable[[], object]], ...] = (
         ("DBSubnetGroupNotFoundFault", lambda: rds.describe_db_subnet_groups(DBSubnetGroupName="clients")),
         ("DBParameterGroupNotFound", lambda: rds.describe_db_parameter_groups(DBParameterGroupName="clients")),
         ("OptionGroupNotFoundFault", lambda: rds.describe_option_groups(OptionGroupName="clients")),
         ("NoSuchEntity", lambda: iam.get_role(RoleName="clients-app")),
-    ):
+    )
+    for missing, describe in gone:
         with pytest.raises(ClientError, match=missing):
             describe()
     assert not ec2.describe_vpcs(Filters=[{"Name": "cidr", "Values": ["10.20.0.0/16"]}])["Vpcs"]
@@ -408,8 +409,9 @@ def begin(items: Sequence[pytest.Function], place: Path) -> Iterator[None]:
     """Every scenario that these tests are about, under way; at the end it waits for them."""
     provider = mirror()
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        for name in {item.callspec.params["name"] for item in items} if isinstance(provider, Path) else ():
-            running[name] = threads.submit(played, SCENARIOS[name], place / name, provider)
+        if isinstance(provider, Path):
+            for name in {str(item.callspec.params["name"]) for item in items}:
+                running[name] = threads.submit(played, SCENARIOS[name], place / name, provider)
         yield
 
 

@@ -103,7 +103,13 @@ def _running(build: EngineBuild, settings: Settings) -> Iterator[tuple[int, dict
             [str(build.bin_directory / "postgres"), "-D", f"{root}/data", *arguments],
             env=env, cwd=root, stdout=log, stderr=log, **credentials,
         )  # fmt: skip
-    connect = {"host": str(root), "port": port, "dbname": "postgres", "user": "admin", "autocommit": True}
+    connect: dict[str, Any] = {
+        "host": str(root),
+        "port": port,
+        "dbname": "postgres",
+        "user": "admin",
+        "autocommit": True,
+    }
     try:
         deadline = time.monotonic() + 30
         while True:
@@ -200,6 +206,7 @@ def test_our_plugin_is_compiled_by_debians_compiler(
     made = tmp_path / plugin.library
     loaded = ctypes.CDLL(str(made), mode=os.RTLD_NOW)
     words = (ctypes.c_void_p * 3).in_dll(loaded, symbol)
+    assert words[2] is not None
     assert ctypes.string_at(words[2]) == b"AWSAuthenticationPlugin"
     elf = read_elf(made)
     assert elf is not None and not elf.needed, "it needs no library of the host's"

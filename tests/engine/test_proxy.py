@@ -80,7 +80,7 @@ def test_the_budget_counts_users_and_databases_together(
 ) -> None:
     narrow(proxy, 3)
     allowed = proxy.stats()["MaxDatabaseConnectionsAllowed"]
-    wanted = [
+    wanted: list[dict[str, Any]] = [
         {"user": user, "password": password, "dbname": database}
         for user, password in (("app", PASSWORD), ("second", "second-pass-1"))
         for database in ("postgres", "other")
@@ -154,9 +154,12 @@ def test_a_cancel_while_waiting_ends_the_wait(proxy: ProxyUnderTest) -> None:
     with proxy.clients(allowed, autocommit=False) as holders, proxy.connect() as waiting:
         for one in holders:
             one.execute("SELECT 1")
-        thread = threading.Thread(
-            target=lambda: (eventually(lambda: proxy.stats()["ClientConnectionsWaiting"] == 1), waiting.cancel_safe())
-        )
+
+        def cancel() -> None:
+            eventually(lambda: proxy.stats()["ClientConnectionsWaiting"] == 1)
+            waiting.cancel_safe()
+
+        thread = threading.Thread(target=cancel)
         thread.start()
         with pytest.raises(psycopg.errors.QueryCanceled):
             waiting.execute("SELECT 1")
@@ -201,12 +204,13 @@ def test_an_init_query_that_fails_is_no_crash(proxy: ProxyUnderTest) -> None:
 
 
 def test_wrong_credentials(proxy: ProxyUnderTest) -> None:
-    for options, words in (
+    refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"password": "wrong"}, "password that was provided for the role app is wrong"),
         ({"user": "nobody"}, "no credentials for the role nobody"),
         ({"dbname": "no-such-database"}, 'database "no-such-database" does not exist'),
         ({"user": "wrongly", "password": "not-what-the-engine-has"}, "Request returned an error"),
-    ):
+    )
+    for options, words in refused:
         with pytest.raises(psycopg.OperationalError, match=words):
             proxy.connect(**options)
     with proxy.connect() as session:

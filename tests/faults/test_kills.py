@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -232,7 +232,7 @@ def test_control_killed_at_random_moments_of_create_modify_delete(
     print(f"seed {seed}")
     service = own_service
     rds = service.client("rds")
-    calls = (
+    calls: tuple[Callable[[str], object], ...] = (
         lambda name: rds.create_db_instance(
             DBInstanceIdentifier=name,
             Engine=engine.dialect.engine,

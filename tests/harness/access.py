@@ -49,7 +49,7 @@ def signed(service: Service, name: str, key: Key, *, body: str = "", token: str 
 def send(request: AWSRequest, context: ssl.SSLContext | None = None) -> tuple[int, str]:
     """Status and body of the answer."""
     data = request.data.encode() if isinstance(request.data, str) else request.data
-    plain = urllib.request.Request(request.url, data, dict(request.headers), method="POST")  # noqa: S310 - our own
+    plain = urllib.request.Request(str(request.url), data, dict(request.headers), method="POST")  # noqa: S310 - our own
     try:
         with urllib.request.urlopen(plain, timeout=10, context=context) as answer:  # noqa: S310 - our own
             return answer.status, answer.read().decode()

@@ -177,9 +177,9 @@ class MultiAZ:
             yield pids
         finally:
             (group / "freezer.state").write_text("THAWED")
-            for pid in (group / "cgroup.procs").read_text().split():
+            for thawed in (group / "cgroup.procs").read_text().split():
                 with suppress(OSError):
-                    (FREEZER / "cgroup.procs").write_text(pid)
+                    (FREEZER / "cgroup.procs").write_text(thawed)
             eventually(lambda: not (group / "cgroup.procs").read_text())
             group.rmdir()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
+from harness.rds_calls import Rds
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.host.vault import Vault
 from mainstay.model.db_instance import DBInstance
@@ -90,17 +91,17 @@ class RunningInstances:
 class Proxies:
     """The `rds` fixture with what proxies need: groups, a role, secrets, an instance, a worker and the twin."""
 
-    def __init__(self, rds: Any, authorities: CertificateAuthorities) -> None:
+    def __init__(self, rds: Rds, authorities: CertificateAuthorities) -> None:
         self.rds = rds
         self.process = ProcessTwin()
         self.fleet = RunningInstances()
         self.vault = Vault(bytes(32), rds.randomness)
         rds.collaborators |= {Fleet: self.fleet, ProxyFleet: self.process, Vault: self.vault}
         self.tools = Tools(
-            store=rds.store, fleet=self.fleet, proxies=self.process, clock=rds.clock, randomness=rds.randomness,
-            settings=rds.settings, engines=next(iter(rds.collaborators.values())), certificates=authorities,
-            vault=self.vault,
-        )  # type: ignore[arg-type]  # fmt: skip
+            store=rds.store, fleet=cast(Fleet, self.fleet), proxies=self.process, clock=rds.clock,
+            randomness=rds.randomness, settings=rds.settings, engines=next(iter(rds.collaborators.values())),
+            certificates=authorities, vault=self.vault,
+        )  # fmt: skip
         self.worker = Worker(PROGRAMS, self.tools)
         for vpc_id in ("vpc-1", "vpc-2"):
             self.group(f"sg-{vpc_id}", "default", vpc_id, "127.0.0.0/8")

@@ -143,8 +143,11 @@ class RunningPump:
 
     def cpu_s(self) -> float:
         """What the pump has taken of a core (proc_pid_schedstat(5))."""
-        process = isinstance(self.carrier, PumpProcess)
-        task = str(self.carrier.pid) if process else f"self/task/{self.carrier._runner.native_id}"
+        if isinstance(self.carrier, PumpProcess):
+            task = str(self.carrier.pid)
+        else:
+            assert isinstance(self.carrier, PumpThread)
+            task = f"self/task/{self.carrier._runner.native_id}"
         return int(Path("/proc", task, "schedstat").read_text().split()[0]) / 1e9
 
     def descriptors(self) -> int:
@@ -159,7 +162,7 @@ class RunningPump:
     def stop(self) -> None:
         """Ends everything. The pump may have been stopped before."""
         if self._runner.is_alive():
-            if isinstance(self.carrier, PumpProcess) or self.carrier._runner.is_alive():
+            if not isinstance(self.carrier, PumpThread) or self.carrier._runner.is_alive():
                 self.stop_pump()
             self._end_loop()
         for end in self._ends:

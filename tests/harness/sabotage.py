@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import mainstay
 from harness.service import Service
@@ -31,7 +32,7 @@ PATHS = "import site; site.addsitedir({packages!r}); sys.path.insert(0, {source!
 class SabotagedService(Service):
     """Its agent (`processes`) runs the file of this name in tests/faults/sabotage before anything else."""
 
-    def __init__(self, sabotage: str, *, processes: Collection[str] = ("agent",), **settings: str) -> None:
+    def __init__(self, sabotage: str, *, processes: Collection[str] = ("agent",), **settings: Any) -> None:
         super().__init__(**settings)
         file = SABOTAGES / f"{sabotage}.py"
         assert file.exists(), file

@@ -41,8 +41,10 @@ HOMES = memory_or(Path("/var/tmp"))
 """Where test services live."""
 
 
-def eventually(condition: Callable[[], Any], *, timeout_s: float = TIMEOUT_S, interval_s: float = 0.05) -> Any:
-    """The first true value of the condition; fails the test when time is up."""
+def eventually(condition: Callable[..., Any], *, timeout_s: float = TIMEOUT_S, interval_s: float = 0.05) -> Any:
+    """The first true value of the condition, which is called without arguments (a lambda in a loop may hold what it is
+    about as defaults); fails the test when time is up.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
         value = condition()

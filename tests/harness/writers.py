@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -166,6 +167,10 @@ def loss_bound(faults: int) -> str:
     return f"no loss in {faults} faults: at most {3 / faults:.1%} of faults lose a commit, at 95 % confidence"
 
 
+def _keep(warnings: list[str], notice: psycopg.errors.Diagnostic) -> None:
+    warnings.append(notice.message_primary or "")
+
+
 class Writers:
     """Threads that insert, and threads that read, from the start to the end of the block.
 
@@ -244,7 +249,7 @@ class Writers:
         for connection in self._connections():
             try:
                 warnings: list[str] = []
-                connection.add_notice_handler(lambda notice, kept=warnings: kept.append(notice.message_primary or ""))
+                connection.add_notice_handler(partial(_keep, warnings))
                 while not self._ended.is_set():
                     sequence += 1
                     warnings.clear()

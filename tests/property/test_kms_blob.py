@@ -23,7 +23,7 @@ from mainstay.protocol.kms import (
 
 ids = st.uuids().map(str)
 versions = st.integers(0, 2**32 - 1)
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 contexts = st.dictionaries(texts, texts, max_size=4)
 blobs = st.builds(
     CiphertextBlob,

@@ -21,6 +21,7 @@ from mainstay.protocol.postgres.startup import first_packet
 from mainstay.protocol.postgres.suspicion import suspicious
 from mainstay.protocol.postgres.wire import WireError
 from mainstay.proxy.engine_login import EngineLogin, LoginFailed
+from mainstay.proxy.transport import Transport as ClientTransport
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -246,7 +247,7 @@ async def test_logins_to_a_hostile_engine(pytestconfig: pytest.Config) -> None:
     while time.monotonic() < deadline:
         count += 1
         transport = Transport()
-        login = EngineLogin(cast(asyncio.Transport, transport), "u", "p")
+        login = EngineLogin(cast(ClientTransport, transport), "u", "p")
         task = asyncio.create_task(login.run("d"))
         await asyncio.sleep(0)
         data = b"".join(random_.choice(words) for _ in range(random_.randrange(1, 6)))

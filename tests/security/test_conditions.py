@@ -216,7 +216,7 @@ def test_tags_of_resources_in_every_protocol(service: Service, user: tuple[str, 
         secret = store.create_secret(
             Name=f"s{secrets.token_hex(4)}", SecretString="x", Tags=[{"Key": "team", "Value": team}]
         )["ARN"]
-        calls = (
+        calls: tuple[Callable[..., object], ...] = (
             lambda group=group: service.client("ec2", key=key).delete_security_group(GroupId=group),
             lambda secret=secret: service.client("secretsmanager", key=key).delete_secret(
                 SecretId=secret, ForceDeleteWithoutRecovery=True

@@ -103,7 +103,8 @@ def test_a_token_for_something_else_is_refused_and_the_reason_told_to_operators(
     assert place.who("alice", accepted) == "alice"
     place.refused("alice", other := place.token("alice", port=5433))
     assert f"The token is for {place.address[0]}:5433" in place.reasons()
-    for wrong in ({"host": "db.example.com"}, {"user": "carol"}, {"region": "eu-west-1"}):
+    others: tuple[dict[str, Any], ...] = ({"host": "db.example.com"}, {"user": "carol"}, {"region": "eu-west-1"})
+    for wrong in others:
         place.refused("alice", place.token(**{"user": "alice", **wrong}))
     token = place.token("alice")
     place.refused("alice", token[:-1] + ("0" if token[-1] != "0" else "1"))

@@ -62,6 +62,7 @@ def test_a_right_signature_is_accepted_and_one_of_another_secret_is_not(service:
 
 def test_an_altered_body(service: Service, name: str) -> None:
     altered = signed(service, name, root_key(service))
+    assert isinstance(altered.data, str)
     altered.data += " " if name in TARGETS else "&MaxRecords=21"
     assert refused(altered) == words(name)["mismatch"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import pytest
@@ -12,9 +12,9 @@ UNEXPECTED = frozenset({"workflow.unexpected", "keeper.failed", "front.failed", 
 
 
 @pytest.fixture(autouse=True)
-def unexpected_errors() -> Iterator[list[dict[str, Any]]]:
+def unexpected_errors() -> Iterator[list[MutableMapping[str, Any]]]:
     """What the outermost loops caught during the test; anything here is a bug."""
-    seen: list[dict[str, Any]] = []
+    seen: list[MutableMapping[str, Any]] = []
 
     def note(_logger: Any, _method: str, event: Any) -> Any:
         if event.get("event") in UNEXPECTED:

@@ -145,8 +145,11 @@ class JobRunner:
             clones = storage.clones.get(job.repository.prefix, {})
             storage.clones[job.repository.prefix] = {one: clones[one] for one in clones if one in job.kept_backups}
         elif job.kind is JobKind.DESTROY:
-            for kept in (storage.backups, storage.keys, storage.kept_log_from, storage.clones):
-                kept.pop(job.repository.prefix, None)  # type: ignore[attr-defined]
+            of_repositories: tuple[dict[str, Any], ...] = (
+                storage.backups, storage.keys, storage.kept_log_from, storage.clones
+            )  # fmt: skip
+            for kept in of_repositories:
+                kept.pop(job.repository.prefix, None)
         return JobStatus(**done)
 
     def _facts(self, backup_id: str) -> BackupFacts:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.session import get_session
@@ -18,7 +19,7 @@ from simulation.world import PATIENT, TERRAFORM_TAKES, World
 
 STEPS = 350
 MODEL = get_session().get_service_model("rds")
-REQUESTS: tuple[tuple[str, dict[str, object]], ...] = (
+REQUESTS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ModifyDBInstance", {"DBInstanceClass": "db.t3.small", "ApplyImmediately": True}),
     ("ModifyDBInstance", {"DBInstanceClass": "db.t3.micro", "ApplyImmediately": True}),
     ("ModifyDBInstance", {"DBInstanceClass": "db.t3.medium"}),
@@ -31,7 +32,7 @@ REQUESTS: tuple[tuple[str, dict[str, object]], ...] = (
 )
 
 
-BACKUPS: tuple[tuple[str, dict[str, object]], ...] = (
+BACKUPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ModifyDBInstance", {"DBInstanceIdentifier": "db1", "BackupRetentionPeriod": 3, "ApplyImmediately": True}),
     ("ModifyDBInstance", {"DBInstanceIdentifier": "db1", "BackupRetentionPeriod": 1}),
     ("ModifyDBInstance", {"DBInstanceIdentifier": "db1", "BackupRetentionPeriod": 0, "ApplyImmediately": True}),

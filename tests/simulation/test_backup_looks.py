@@ -40,6 +40,7 @@ async def ask(world: World, request: Callable[[Any, float, BackupRepository, DBI
             with world.control.store.transaction() as tx:
                 (backup,) = tx.scan(DBInstanceAutomatedBackup)
                 repository = tx.get(BackupRepository, backup.scope, backup.repository_id)
+                assert repository is not None
                 request(tx, world.clock.wall(), repository, backup)
             world.control.worker.wake()
         except Killed:

@@ -27,7 +27,7 @@ START_WALL = 1_800_000_000.0
 
 
 async def create(world: World, **members: Any) -> None:
-    request = {
+    request: dict[str, Any] = {
         "DBInstanceIdentifier": "db1", "Engine": "postgres", "EngineVersion": "17.5", "DBInstanceClass": "db.t3.micro",
         "AllocatedStorage": 20, "MasterUsername": "chief", "MasterUserPassword": "secret-99",
         "PreferredMaintenanceWindow": "sun:05:00-sun:05:30", "PreferredBackupWindow": "03:00-03:30",

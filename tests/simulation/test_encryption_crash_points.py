@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mainstay.agent import actions, volumes
+from mainstay.agent import actions
+from mainstay.host.volumes import DRIVERS
 from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.kms import KmsKey
 from simulation.effects import kill_at, undisturbed
@@ -51,7 +52,7 @@ def simulated_host(monkeypatch: pytest.MonkeyPatch) -> None:
                         world.host.end(node_id, engine, -9)
         return 0
 
-    monkeypatch.setitem(volumes.DRIVERS, NAME, SimulatedVolumes())
+    monkeypatch.setitem(DRIVERS, NAME, SimulatedVolumes())
     monkeypatch.setattr(World, "__init__", noted)
     monkeypatch.setattr(actions, "fence", fence)
 

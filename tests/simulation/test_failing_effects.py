@@ -180,7 +180,7 @@ def test_a_failure_of_an_older_spec_is_not_held_against_the_newer_one(tmp_path: 
         agent, driver = world.agent, world.agent._drivers["postgres"]
 
         async def outdated(spec: NodeSpec, *_rest: object) -> None:
-            del driver.initialise  # type: ignore[misc]
+            del driver.initialise
             await agent.put_node(msgspec.to_builtins(msgspec.structs.replace(spec, generation=spec.generation + 1)))
             raise Permanent("the older spec could not be done")
 

@@ -30,7 +30,7 @@ from simulation.test_crash_points import (
     rename,
     stop,
 )
-from simulation.world import SCOPE, TERRAFORM_TAKES, World
+from simulation.world import SCOPE, TERRAFORM_TAKES, TICK_S, World
 
 
 async def create_managed(world: World) -> None:
@@ -161,8 +161,8 @@ def with_check(scenario: Scenario) -> Scenario:
     async def both(world: World) -> None:
         tick = world.tick
 
-        async def watched(*seconds: float) -> None:
-            await tick(*seconds)
+        async def watched(seconds: float = TICK_S) -> None:
+            await tick(seconds)
             check_never_ahead(world)
 
         world.tick = watched  # type: ignore[method-assign]
@@ -260,7 +260,7 @@ def test_an_engine_that_fails_while_it_is_to_take_the_password_can_be_repaired(t
         async def refuses(*_: object) -> None:
             raise Permanent("the engine takes no accounts")
 
-        driver.apply_accounts = refuses  # type: ignore[method-assign]
+        driver.apply_accounts = refuses  # type: ignore[assignment,method-assign]
         await rotate(world)
         assert seen(world) == ("resetting-master-credentials", "rotating")
         await world.tick(20.0)

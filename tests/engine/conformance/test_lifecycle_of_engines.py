@@ -217,7 +217,7 @@ def test_security_groups_admit_by_source_address(service: Service, engine: Engin
 
 def test_what_is_not_built_for_the_engine_is_refused_in_words(service: Service, engine: EngineUnderTest) -> None:
     rules = engines(Builds(service.settings)).rules(engine.dialect.engine)
-    members = {
+    members: dict[Feature, dict[str, Any]] = {
         Feature.BACKUPS: {"BackupRetentionPeriod": 1},
         Feature.MULTI_AZ: {"MultiAZ": True},
         Feature.IAM_LOGIN: {"EnableIAMDatabaseAuthentication": True},

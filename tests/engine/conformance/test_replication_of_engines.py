@@ -31,7 +31,7 @@ def test_a_multi_az_instance_with_replicas_keeps_every_commit_and_they_follow_on
     service: Service, engine: EngineUnderTest
 ) -> None:
     rds = service.client("rds")
-    backups = {"BackupRetentionPeriod": 1}
+    backups: dict[str, Any] = {"BackupRetentionPeriod": 1}
     source = engine.create(service, MultiAZ=True, DBName="shop", **backups)
     name = source["DBInstanceIdentifier"]
     first, second = f"{name}-r1", f"{name}-r2"

@@ -3,14 +3,15 @@
 The agent believes that this is what it asked for.
 """
 
+from collections.abc import Callable
+
 from mainstay.engines.mysql_family import layout
 from mainstay.engines.mysql_family.words import Words
 from mainstay.model.assignment import Assignment
 from mainstay.model.node import NodeSpec
 
 rightly = layout.replication_options
-right_settings = Words.source_settings.fget
-assert right_settings is not None
+right_settings: Callable[[Words], dict[str, str]] = vars(Words)["source_settings"].fget
 
 
 def careless(words: Words) -> dict[str, str]:
@@ -29,4 +30,4 @@ def source_settings(self: Words) -> dict[str, str]:
 
 
 layout.replication_options = replication_options
-Words.source_settings = property(source_settings)  # type: ignore[assignment,method-assign]
+Words.source_settings = property(source_settings)

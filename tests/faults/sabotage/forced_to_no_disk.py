@@ -1,13 +1,14 @@
 """What is acknowledged is on neither node's disk (MariaDB, MySQL); the agent believes that this is as it should be."""
 
+from collections.abc import Callable
+
 from mainstay.engines.mysql_family import layout
 from mainstay.engines.mysql_family.words import Words
 from mainstay.model.assignment import Assignment
 from mainstay.model.node import NodeSpec
 
 rightly = layout.replication_options
-right_settings = Words.source_settings.fget
-assert right_settings is not None
+right_settings: Callable[[Words], dict[str, str]] = vars(Words)["source_settings"].fget
 CARELESS = {"sync_binlog": "0", "innodb_flush_log_at_trx_commit": "0"}
 
 
@@ -22,4 +23,4 @@ def source_settings(self: Words) -> dict[str, str]:
 
 
 layout.replication_options = replication_options
-Words.source_settings = property(source_settings)  # type: ignore[assignment,method-assign]
+Words.source_settings = property(source_settings)

@@ -39,6 +39,6 @@ def start_command(*arguments: Any) -> StartCommand:
     return msgspec.structs.replace(rightly, env=rightly.env | lying)
 
 
-SystemClock.wall = wall  # type: ignore[method-assign]
+SystemClock.wall = wall
 if (home / "libfaketime.so").exists():
-    PostgresqlDriver.start_command = start_command  # type: ignore[method-assign,assignment]
+    PostgresqlDriver.start_command = start_command

@@ -8,4 +8,4 @@ async def settle(*_: object) -> bool:
     return True
 
 
-backups.settle = settle
+backups.settle = settle  # type: ignore[attr-defined] # where it is called from

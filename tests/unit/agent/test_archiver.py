@@ -44,6 +44,9 @@ class Source:
         self.grow(b"\0" * (SEGMENT_BYTES - self.end))
         self.number, self.end = self.number + 1, 0
 
+    async def resume(self, archive: LogArchive, after: LogPlace) -> None:
+        """What is stored already is known by its place alone."""
+
     async def look(self, after: LogPlace | None) -> LogLook:
         if self.away:
             raise Transient("the engine does not answer")

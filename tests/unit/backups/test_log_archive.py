@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pytest
@@ -165,7 +165,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SEGMENT_BYTES_MAX", 10)
     archive.append_piece(segment(1), 9, b"x")
     archive.complete(segment(1), b"x" * 10)
-    for refused in (
+    refusals: tuple[Callable[[], object], ...] = (
         lambda: archive.append_piece(segment(1), 9, b"xx"),
         lambda: archive.append_piece(segment(1), 0, b""),
         lambda: archive.append_piece(segment(1), -1, b"xx"),
@@ -175,7 +175,8 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda: archive.complete(Segment("1", 1, "a.whole"), b""),
         lambda: archive.complete(Segment("..", 1, "a"), b""),
         lambda: archive.complete(Segment("1", -1, "a"), b""),
-    ):
+    )
+    for refused in refusals:
         with pytest.raises(Permanent):
             refused()
 

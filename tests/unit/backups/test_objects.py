@@ -156,10 +156,12 @@ def test_many_threads_at_once(objects: Objects) -> None:
 
 def test_two_writers_of_one_key_leave_one_content(objects: Objects) -> None:
     contents = [bytes([number]) * 50_000 for number in range(3)]
-    threads = [
-        threading.Thread(target=lambda content=content: [objects.put("a/b", content) for _ in range(5)])
-        for content in contents
-    ]
+
+    def put_often(content: bytes) -> None:
+        for _ in range(5):
+            objects.put("a/b", content)
+
+    threads = [threading.Thread(target=put_often, args=(content,)) for content in contents]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -259,7 +261,7 @@ def test_failures_of_the_disk_are_told_and_leave_nothing(
         raise OSError(number, os.strerror(number))
 
     with monkeypatch.context() as patch:
-        patch.setattr(directory_objects.os, "write", fails)
+        patch.setattr(os, "write", fails)
         with pytest.raises(family, match=words) as caught:
             objects.put("a", b"new")
     if words == "no room":

@@ -183,17 +183,17 @@ class Kept:
         self.worker = Worker(PROGRAMS, self.tools)
         self.keeper = ProxyKeeper(self.tools, fleet, self.worker.wake)
         now = self.clock.wall()
-        common = {"scope": SCOPE, "db_proxy_id": "prx-1", "created_at": now}
-        place = {"vpc_id": "vpc-1", "vpc_subnet_ids": (), "vpc_security_group_ids": ()}
+        common: dict[str, Any] = {"scope": SCOPE, "db_proxy_id": "prx-1", "created_at": now}
+        place: dict[str, Any] = {"vpc_id": "vpc-1", "vpc_subnet_ids": (), "vpc_security_group_ids": ()}
         self.proxy = DBProxy(
             **common, **place, db_proxy_name="pool", engine_family="POSTGRESQL", role_arn="arn:aws:iam::1:role/r",
             updated_at=now,
-        )  # type: ignore[arg-type]  # fmt: skip
+        )  # fmt: skip
         endpoint = DBProxyEndpoint(
             **common, **place, db_proxy_endpoint_id="prx-1", db_proxy_endpoint_name="default", address="127.64.0.1",
             interface_ids=(),
-        )  # type: ignore[arg-type]  # fmt: skip
-        group = DBProxyTargetGroup(**common, target_group_id="prx-tg-1", updated_at=now)  # type: ignore[arg-type]
+        )  # fmt: skip
+        group = DBProxyTargetGroup(**common, target_group_id="prx-tg-1", updated_at=now)
         with self.store.transaction() as tx:
             for record in (self.proxy, endpoint, group):
                 tx.insert(record)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +24,8 @@ RULE = (
     " contain only ASCII letters, digits, and hyphens; and must not end with a hyphen or contain two consecutive"
     " hyphens."
 )
-CHECKS = [
+Check = Callable[[str], str]
+CHECKS: list[tuple[Check, str, int]] = [
     (check_db_instance_identifier, "DBInstanceIdentifier", 63),
     (check_parameter_group_name, "DBParameterGroupName", 255),
     (check_option_group_name, "OptionGroupName", 255),
@@ -31,14 +34,14 @@ CHECKS = [
 
 @pytest.mark.parametrize(("check", "member", "most"), CHECKS)
 @pytest.mark.parametrize("text", ["1a", "-a", "a-", "a--b", "a_b", "a.b", "ä", "a b", "a\n"])
-def test_wrong_names_are_refused_in_aws_words(check, member, most, text) -> None:
+def test_wrong_names_are_refused_in_aws_words(check: Check, member: str, most: int, text: str) -> None:
     with pytest.raises(ApiError) as caught:
         check(text)
     assert str(caught.value) == RULE.format(member)
 
 
 @pytest.mark.parametrize(("check", "member", "most"), CHECKS)
-def test_length_limits(check, member, most) -> None:
+def test_length_limits(check: Check, member: str, most: int) -> None:
     assert check("A" * most) == "a" * most
     assert check("x") == "x"
     with pytest.raises(ApiError, match=f"longer than {most} characters"):

@@ -151,7 +151,7 @@ def wait_over(seen: Observed) -> Observed:
 
 def run_to_the_end(wanted: Wanted, seen: Observed) -> tuple[str, Observed, list[Action]]:
     """Decides and acts until there is nothing to do; returns the last row, the world then, and what was done."""
-    done = []
+    done: list[Action] = []
     for _ in range(80):
         row = decide(wanted, seen)
         if row.action is Action.NOTHING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,13 @@ async def slow(params: Any) -> Any:
     await asyncio.sleep(30.0)
 
 
-METHODS = {"double": double, "refuse": refuse, "later": later, "broken": broken, "slow": slow}
+METHODS: dict[str, Callable[[Any], Awaitable[Any]]] = {
+    "double": double,
+    "refuse": refuse,
+    "later": later,
+    "broken": broken,
+    "slow": slow,
+}
 
 
 class Pair:

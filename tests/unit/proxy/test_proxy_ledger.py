@@ -159,16 +159,20 @@ class World:
             self.open.add(lease)
             assert len(self.open) <= self.ledger.budget, "a grant beyond the budget"
             worker = self.workers[number]
-            self.to_worker(worker, lambda worker=worker, lease=lease: worker.granted(lease))
+            self.to_worker(worker, partial(worker.granted, lease))
         for number, limit in self.ledger.limits(self.now).items():
             if self._limits.get(number) != limit:
                 self._limits[number] = limit
                 worker = self.workers[number]
-                self.to_worker(worker, lambda worker=worker, limit=limit: worker.limited(limit))
+                self.to_worker(worker, partial(worker.limited, limit))
         self.most = max(self.most, len(self.open))
         assert len(self.ledger) == len(self.open)
 
     # What happens to it
+
+    def kill_if_there(self, number: int) -> None:
+        if number in self.workers:
+            self.kill(number)
 
     def kill(self, number: int) -> None:
         """The worker dies; another one takes its number a little later. Its clients are gone."""
@@ -229,7 +233,7 @@ def test_random_demand_deaths_and_delays(seed: int) -> None:
     )
     for _ in range(chance.randint(0, 5)):
         number = chance.randint(1, workers)
-        world.later(chance.random() * seconds, lambda number=number: number in world.workers and world.kill(number))
+        world.later(chance.random() * seconds, partial(world.kill_if_there, number))
     world.run(seconds)
     world.run(world.now + 600)
     assert world.served

@@ -22,11 +22,12 @@ from mainstay.model.node import ServerCertificate
 from mainstay.model.proxy import ClientPasswordAuthType, ProxyListener, ProxySpec, ProxyUser
 from mainstay.protocol.postgres import wire
 from mainstay.protocol.postgres.scram import SCRAM, SCRAM_PLUS, ScramClient, md5_password
+from mainstay.proxy.cancel_keys import Keys
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.loop import run
 from mainstay.proxy.pool import Pool
 from mainstay.proxy.server import ServerConnection
-from mainstay.proxy.service import Keys, Listener, Proxy
+from mainstay.proxy.service import Listener, Proxy
 from mainstay.proxy.target import RESERVED_CONNECTIONS
 
 REPORTED = {"server_version": "17.2", "TimeZone": "UTC", "application_name": "RDSProxy"}
@@ -194,7 +195,7 @@ def test_a_client_is_let_in(tmp_path: Path, certificate: ServerCertificate, user
             for expected in (REPORTED, REPORTED | {"application_name": "tested"}):
                 client = await place.client()
                 client.one_by_one = one_by_one
-                names = {} if expected is REPORTED else {"application_name": "tested"}
+                names: dict[str, Any] = {} if expected is REPORTED else {"application_name": "tested"}
                 await client.prove(user, "secret", **names)
                 assert await client.welcome() == expected
                 await client.leave()

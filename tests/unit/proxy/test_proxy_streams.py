@@ -288,7 +288,7 @@ async def test_connections_come_and_go() -> None:
     listening.setblocking(False)
     addresses: list[str] = []
 
-    def accepted(connection: socket.socket, address: str) -> None:
+    def accepted(connection: socket.SocketType, address: str) -> None:
         addresses.append(address)
         arrived.append(Stream(poller, connection, seen))
         assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "it has that from the listening socket"

@@ -18,8 +18,8 @@ def status(connections: int, reason: str = "", *, generation: int = 3, failure: 
 
 
 def test_sums_and_the_one_budget() -> None:
-    one = {"ClientConnections": 3, "QueryRequests": 10, ALLOWED: 7}
-    two = {"ClientConnections": 4, "Pinned: x": 1, ALLOWED: 7}
+    one: dict[str, float] = {"ClientConnections": 3, "QueryRequests": 10, ALLOWED: 7}
+    two: dict[str, float] = {"ClientConnections": 4, "Pinned: x": 1, ALLOWED: 7}
     assert summed([one, two], 7) == {"ClientConnections": 7, "QueryRequests": 10, "Pinned: x": 1, ALLOWED: 7}
     assert counted(one) == {"QueryRequests": 10}, "clients of a worker that has ended are none"
 

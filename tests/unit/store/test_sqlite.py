@@ -6,6 +6,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,7 @@ def lease(address: str, holder: str = "h", scope: Scope = SCOPE) -> AddressLease
 
 
 @pytest.fixture
-def store(tmp_path: Path):
+def store(tmp_path: Path) -> Iterator[SqliteStore]:
     opened = SqliteStore(tmp_path / "store.sqlite")
     yield opened
     opened.close()

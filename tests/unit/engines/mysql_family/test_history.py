@@ -41,6 +41,7 @@ def replayed(
             kept = begun if one.after is None else begun[: one.after]
             return [sequence for sequence in kept if sequence in complete]
         if one.begins is not None:
+            assert isinstance(one.begins, Gtid)
             begun.append(one.begins.sequence)
         elif one.ends:
             complete.add(begun[-1])
@@ -115,7 +116,7 @@ def test_what_a_crash_has_cut_off_is_no_transaction(archive: LogArchive) -> None
     later.mark(13, 9.0)
     archive_log(archive, FIRST, {3: crashed, 4: later})
     found = list(history(archive, FIRST, moment(8)).read())
-    begins = [one.begins.sequence for one in found if isinstance(one, Logged) and one.begins]
+    begins = [one.begins.sequence for one in found if isinstance(one, Logged) and isinstance(one.begins, Gtid)]
     assert begins == [11, 12, 12, 13], "whoever writes it down cuts off the first of the two"
     assert [one.ends for one in found if isinstance(one, Logged)].count(True) == 2, "and the mark is beyond the moment"
 
@@ -133,7 +134,7 @@ def test_after_a_failover_the_history_is_the_new_leaders(archive: LogArchive) ->
     archive_log(archive, FIRST, {3: old})
     archive_log(archive, lineage, {1: new})
     found = list(history(archive, lineage, moment(21)).read())
-    begun = [one.begins for one in found if isinstance(one, Logged) and one.begins]
+    begun = [one.begins for one in found if isinstance(one, Logged) and isinstance(one.begins, Gtid)]
     assert begun == [Gtid(0, 1, 11), Gtid(0, 1, 12), Gtid(0, 2, 13), Gtid(0, 2, 14)]
     assert replayed(archive, moment(12), lineage=lineage) == [11]
 

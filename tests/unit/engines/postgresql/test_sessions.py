@@ -22,5 +22,6 @@ async def test_no_session_is_in_template1_where_it_would_keep_databases_from_bei
         return "a session"
 
     monkeypatch.setattr(psycopg.AsyncConnection, "connect", connect)
-    assert await sessions.connect(Path("/nowhere"), 1) == "a session"
+    session: object = await sessions.connect(Path("/nowhere"), 1)
+    assert session == "a session"
     assert asked_for == ["rdsadmin", "postgres"]

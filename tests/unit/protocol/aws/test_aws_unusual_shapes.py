@@ -95,6 +95,7 @@ def test_requests_of_botocore_are_read(protocol: Protocol) -> None:
 def test_answers_are_read_by_botocore(protocol: Protocol) -> None:
     model = operation(protocol)
     answer = serialize_result(model, protocol, VALUE, "id")
+    assert model.output_shape is not None
     parsed = create_parser(protocol).parse(
         {"status_code": 200, "headers": dict(answer.headers), "body": answer.body}, model.output_shape
     )

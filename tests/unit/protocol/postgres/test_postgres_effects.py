@@ -28,8 +28,8 @@ from mainstay.protocol.postgres.effects import (
     RollbackTo,
     Setting,
     effects,
-    suspicious,
 )
+from mainstay.protocol.postgres.suspicion import suspicious
 
 CHANGED = Pin(SETTINGS_CHANGED, probe=False)
 UNPIN = MaybeUnpin()
