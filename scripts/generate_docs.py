@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mainstay import settings
-from mainstay.protocol.aws.models import MODELS
+from mainstay.host.aws_models import MODELS
 from mainstay.services import ec2, iam, sts
 from mainstay.services.kms import api as kms
 from mainstay.services.rds import api as rds

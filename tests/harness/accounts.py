@@ -11,12 +11,12 @@ import pytest
 from botocore.session import get_session
 from botocore.validate import ParamValidator
 
+from mainstay.host.aws_models import MODELS
 from mainstay.host.clock import SimulatedClock
 from mainstay.host.randomness import SeededRandomness
 from mainstay.host.vault import Vault
 from mainstay.model.errors import ApiError
 from mainstay.model.records import Record, Scope
-from mainstay.protocol.aws.models import MODELS
 from mainstay.protocol.aws.validate import validate
 from mainstay.services import iam, sts
 from mainstay.services.iam.authorization import authorize, request_context_of

@@ -21,12 +21,13 @@ from botocore.serialize import create_serializer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mainstay.host.aws_models import MODELS, read_model
 from mainstay.model.errors import ApiError
 from mainstay.protocol.aws import canonical
 from mainstay.protocol.aws.form import read_tree
 from mainstay.protocol.aws.identify import identify, read_dialect
 from mainstay.protocol.aws.message import HttpRequest
-from mainstay.protocol.aws.models import MODELS, SERVICES, ServedService, ServiceModels
+from mainstay.protocol.aws.models import SERVICES, ServedService, ServiceModels
 from mainstay.protocol.aws.parse import parse
 from mainstay.protocol.aws.parse_form import FormReader
 from mainstay.protocol.aws.parse_json import JsonReader
@@ -37,7 +38,7 @@ from mainstay.protocol.aws.vocabulary import Protocol
 JSON_ROW = ServedService(
     name="kms", signing_name="kms", api_version="2014-11-01", protocols=("json",), target_prefix="TrentService"
 )
-ALL = ServiceModels((*SERVICES, JSON_ROW))
+ALL = ServiceModels((*SERVICES, JSON_ROW), read_model)
 TEXTS = (
     "plain",
     "",

@@ -18,6 +18,7 @@ import msgspec
 import structlog
 
 from mainstay.control.answers import Answers
+from mainstay.host.aws_models import MODELS
 from mainstay.host.clock import Clock
 from mainstay.host.randomness import Randomness
 from mainstay.host.vault import Vault
@@ -25,7 +26,6 @@ from mainstay.model.errors import ApiError, MainstayError, Transient
 from mainstay.model.records import GLOBAL_REGION, Scope
 from mainstay.protocol.aws.identify import Dialect, Identified, identify, read_dialect
 from mainstay.protocol.aws.message import HttpRequest, HttpResponse
-from mainstay.protocol.aws.models import MODELS
 from mainstay.protocol.aws.parse import parse
 from mainstay.protocol.aws.serialize import serialize_error, serialize_result
 from mainstay.protocol.aws.sigv4 import Signature, SigningRules, read_signature, verify
@@ -75,7 +75,7 @@ class Front:
     async def answer(self, request: HttpRequest, source_ip: str, *, secure: bool) -> HttpResponse:
         """The answer to one request; never raises. `secure`: it came over TLS."""
         request_id = str(UUID(bytes=self._randomness.token_bytes(REQUEST_ID_BYTES)))
-        dialect = read_dialect(request)
+        dialect = read_dialect(request, MODELS)
         try:
             return await self._answer(request, dialect, Origin(source_ip, secure, request_id))
         except ApiError as error:
@@ -95,7 +95,7 @@ class Front:
     async def _answer(self, request: HttpRequest, dialect: Dialect, origin: Origin) -> HttpResponse:
         now = self._clock.wall()
         signature, credentials = self._authenticate(request, dialect, now)
-        wanted = identify(request)
+        wanted = identify(request, MODELS)
         operation = self._operation(wanted)
         model = MODELS.operation(wanted.service, wanted.operation)
         parsed = parse(model, wanted.protocol, request)

@@ -15,7 +15,7 @@ from mainstay.model.errors import ApiError
 from mainstay.protocol.aws import limits
 from mainstay.protocol.aws.form import common_parameters
 from mainstay.protocol.aws.message import HttpRequest
-from mainstay.protocol.aws.models import MODELS, ServiceModels
+from mainstay.protocol.aws.models import ServiceModels
 from mainstay.protocol.aws.vocabulary import Protocol, fault
 
 _SCOPE = re.compile(r"Credential=[^/,\s&]*/[^/,\s&]*/([\w-]*)/([\w-]*)/aws4_request", re.ASCII)
@@ -43,7 +43,7 @@ class Identified(msgspec.Struct, frozen=True, kw_only=True):
     region_hint: str
 
 
-def read_dialect(request: HttpRequest, models: ServiceModels = MODELS) -> Dialect:
+def read_dialect(request: HttpRequest, models: ServiceModels) -> Dialect:
     """The service and protocol of any request; never fails, so every refusal can be put into the right format."""
     region, signing_name = _credential_scope(request)
     target_prefix, _ = _target(request)
@@ -58,7 +58,7 @@ def read_dialect(request: HttpRequest, models: ServiceModels = MODELS) -> Dialec
     )
 
 
-def identify(request: HttpRequest, models: ServiceModels = MODELS) -> Identified:
+def identify(request: HttpRequest, models: ServiceModels) -> Identified:
     """The operation of a request, or the `ApiError` that AWS answers for one that does not exist."""
     dialect = read_dialect(request, models)
     if dialect.service is None:

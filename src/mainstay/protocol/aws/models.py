@@ -1,20 +1,13 @@
-"""AWS's service models, as botocore ships them: the only place that reads them from the installed package.
+"""The services that are served, and their models, which somebody else reads (`host/aws_models.py`).
 
-A model is read when its service is first asked for and kept without its documentation, which is two thirds of it.
 Only the services listed in `SERVICES` exist; a new one is one row.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
-import os
-import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import msgspec
-from botocore.loaders import JSONFileLoader, Loader
 from botocore.model import OperationModel, ServiceModel
 
 from mainstay.protocol.aws.vocabulary import Protocol
@@ -64,30 +57,14 @@ SERVICES: tuple[ServedService, ...] = (
 )
 
 
-class _LeanFileLoader(JSONFileLoader):
-    """Reads a model file into plain dicts without documentation, sharing equal shape names."""
-
-    def load_file(self, file_path: str) -> Any:
-        for path, opener in ((file_path + ".json", open), (file_path + ".json.gz", gzip.open)):
-            if os.path.isfile(path):
-                with opener(path, "rb") as file:
-                    return json.loads(file.read(), object_pairs_hook=_lean_object)
-        return None
-
-
-def _lean_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    # A *member* may be called "documentation" too; its value is an object, so only strings are dropped.
-    return {
-        key: sys.intern(value) if key == "shape" and isinstance(value, str) else value
-        for key, value in pairs
-        if not (key == "documentation" and isinstance(value, str))
-    }
-
-
 class ServiceModels:
-    """The models of the served services, each read once. Asking for any other service raises KeyError."""
+    """The models of the served services, each read once, when it is first asked for.
 
-    def __init__(self, services: tuple[ServedService, ...] = SERVICES) -> None:
+    Asking for any other service raises KeyError.
+    """
+
+    def __init__(self, services: tuple[ServedService, ...], read: Callable[[ServedService], ServiceModel]) -> None:
+        self._read = read
         self.rows: Mapping[str, ServedService] = {row.name: row for row in services}
         self.served: Mapping[str, str] = {row.signing_name: row.name for row in services}
         self.by_version: Mapping[str, str] = {
@@ -101,7 +78,7 @@ class ServiceModels:
         """The model of a service, by botocore's name for it."""
         model = self._models.get(name)
         if model is None:
-            model = self._models[name] = _read_model(self.rows[name])
+            model = self._models[name] = self._read(self.rows[name])
         return model
 
     def operation(self, service: str, name: str) -> OperationModel:
@@ -114,23 +91,3 @@ class ServiceModels:
         if names is None:
             names = self._operation_names[service] = frozenset(self.service(service).operation_names)
         return name in names
-
-
-def _read_model(row: ServedService) -> ServiceModel:
-    # Only the installed package is searched: a model in somebody's ~/.aws must not change how we speak. The loader is
-    # dropped afterwards because it caches every file that it has read.
-    loader = Loader(
-        extra_search_paths=[Loader.BUILTIN_DATA_PATH],
-        file_loader=_LeanFileLoader(),
-        include_default_search_paths=False,
-    )
-    description = loader.load_service_model(row.name, "service-2", api_version=row.api_version)
-    for shape in description["shapes"].values():
-        if shape.get("fault"):
-            # botocore keeps the "error" trait of a shape but drops "fault", which alone says that it is a 5xx.
-            shape["error"] = {**shape.get("error", {}), "fault": True}
-    return ServiceModel(description, row.name)
-
-
-MODELS = ServiceModels()
-"""The process's models. Empty until a request needs one."""

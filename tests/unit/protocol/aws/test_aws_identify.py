@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mainstay.host.aws_models import read_model
 from mainstay.model.errors import ApiError
 from mainstay.protocol.aws.identify import identify, read_dialect
 from mainstay.protocol.aws.message import HttpRequest
@@ -19,7 +20,7 @@ CLOUDWATCH = ServedService(
     protocols=("json", "query"),
     target_prefix="GraniteServiceVersion20100801",
 )
-MODELS = ServiceModels((*SERVICES, KMS, CLOUDWATCH))
+MODELS = ServiceModels((*SERVICES, KMS, CLOUDWATCH), read_model)
 RDS_CALL = b"Action=DescribeDBInstances&Version=2014-10-31"
 
 

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from mainstay.host.aws_models import read_model
 from mainstay.model.errors import ApiError
 from mainstay.protocol.aws import limits
 from mainstay.protocol.aws.form import read_tree
@@ -23,7 +24,7 @@ KMS = ServedService(
 LOGS = ServedService(
     name="logs", signing_name="logs", api_version="2014-03-28", protocols=("json",), target_prefix="Logs_20140328"
 )
-MODELS = ServiceModels((*SERVICES, KMS, LOGS))
+MODELS = ServiceModels((*SERVICES, KMS, LOGS), read_model)
 
 
 def parsed(
@@ -140,7 +141,7 @@ class TestForms:
 
     def test_maps_are_read_by_entry(self) -> None:
         sns = ServedService(name="sns", signing_name="sns", api_version="2010-03-31", protocols=("query",))
-        operation = ServiceModels((sns,)).operation("sns", "CreateTopic")
+        operation = ServiceModels((sns,), read_model).operation("sns", "CreateTopic")
         fields = {"Name": "t", "Attributes.entry.1.key": "DisplayName", "Attributes.entry.1.value": "x"}
         request = HttpRequest(method="POST", path="/", query="", headers=(), body=urlencode(fields).encode())
         assert parse(operation, "query", request) == {"Name": "t", "Attributes": {"DisplayName": "x"}}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mainstay.host.aws_models import read_model
 from mainstay.model.errors import ApiError
 from mainstay.protocol.aws.models import SERVICES, ServedService, ServiceModels
 from mainstay.protocol.aws.serialize import serialize_error, serialize_result
@@ -20,7 +21,7 @@ CLOUDWATCH = ServedService(
     name="cloudwatch", signing_name="monitoring", api_version="2010-08-01", protocols=("json", "query")
 )
 SNS = ServedService(name="sns", signing_name="sns", api_version="2010-03-31", protocols=("query",))
-MODELS = ServiceModels((*SERVICES, KMS, CLOUDWATCH, SNS))
+MODELS = ServiceModels((*SERVICES, KMS, CLOUDWATCH, SNS), read_model)
 
 
 def body(service: str, operation: str, result: dict[str, Any] | None) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from botocore.model import OperationModel, ServiceModel, StructureShape
 
+from mainstay.host.aws_models import MODELS
 from mainstay.model.errors import ApiError
 from mainstay.protocol.aws import limits
 from mainstay.protocol.aws.message import HttpRequest
-from mainstay.protocol.aws.models import MODELS, SERVICES
+from mainstay.protocol.aws.models import SERVICES
 from mainstay.protocol.aws.parse import parse
 from mainstay.protocol.aws.patterns import compiled
 from mainstay.protocol.aws.validate import validate

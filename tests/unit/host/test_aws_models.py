@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mainstay.protocol.aws.models import MODELS, SERVICES, ServedService, ServiceModels
+from mainstay.host.aws_models import MODELS, read_model
+from mainstay.protocol.aws.models import SERVICES, ServedService, ServiceModels
 
 
 @pytest.mark.parametrize("row", SERVICES, ids=lambda row: row.name)
@@ -24,7 +25,7 @@ def test_a_json_service_is_only_a_row() -> None:
         protocols=("json",),
         target_prefix="secretsmanager",
     )
-    models = ServiceModels((row,))
+    models = ServiceModels((row,), read_model)
     assert models.has_operation("secretsmanager", "GetSecretValue")
     assert models.by_target == {"secretsmanager": "secretsmanager"}
     assert models.by_version == {}, "a JSON service is never named by a Version parameter"
