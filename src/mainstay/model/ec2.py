@@ -249,7 +249,6 @@ class NetworkInterface(Resource, frozen=True, kw_only=True, omit_defaults=True):
     description: str = ""
     requester: str = ""
     attachment_id: str = ""
-    attached_at: float = 0.0
     source_dest_check: bool = True
     client_token: str = ""
     real_addresses: tuple[str, ...] = ()

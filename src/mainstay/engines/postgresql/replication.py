@@ -27,10 +27,6 @@ CHECKPOINT_TIMEOUT_MS = 600_000
 REWIND_ABOVE_BYTES = 512 << 20
 """A smaller database is copied faster than its crashed former primary recovers and is wound back."""
 
-UPSTREAM_LOST = (
-    "connection to server", "could not connect", "connection failed", "terminating connection", "closed the",
-    "promoted during online backup", "server is shutting down", "unexpected termination",
-)  # fmt: skip
 FOLLOWER_FILE = "standby.signal"
 ASKED_JUST_NOW_S = 1.0
 CONNECT_MAX_S = 15.0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from mainstay.model.errors import Permanent, Transient
+from mainstay.model.errors import Transient
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_NOATIME, MS_BIND = 1, 2, 4, 32, 1024, 4096
 MNT_DETACH, UMOUNT_NOFOLLOW = 2, 8
@@ -139,8 +139,3 @@ def _checked(result: int, what: str) -> None:
 
 def _plain(text: str) -> str:
     return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
-
-
-def as_refusal(error: OSError, hint: str = "") -> Permanent:
-    """An error of the kernel that asking again will not change."""
-    return Permanent(str(error.strerror or error), hint=hint)
