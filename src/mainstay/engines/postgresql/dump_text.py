@@ -23,6 +23,7 @@ HEAD_BYTES = 4096
 SPACE = re.compile(rb"[ \t\r\n\f\v]*")
 MARK = re.compile(rb"""['"\\;()$]|--|/\*""")
 MARK_OR_WORD = re.compile(rb"""['"\\;()$]|--|/\*|[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*""")
+QUOTE, NAME_QUOTE, LINE_BREAK = re.compile(b"'"), re.compile(b'"'), re.compile(b"\n")
 NAME_CHARACTER = re.compile(rb"[A-Za-z0-9_$\x80-\xff]")
 DOLLAR_QUOTE = re.compile(rb"\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*)?\$")
 ESCAPED_END = re.compile(rb"\\.|''|'", re.DOTALL)
@@ -117,6 +118,15 @@ class Window:
         """From the place on, without the line break."""
         end = self.buffer.find(b"\n", pos, self.end)
         return bytes(self.buffer[pos : self.end if end < 0 else end]).rstrip(b"\r")
+
+    def find(self, mark: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        """Moves behind the next mark, reading on as needed; None, and at the end of the script, if there is none."""
+        while (found := mark.search(self.buffer, self.pos, self.end)) is None:
+            self.pos = self.end
+            if not self.more():
+                return None
+        self.pos = found.end()
+        return found
 
     def more(self, *, data: bool = False) -> bool:
         """Reads on to the end of a line at least; False at the end of the script.
@@ -271,7 +281,10 @@ class ScriptReader:
 
 
 class _Scan:
-    """One way through quotes and comments, from the window's place on."""
+    """One way through quotes and comments, from the window's place on.
+
+    Text that ends within one is left to the engine to refuse.
+    """
 
     def __init__(self, window: Window, *, backslash_quotes: bool = False) -> None:
         self._window = window
@@ -286,27 +299,20 @@ class _Scan:
 
     def to_semicolon(self) -> int:
         """Moves behind the semicolon that ends the statement, or to the end of the script; where the text ends."""
-        window = self._window
-        while True:
-            found = self._mark.search(window.buffer, window.pos, window.end)
-            if found is None:
-                window.pos = window.end
-                if not window.more():
-                    return window.end
-                continue
-            window.pos = found.end()
+        while (found := self._window.find(self._mark)) is not None:
             mark = found[0]
             if mark == b";" and self._parentheses <= 0 and self._bodies == 0:
                 return found.start()
             self._meet(mark, found.start())
+        return self._window.end
 
     def _meet(self, mark: bytes, at: int) -> None:
         if mark == b"'":
             self._string(at)
         elif mark == b'"':
-            self._to(b'"')
+            self._window.find(NAME_QUOTE)
         elif mark == b"--":
-            self._to(b"\n")
+            self._window.find(LINE_BREAK)
         elif mark == b"/*":
             self._window.pos = at
             self.block_comment()
@@ -347,16 +353,9 @@ class _Scan:
             gap = bytes(memoryview(window.buffer)[begin + self._escaped_end : at])
             escapes = CONTINUED.fullmatch(gap) is not None
         if not (escapes or self._backslash_quotes):
-            self._to(b"'")
+            window.find(QUOTE)
             return
-        while True:
-            found = ESCAPED_END.search(window.buffer, window.pos, window.end)
-            if found is None:
-                window.pos = window.end
-                if not window.more():
-                    return
-                continue
-            window.pos = found.end()
+        while (found := window.find(ESCAPED_END)) is not None:
             if found[0] == b"'":
                 self._escaped_end = window.pos - (window.start or 0)
                 return
@@ -369,29 +368,12 @@ class _Scan:
         tag = DOLLAR_QUOTE.match(window.buffer, at, window.end)
         if tag is not None:
             window.pos = tag.end()
-            self._to(tag[0])
-
-    def _to(self, mark: bytes) -> None:
-        """Moves behind the mark; text that ends without it is left to the engine to refuse."""
-        window = self._window
-        while (found := window.buffer.find(mark, window.pos, window.end)) < 0:
-            window.pos = window.end
-            if not window.more():
-                return
-        window.pos = found + len(mark)
+            window.find(re.compile(re.escape(tag[0])))
 
     def block_comment(self) -> None:
         """Moves behind the comment that begins here; comments nest."""
-        window = self._window
         depth = 0
-        while True:
-            found = COMMENT_EDGE.search(window.buffer, window.pos, window.end)
-            if found is None:
-                window.pos = window.end
-                if not window.more():
-                    return
-                continue
-            window.pos = found.end()
+        while (found := self._window.find(COMMENT_EDGE)) is not None:
             depth += 1 if found[0] == b"/*" else -1
             if depth == 0:
                 return
