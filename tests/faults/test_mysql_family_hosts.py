@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import psycopg
 import pytest
 
 from harness.dialects import MARIADB, MYSQL, ClientError, EngineUnderTest, newest_of
 from harness.full_disk import cramped, fill
 from harness.mysql_family_pairs import MysqlFamilyMultiAZ
-from harness.power import PowerlessService, cut_under_load, powerless
+from harness.power import PowerlessService, cut_under_load, loses_commits, powerless
 from harness.service import Service, eventually
 from harness.shop import Shop
 from harness.volumes import why_not
@@ -111,16 +110,7 @@ def test_control_what_is_on_no_disk_is_lost_in_a_power_cut(
     if not full:
         pytest.skip("in `make faults` only")
     with powerless(make, "forced_to_no_disk") as (service, pair):
-        writers = cut_under_load(service, pair)
-        service.cli("up", "--detach")
-        try:
-            rows = pair.rows(timeout_s=30)
-        except (AssertionError, psycopg.Error) as error:  # it does not start, or the table is gone
-            print(f"on no disk, {pair.name}: nothing is left: {error}")
-            return
-        verdict = judge(writers.operations, writers.read, rows)
-        print(f"on no disk, {pair.name}: {verdict}")
-        assert verdict.lost
+        assert loses_commits(service, pair)
 
 
 def test_disk_full_below_the_primary(make: Callable[[Service], MysqlFamilyMultiAZ]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from harness.full_disk import cramped, fill
 from harness.pairs import MultiAZ
-from harness.power import PowerlessService, cut_under_load, powerless
+from harness.power import PowerlessService, cut_under_load, loses_commits, powerless
 from harness.service import Service, eventually
 from harness.writers import Verdict, describe_gaps, gaps, judge
 from mainstay.engines.builds import Builds
@@ -79,17 +79,7 @@ def test_without_fsync_a_power_cut_loses_commits(full: bool) -> None:
     if not full:
         pytest.skip("in `make faults` only")
     with powerless(postgresql_pair, "fsync_off") as (service, pair):
-        before = pair.await_in_sync()
-        writers = cut_under_load(service, pair)
-        service.cli("up", "--detach")
-        try:
-            rows = pair.rows(timeout_s=15)
-        except (AssertionError, psycopg.Error) as error:  # it does not start, or the table is gone
-            print(f"without fsync: {before.primary} is lost: {error}")
-            return
-        verdict = judge(writers.operations, writers.read, rows)
-        print(f"without fsync: {verdict}")
-        assert verdict.lost
+        assert loses_commits(service, pair)
 
 
 def test_disk_full_below_one_node(full: bool) -> None:

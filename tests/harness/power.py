@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
+import psycopg
 import pytest
 
 from harness.pairs import MultiAZ
 from harness.sabotage import SabotagedService
 from harness.service import Service, eventually
-from harness.writers import Writers
+from harness.writers import Writers, judge
 
 AnyPair = TypeVar("AnyPair", bound=MultiAZ)
 
@@ -156,6 +157,20 @@ def cut_under_load(
         service.cut_power(written_back())
         writers.stop()
     return writers
+
+
+def loses_commits(service: PowerlessService, pair: MultiAZ) -> bool:
+    """Whether a power cut under load takes acknowledged commits, or the whole instance, with it."""
+    writers = cut_under_load(service, pair)
+    service.cli("up", "--detach")
+    try:
+        rows = pair.rows(timeout_s=30)
+    except (AssertionError, psycopg.Error) as error:  # it does not start, or the table is gone
+        print(f"after the power cut nothing is left: {error}")
+        return True
+    verdict = judge(writers.operations, writers.read, rows)
+    print(f"after the power cut: {verdict}")
+    return bool(verdict.lost)
 
 
 def _runs(pid: int) -> bool:
