@@ -26,6 +26,7 @@ from mainstay.agent.pair_nodes import (
     standby_wanted,
     upstream,
 )
+from mainstay.agent.pair_sight import PairSight
 from mainstay.agent.watch import Watch
 from mainstay.decide.failover import PairAction, PairRow, PairView, PrimaryState, decide, obstacle
 from mainstay.host.clock import Clock
@@ -37,7 +38,6 @@ from mainstay.model.pair import PairRecord
 
 LOOK_AGAIN_S = 0.5
 STANDBY_START_PATIENCE_S = 5.0
-SWITCH_DEADLINE_S = 120.0
 SWITCH_CHECKPOINT_S = 5.0
 
 log = structlog.get_logger()
@@ -66,15 +66,7 @@ class Pair:
         self._leader_changed = leader_changed
         self._record: PairRecord | None = leases.read(dbi_resource_id)
         self._sync_wanted = self._record is not None and self._record.standby != ""
-        self._seen_running = False
-        self._began_down: bool | None = None
-        self._ready_pid = 0
-        self._not_ready_since: float | None = None
-        self._standby_down_since: float | None = None
-        self._standby_process = ""
-        self._switch_since: float | None = None
-        self._renewal_since: float | None = None
-        self._ended_at: float | None = None
+        self._sight = PairSight(clock)
         self._outage_since: float | None = None
         self._watch: Watch | None = None
         self._watched: tuple[str, ...] = ()
@@ -152,7 +144,7 @@ class Pair:
             elif self.keepers:
                 log.error("pair.leader_unknown", dbi_resource_id=self.dbi_resource_id)
             return
-        self._notice(leader)
+        self._notice(leader, standby)
         if standby is None:
             await self._alone_for_good(leader)
             return
@@ -188,75 +180,22 @@ class Pair:
         leader.show_pair(None)
         self._assign()
 
-    def _notice(self, leader: Keeper) -> None:
-        """Remembers since when things are as they are."""
-        now = self._clock.monotonic()
-        hands = leader.hands
-        if hands.process is not None:
-            self._seen_running, self._began_down, self._ended_at = True, False, None
-            if hands.health.ready:
-                self._ready_pid, self._not_ready_since = hands.process.pid, None
-        elif self._ended_at is None:
-            self._ended_at = now
-        if not (hands.process is not None and hands.process.pid == self._ready_pid) and self._not_ready_since is None:
-            self._not_ready_since = now
-        standby = self.standby
-        if standby is not None:
-            running = serves(standby, self._record)
-            if self._began_down is None:  # a host that was restarted: whoever is up first says nothing about the other
-                self._began_down = hands.process is None and not running
-            if self._standby_process != incarnation(standby):
-                self._standby_process = incarnation(standby)
-                if self._watch is not None:
-                    self._watch.forget_standby()
-            self._standby_down_since = None if running else self._standby_down_since or now
+    def _notice(self, leader: Keeper, standby: Keeper | None) -> None:
+        another_process = self._sight.notice(leader, standby, self._record)
+        if another_process and self._watch is not None:
+            self._watch.forget_standby()
 
     def _view(self, leader: Keeper, standby: Keeper) -> PairView:
-        record, watch, now = self._record, self._watch, self._clock.monotonic()
-        assert record is not None  # noqa: S101 - made before
-        tokens = max(leader.spec.failover_token, standby.spec.failover_token)
-        switch_wanted = tokens > record.switched_for
-        self._switch_since = (self._switch_since or now) if switch_wanted else None
-        vitals = None if watch is None else watch.vitals
-        ready_process = leader.hands.process is not None and leader.hands.process.pid == self._ready_pid
-        return PairView(
-            in_sync=record.standby == standby.spec.node_id,
-            recorded_process=record.incarnation == incarnation(leader),
-            primary_wanted=leader.spec.target is NodeTarget.RUNNING,
-            primary_leaving=leaving(leader, standby),
-            primary=self._primary_state(leader, standby),
-            restarting_s=0.0 if self._not_ready_since is None else now - self._not_ready_since,
-            start_failures=leader.hands.start_failures,
-            missed_probes=watch.missed_probes if watch is not None and ready_process else 0,
-            storage_faults=0 if watch is None else watch.storage_faults,
-            standby_wanted=standby_wanted(leader, standby),
-            standby_running=serves(standby, self._record),
-            standby_streaming=watch is not None and watch.streaming,
-            standby_absent_s=0.0 if watch is None else watch.absent_s,
-            standby_silent_s=0.0 if watch is None else watch.silent_s,
-            standby_behind_bytes=0 if vitals is None else vitals.behind_bytes,
+        assert self._record is not None  # noqa: S101 - made before
+        return self._sight.view(
+            self._record,
+            leader,
+            standby,
+            self._watch,
             sync_required=self._sync_wanted,
             sync_loaded=leader.configured
             and leader.assignment.synchronous_standby == self._synchronous(leader, standby),
-            primary_outdated=leader.spec.rolling and not leader.current,
-            standby_current=standby.current and standby.settled and leader.spec.start == standby.spec.start,
-            switch_wanted=switch_wanted,
-            switch_overdue=self._switch_since is not None and now - self._switch_since > SWITCH_DEADLINE_S,
         )
-
-    def _primary_state(self, leader: Keeper, standby: Keeper) -> PrimaryState:
-        hands, watch = leader.hands, self._watch
-        if hands.process is None:
-            if hands.ended_as_wanted or hands.stopping is not None:
-                return PrimaryState.RESTARTING
-            if not self._seen_running and (self._began_down or standby.hands.process is None):
-                return PrimaryState.DOWN
-            return PrimaryState.ENDED
-        if hands.stopping is not None:
-            return PrimaryState.RESTARTING
-        if hands.process.pid != self._ready_pid or watch is None or watch.vitals is None or watch.vitals.starting:
-            return PrimaryState.STARTING
-        return PrimaryState.ANSWERS if watch.missed_probes == 0 else PrimaryState.SILENT
 
     async def _perform(self, row: PairRow, leader: Keeper, standby: Keeper) -> None:
         async def nothing(_row: PairRow, _leader: Keeper, _standby: Keeper) -> None: ...
@@ -276,7 +215,7 @@ class Pair:
     async def _fail_over(self, row: PairRow, leader: Keeper, standby: Keeper) -> None:
         """Fence, then take over."""
         silence = None if self._watch is None else self._watch.first_silence_at
-        self._outage_since = self._ended_at or silence or self._clock.monotonic()
+        self._outage_since = self._sight.ended_at or silence or self._clock.monotonic()
         log.warning("pair.failing_over", dbi_resource_id=self.dbi_resource_id, row=row.name, because=row.because,
                     old_primary=leader.spec.node_id, new_primary=standby.spec.node_id)  # fmt: skip
         await leader.hands.fence()
@@ -340,8 +279,8 @@ class Pair:
 
     def _change_leader(self, record: PairRecord) -> None:
         self._replace(record)
-        self._sync_wanted, self._seen_running, self._began_down, self._ready_pid = False, False, False, 0
-        self._ended_at = self._not_ready_since = None
+        self._sync_wanted = False
+        self._sight.leader_changed()
         self._leader_changed(self.dbi_resource_id)
         self.poke()
 
@@ -425,7 +364,7 @@ class Pair:
                 epoch=self.epoch,
                 upstream=None if source is None else upstream(source),
                 synchronous_standby="" if standby is None else self._synchronous(leader, standby),
-                may_restart=not self._renews_standby_first(leader, standby),
+                may_restart=not self._sight.renews_standby_first(leader, standby),
                 may_start=standby is None or self._may_start(leader, standby, in_sync=in_sync),
                 may_publish=not in_sync or self._record_knows(leader),
                 stay=leader.spec.target is NodeTarget.RUNNING or (standby is not None and leaving(leader, standby)),
@@ -440,14 +379,6 @@ class Pair:
     def _is_promoted_replica(self, leader: Keeper) -> bool:
         return not leader.spec.source and leader.driver.follows(leader.hands.files)
 
-    def _renews_standby_first(self, leader: Keeper, standby: Keeper | None) -> bool:
-        """Only for so long: a standby that does not come up must not keep the primary from being restarted."""
-        if standby is None or not leader.spec.rolling or leader.current or leader.hands.process is None:
-            self._renewal_since = None
-            return False
-        self._renewal_since = self._renewal_since or self._clock.monotonic()
-        return self._clock.monotonic() - self._renewal_since < SWITCH_DEADLINE_S
-
     def _synchronous(self, leader: Keeper, standby: Keeper) -> str:
         return standby.spec.node_id if self._sync_wanted and not leader.spec.source else ""
 
@@ -461,10 +392,9 @@ class Pair:
         """
         if not in_sync:
             return not may_be_taken_back(leader, standby, self._record)
-        if self._primary_state(leader, standby) in (PrimaryState.RESTARTING, PrimaryState.DOWN):
+        if self._sight.primary_state(leader, standby, self._watch) in (PrimaryState.RESTARTING, PrimaryState.DOWN):
             return True
-        since = self._standby_down_since
-        return since is not None and self._clock.monotonic() - since > STANDBY_START_PATIENCE_S
+        return self._sight.standby_down_s > STANDBY_START_PATIENCE_S
 
     def _show(self, view: PairView) -> None:
         record, leader = self._record, self.leader
