@@ -1,4 +1,4 @@
-"""The system user that engines run as."""
+"""System users: the one that engines run as, and those that operate them."""
 
 from __future__ import annotations
 
@@ -28,3 +28,14 @@ def ensure_engine_user(name: str) -> None:
         )
         if done.returncode != 0:
             raise Permanent(f"the system user {name} cannot be made: {done.stderr.strip()}") from None
+
+
+def names_of(user_ids: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of the system users with these ids, each once; ids without a name are left out."""
+    found: dict[str, None] = {}
+    for user_id in user_ids:
+        try:
+            found[pwd.getpwuid(user_id).pw_name] = None
+        except KeyError:
+            continue
+    return tuple(found)

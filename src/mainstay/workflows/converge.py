@@ -64,6 +64,19 @@ def stopped(spec: NodeSpec, status: NodeStatus) -> bool:
     return status.phase is NodePhase.STOPPED and status.settled_generation >= spec.generation
 
 
+async def put_present_specs(work: Work) -> tuple[NodeSpec, ...] | None:
+    """Hands over what the records say of the instance's nodes now; None if it is gone or going."""
+    tools = work.tools
+    with tools.store.transaction() as tx:
+        instance = instance_of(tx, work.job.scope, work.job.subject)
+        if instance is None or instance.change == "deleting":
+            return None
+        specs = refresh_nodes(tx, tools, instance)
+    for spec in specs:
+        await tools.fleet.put_node(with_private_key(spec, tools))
+    return specs
+
+
 async def _put_node(work: Work) -> Outcome:
     tools = work.tools
     with tools.store.transaction() as tx:

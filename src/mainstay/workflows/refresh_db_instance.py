@@ -7,20 +7,15 @@ not lost: `confirm` reads the records again in the same turn in which the job en
 from __future__ import annotations
 
 from mainstay.services.rds.refresh import DEADLINE_S, FIRST_STEP, PROGRAM
-from mainstay.workflows.converge import fail, tell_overdue
+from mainstay.workflows.converge import fail, put_present_specs, tell_overdue
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Step, Work
-from mainstay.workflows.node_specs import instance_of, refresh_nodes, with_private_key
+from mainstay.workflows.node_specs import instance_of, refresh_nodes
 
 
 async def _start(work: Work) -> Outcome:
-    tools = work.tools
-    with tools.store.transaction() as tx:
-        instance = instance_of(tx, work.job.scope, work.job.subject)
-        if instance is None or instance.change == "deleting":
-            return Finish()
-        specs = refresh_nodes(tx, tools, instance)
-    for spec in specs:
-        await tools.fleet.put_node(with_private_key(spec, tools))
+    specs = await put_present_specs(work)
+    if specs is None:
+        return Finish()
     return Next("confirm", frame={"generations": [spec.generation for spec in specs]})
 
 

@@ -29,9 +29,9 @@ from mainstay.services.secretsmanager.checks import Value
 from mainstay.services.secretsmanager.random_password import LOWERCASE, NUMBERS, UPPERCASE, random_password
 from mainstay.services.secretsmanager.values import put_version, read_value
 from mainstay.store import Reader, Transaction
-from mainstay.workflows.converge import OBSERVE_AGAIN_S
+from mainstay.workflows.converge import OBSERVE_AGAIN_S, put_present_specs
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work, new_job
-from mainstay.workflows.node_specs import instance_of, nodes_of, refresh_nodes, replicas_of, with_private_key
+from mainstay.workflows.node_specs import instance_of, nodes_of, replicas_of
 
 RESETTING = "resetting-master-credentials"
 PASSWORD_LENGTH = 32
@@ -121,15 +121,7 @@ def _all_replicas_of(reader: Reader, instance: DBInstance) -> list[DBInstance]:
 
 
 async def _put_node(work: Work) -> Outcome:
-    tools = work.tools
-    with tools.store.transaction() as tx:
-        instance = instance_of(tx, work.job.scope, work.job.subject)
-        if instance is None or instance.change == "deleting":
-            return Finish()
-        specs = refresh_nodes(tx, tools, instance)
-    for spec in specs:
-        await tools.fleet.put_node(with_private_key(spec, tools))
-    return Next("await_settled")
+    return Finish() if await put_present_specs(work) is None else Next("await_settled")
 
 
 async def _await_settled(work: Work) -> Outcome:

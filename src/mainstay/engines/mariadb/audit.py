@@ -9,9 +9,9 @@ import os
 from collections.abc import Mapping
 
 from mainstay.engines.mysql_family.accounts import ADMIN
-from mainstay.engines.mysql_family.local_sessions import operators
 from mainstay.engines.mysql_family.sessions import Session
 from mainstay.engines.node_files import NodeFiles
+from mainstay.host.users import names_of
 from mainstay.model.engine import DYNAMIC, ParameterDefinition
 from mainstay.model.option_group import EngineOption
 
@@ -72,7 +72,7 @@ def own_options(wanted: Mapping[str, str], files: NodeFiles) -> dict[str, str]:
 
     That they connect is, all the same: the plugin leaves out no user's connections.
     """
-    ours = (ADMIN, *operators((os.geteuid(), files.volume.stat().st_uid)))
+    ours = (ADMIN, *names_of((os.geteuid(), files.volume.stat().st_uid)))
     return {
         "server_audit_output_type": "file",
         "server_audit_file_path": str(files.logs / DIRECTORY / LOG_FILE),

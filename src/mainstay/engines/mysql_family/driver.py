@@ -17,7 +17,7 @@ from mainstay.engines.backups import EngineBackups
 from mainstay.engines.base import Health, Monitor, StartCommand
 from mainstay.engines.mysql_family import events, iam_logins, layout, replay, unforced
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
-from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
+from mainstay.engines.mysql_family.local_sessions import answering, run_all, session
 from mainstay.engines.mysql_family.logins import REFUSED
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
 from mainstay.engines.mysql_family.option_file import parse, render
@@ -28,6 +28,7 @@ from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import SAFE_ENVIRONMENT, User
+from mainstay.host.users import names_of
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent, Transient
@@ -111,7 +112,7 @@ class FamilyDriver(ABC):
         follow = ""
         if not assignment.writable and assignment.upstream is not None and self.initialised(files):
             follow = await self.followers.follow_statements(spec, files, assignment.upstream)
-        script = self.startup_script(operators((os.geteuid(), owner)))
+        script = self.startup_script(names_of((os.geteuid(), owner)))
         rendered = self.render(spec, self.own_options(spec, assignment, files, build), script, follow)
         if follow and assignment.upstream is not None:
             rendered[layout.SOURCE_FILE] = assignment.upstream.host

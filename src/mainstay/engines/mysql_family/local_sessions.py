@@ -35,17 +35,6 @@ async def binary_logs(session: Session) -> list[tuple[str, int]]:
     return [(str(name), int(length)) for name, length, *_ in rows]
 
 
-def operators(user_ids: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the system users with these ids, each once; ids without a name are left out."""
-    names: dict[str, None] = {}
-    for user_id in user_ids:
-        try:
-            names[pwd.getpwuid(user_id).pw_name] = None
-        except KeyError:
-            continue
-    return tuple(names)
-
-
 def own_name() -> str:
     """The account that we log in to."""
     return pwd.getpwuid(os.geteuid()).pw_name

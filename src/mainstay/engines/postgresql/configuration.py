@@ -5,7 +5,6 @@ Settings that belong to Mainstay come last in postgresql.conf, so that no user p
 
 from __future__ import annotations
 
-import pwd
 import shlex
 from collections.abc import Mapping
 
@@ -148,17 +147,6 @@ def _pg_hba(spec: NodeSpec) -> str:
 def password_method(spec: NodeSpec) -> str:
     """What pg_hba.conf says of passwords: "md5" takes verifiers of both kinds (manual 21.5)."""
     return "scram-sha-256" if spec.refuses_old_passwords else "md5"
-
-
-def operators(user_ids: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the system users with these ids, each once; ids without a name are left out."""
-    names: dict[str, None] = {}
-    for user_id in user_ids:
-        try:
-            names[pwd.getpwuid(user_id).pw_name] = None
-        except KeyError:
-            continue
-    return tuple(names)
 
 
 def _fetch_script(files: NodeFiles) -> str:

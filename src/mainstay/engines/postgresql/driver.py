@@ -20,6 +20,7 @@ from mainstay.engines.postgresql.quoting import identifier
 from mainstay.engines.postgresql.sessions import CANNOT_CONNECT_NOW, Session, answering, session
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
+from mainstay.host.users import names_of
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent
@@ -56,7 +57,7 @@ class PostgresqlDriver:
         floors: dict[str, int] = {}
         if self.initialised(files) and (not assignment.writable or self._looks(spec, files)):
             floors = await replication.source_floors(files, build)
-        operators = configuration.operators((os.geteuid(), owner))
+        operators = names_of((os.geteuid(), owner))
         return configuration.render(spec, assignment, files, operators, floors)
 
     def initialised(self, files: NodeFiles) -> bool:

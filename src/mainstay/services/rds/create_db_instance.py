@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from mainstay.decide.identifiers import check_db_instance_identifier
 from mainstay.decide.rds_tags import with_tags
 from mainstay.decide.windows import (
@@ -28,17 +26,15 @@ from mainstay.model.db_parameter_group import DBParameterGroup
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import ApiError, Permanent, invalid_combination, invalid_value, missing_parameter
 from mainstay.model.option_group import OptionGroup
-from mainstay.services.ec2.changes import notify
-from mainstay.services.ec2.interfaces import create_service_interface
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.backup_settings import retention_period_of_new, with_automated_backups
 from mainstay.services.rds.demands import creates, on
 from mainstay.services.rds.encryption import key_for_new
 from mainstay.services.rds.instance_view import InstanceView
-from mainstay.services.rds.master_secret import keep_master_password, with_managed_password
+from mainstay.services.rds.master_secret import keep_managed_password, with_managed_password
 from mainstay.services.rds.option_groups import default_option_group, require_option_group
 from mainstay.services.rds.parameter_groups import default_parameter_group, require_parameter_group
-from mainstay.services.rds.placement import Place, place, require_capacity
+from mainstay.services.rds.placement import Place, place, require_capacity, with_network_interface
 from mainstay.services.rds.quotas import DB_INSTANCES, require_room
 from mainstay.services.rds.storage import Storage, requested_maximum, storage
 from mainstay.services.rds.table import handles
@@ -71,17 +67,10 @@ def create_db_instance(call: Call, request: Request) -> Result:
     require_room(call.tx.count(DBInstance, call.scope), DB_INSTANCES, "InstanceQuotaExceededFault", "DB instances")
     request = with_managed_password(call, call.use(Engines).rules(request["Engine"]), request)
     instance = with_volume(call, _instance(call, request, identifier), key_for_new(call, request))
-    interface = create_service_interface(
-        call.tx, call.scope, instance.subnet_id, instance.vpc_security_group_ids, "RDSNetworkInterface",
-        randomness=call.randomness,
-    )  # fmt: skip
-    notify(call)
-    instance = msgspec.structs.replace(instance, network_interface_id=interface.interface_id)
+    instance = with_network_interface(call, instance)
     instance = with_automated_backups(call, instance)
     call.tx.insert(instance)
-    if request.get("ManageMasterUserPassword"):
-        key_id = request.get("MasterUserSecretKmsKeyId") or ""
-        keep_master_password(call, instance, request["MasterUserPassword"], key_id)
+    keep_managed_password(call, instance, request)
     call.tx.add_job(new_job(CREATE, f"db:{instance.dbi_resource_id}", call.scope, call.clock.wall()))
     return {"DBInstance": InstanceView(call).show(instance) | _pending_password()}
 

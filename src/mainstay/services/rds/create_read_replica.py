@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from mainstay.decide.identifiers import check_db_instance_identifier
 from mainstay.decide.rds_tags import with_tags
 from mainstay.engines.base import EngineRules, Feature
@@ -16,8 +14,6 @@ from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import ApiError, invalid_value, missing_parameter
-from mainstay.services.ec2.changes import notify
-from mainstay.services.ec2.interfaces import create_service_interface
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.create_db_instance import (
     check_port,
@@ -30,7 +26,7 @@ from mainstay.services.rds.create_db_instance import (
 from mainstay.services.rds.demands import creates, on
 from mainstay.services.rds.encryption import key_for_replica
 from mainstay.services.rds.instance_view import InstanceView
-from mainstay.services.rds.placement import Place, place, require_capacity
+from mainstay.services.rds.placement import Place, place, require_capacity, with_network_interface
 from mainstay.services.rds.quotas import DB_INSTANCES, require_room
 from mainstay.services.rds.read_replicas import find_source, level, name_for
 from mainstay.services.rds.refresh import request_refresh
@@ -72,12 +68,7 @@ def create_db_instance_read_replica(call: Call, request: Request) -> Result:
     refuse_unbuilt_of(rules, request)
     _require_source(call, rules, source)
     replica = with_volume(call, _replica(call, request, identifier, source), key)
-    interface = create_service_interface(
-        call.tx, call.scope, replica.subnet_id, replica.vpc_security_group_ids, "RDSNetworkInterface",
-        randomness=call.randomness,
-    )  # fmt: skip
-    notify(call)
-    replica = msgspec.structs.replace(replica, network_interface_id=interface.interface_id)
+    replica = with_network_interface(call, replica)
     call.tx.insert(replica)
     call.tx.add_job(new_job(CREATE_REPLICA, f"db:{replica.dbi_resource_id}", call.scope, call.clock.wall()))
     request_refresh(call, source)  # it must keep WAL for followers from now on

@@ -57,13 +57,15 @@ def with_managed_password(call: Call, rules: EngineRules, request: Request) -> R
     return {**request, "MasterUserPassword": new_master_password(call.randomness, rules)}
 
 
-def keep_master_password(call: Call, instance: DBInstance, password: str, kms_key_id: str) -> None:
-    """Puts the password of an instance that is being created into its secret, under this key ("": RDS's default).
+def keep_managed_password(call: Call, instance: DBInstance, request: Request) -> None:
+    """Puts the password of an instance that is being created into a secret, if the request wants RDS to manage it.
 
     Raises `ApiError` KMSKeyNotAccessibleFault.
     """
-    secret = _new_secret(call, instance, kms_key_id)
-    value = master_value(instance.master_username, password)
+    if not request.get("ManageMasterUserPassword"):
+        return
+    secret = _new_secret(call, instance, request.get("MasterUserSecretKmsKeyId") or "")
+    value = master_value(instance.master_username, request["MasterUserPassword"])
     version_id = new_version_id(call.randomness)
     now = call.clock.wall()
     secret = put_version(

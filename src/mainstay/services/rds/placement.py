@@ -14,6 +14,8 @@ from mainstay.model.db_subnet_group import DBSubnetGroup
 from mainstay.model.ec2 import InternetGateway, SecurityGroup
 from mainstay.model.errors import ApiError, invalid_combination, invalid_value
 from mainstay.services.ec2.assembly import default_group
+from mainstay.services.ec2.changes import notify
+from mainstay.services.ec2.interfaces import create_service_interface
 from mainstay.services.operations import Call
 from mainstay.services.rds.subnet_groups import default_subnet_group, require_subnet_group
 
@@ -143,3 +145,13 @@ def require_capacity(
             " the setting memory_overcommit.",
         )
     return chosen
+
+
+def with_network_interface(call: Call, instance: DBInstance) -> DBInstance:
+    """The new instance with an interface in its subnet, which is recorded."""
+    interface = create_service_interface(
+        call.tx, call.scope, instance.subnet_id, instance.vpc_security_group_ids, "RDSNetworkInterface",
+        randomness=call.randomness,
+    )  # fmt: skip
+    notify(call)
+    return msgspec.structs.replace(instance, network_interface_id=interface.interface_id)

@@ -20,8 +20,6 @@ from mainstay.model.db_snapshot import AVAILABLE, BackupRepository, DBInstanceAu
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import ApiError, invalid_combination, invalid_value
 from mainstay.model.node import RestoreTarget
-from mainstay.services.ec2.changes import notify
-from mainstay.services.ec2.interfaces import create_service_interface
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.backup_settings import retention_period, with_automated_backups
 from mainstay.services.rds.create_db_instance import (
@@ -37,8 +35,8 @@ from mainstay.services.rds.db_instances import find_instance
 from mainstay.services.rds.demands import creates, on, on_arn_if_given
 from mainstay.services.rds.encryption import key_for_restored
 from mainstay.services.rds.instance_view import InstanceView
-from mainstay.services.rds.master_secret import keep_master_password, with_managed_password
-from mainstay.services.rds.placement import place, require_capacity
+from mainstay.services.rds.master_secret import keep_managed_password, with_managed_password
+from mainstay.services.rds.placement import place, require_capacity, with_network_interface
 from mainstay.services.rds.promises import complete_backups, promise_of
 from mainstay.services.rds.quotas import DB_INSTANCES, require_room
 from mainstay.services.rds.snapshot_view import find_usable_snapshot
@@ -214,17 +212,10 @@ def restore(call: Call, request: Request, identifier: str, restoring: Restoring)
     key = key_for_restored(call, restoring.facts)
     instance = with_volume(call, _instance(call, request, identifier, restoring), key)
     instance = with_key_of_clone(instance, restoring.snapshot)
-    interface = create_service_interface(
-        call.tx, call.scope, instance.subnet_id, instance.vpc_security_group_ids, "RDSNetworkInterface",
-        randomness=call.randomness,
-    )  # fmt: skip
-    notify(call)
-    instance = msgspec.structs.replace(instance, network_interface_id=interface.interface_id)
+    instance = with_network_interface(call, instance)
     instance = with_automated_backups(call, instance)
     call.tx.insert(instance)
-    if request.get("ManageMasterUserPassword"):
-        key_id = request.get("MasterUserSecretKmsKeyId") or ""
-        keep_master_password(call, instance, request["MasterUserPassword"], key_id)
+    keep_managed_password(call, instance, request)
     frame = {"event_id": restoring.event_id, "words": restoring.words}
     call.tx.add_job(new_job(RESTORE, f"db:{instance.dbi_resource_id}", call.scope, call.clock.wall(), frame))
     return {"DBInstance": InstanceView(call).show(instance)}
