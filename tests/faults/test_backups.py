@@ -38,12 +38,6 @@ STORAGE_SIZE = "160m"
 
 
 @pytest.fixture(scope="module")
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make faults`."""
-    return bool(request.config.getoption("--faults-full"))
-
-
-@pytest.fixture(scope="module")
 def chance() -> random.Random:
     """What is random in here; its seed is printed."""
     seed = secrets.randbits(30)

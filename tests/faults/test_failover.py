@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pwd
 import random
-import secrets
 import socket
 import subprocess
 import time
@@ -55,20 +54,6 @@ def whole(pair: MultiAZ, link: Link) -> Iterator[None]:
     yield
     link.restore()
     link.delay(0.0, 0.0)
-
-
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make faults`."""
-    return bool(request.config.getoption("--faults-full"))
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """Random instants, repeatable: the seed is printed."""
-    seed = secrets.randbits(30)
-    print(f"seed {seed}")
-    return random.Random(seed)
 
 
 def settle(pair: MultiAZ, writers: Writers, faults: list[float], title: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -37,20 +36,6 @@ def whole(pair: MysqlFamilyMultiAZ) -> None:
     """Every test begins with a pair that is in sync, and an empty table."""
     pair.await_in_sync()
     pair.make_table()
-
-
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make faults`."""
-    return bool(request.config.getoption("--faults-full"))
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """Random instants, repeatable: the seed is printed."""
-    seed = secrets.randbits(30)
-    print(f"seed {seed}")
-    return random.Random(seed)
 
 
 def settle(pair: MysqlFamilyMultiAZ, writers: Writers, title: str) -> None:

@@ -49,12 +49,6 @@ def make(request: pytest.FixtureRequest) -> Callable[[Service], MysqlFamilyMulti
     return maker(request.param)
 
 
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make faults`."""
-    return bool(request.config.getoption("--faults-full"))
-
-
 def rows_after_cut(service: PowerlessService, pair: MysqlFamilyMultiAZ, write_s: float) -> tuple[list[Row], list[Row]]:
     """A power cut under load, and a change of roles some time after it: what is there before that, and what then.
 

@@ -40,12 +40,6 @@ def pair(request: pytest.FixtureRequest) -> Iterator[MysqlFamilyMultiAZ]:
         yield MysqlFamilyMultiAZ(service, engine, engine.create(service, "m1", **members))
 
 
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make faults`."""
-    return bool(request.config.getoption("--faults-full"))
-
-
 def restored(pair: MysqlFamilyMultiAZ, moments: dict[str, float]) -> Iterator[tuple[str, list[Row]]]:
     """What is in the table as of each moment."""
     rds, names = pair.service.client("rds"), list(moments)

@@ -45,12 +45,6 @@ def whole(request: pytest.FixtureRequest) -> None:
         pair.make_table()
 
 
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make faults`."""
-    return bool(request.config.getoption("--faults-full"))
-
-
 def made(service: Service, engine: EngineUnderTest) -> MysqlFamilyMultiAZ:
     """A Multi-AZ instance with the writers' database."""
     return MysqlFamilyMultiAZ(service, engine, engine.create(service, "m1", MultiAZ=True, DBName="shop"))

@@ -46,12 +46,6 @@ def verdict_after_cut(service: PowerlessService, pair: MultiAZ, *, without_prima
     return verdict
 
 
-@pytest.fixture
-def full(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make faults`."""
-    return bool(request.config.getoption("--faults-full"))
-
-
 def test_power_cut(full: bool) -> None:
     with powerless(postgresql_pair) as (service, pair):
         for number in range(10 if full else 1):

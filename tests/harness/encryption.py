@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from harness.records import db_instance
 from mainstay.host.randomness import SeededRandomness
 from mainstay.host.vault import Vault
 from mainstay.model.db_instance import DBInstance
@@ -35,17 +36,9 @@ def set_state(store: SqliteStore, key: KmsKey, state: KeyState) -> None:
 
 def encrypted_instance(vault: Vault, key: KmsKey, identifier: str = "one", **fields: Any) -> DBInstance:
     """An encrypted instance as its record is, not recorded."""
-    resource_id = f"db-{identifier.upper()}"
-    values: dict[str, Any] = {
-        "scope": key.scope, "db_instance_identifier": identifier, "dbi_resource_id": resource_id,
-        "engine": "postgres", "engine_version": "17.5", "db_instance_class": "db.t3.micro",
-        "allocated_storage_gib": 20, "storage_type": "gp3", "master_username": "app", "master_password_verifier": "x",
-        "port": 5432, "vpc_id": "vpc-1", "subnet_id": "subnet-a", "vpc_security_group_ids": (),
-        "db_subnet_group_name": "default", "availability_zone": "us-east-1a",
-        "preferred_backup_window": "03:00-03:30", "preferred_maintenance_window": "sun:05:00-sun:05:30",
-        "license_model": "postgresql-license", "db_parameter_group_name": "g", "parameter_group_in_force": "g",
-        "option_group_name": "o", "ca_certificate_identifier": "ca", "requested_at": 0.0, "change": "",
-        "node_id": f"node-{identifier}", "storage_encrypted": True, "kms_key_id": key.arn, "volume_driver": "image",
+    resource_id = fields.get("dbi_resource_id", f"db-{identifier.upper()}")
+    encryption: dict[str, Any] = {
+        "scope": key.scope, "storage_encrypted": True, "kms_key_id": key.arn, "volume_driver": "image",
         "wrapped_volume_key": new_wrapped_key(vault, SeededRandomness(2), key, instance_context(resource_id)),
     }  # fmt: skip
-    return DBInstance(**values | fields)
+    return db_instance(identifier, **encryption | fields)

@@ -11,6 +11,7 @@ from botocore.session import get_session
 from botocore.validate import ParamValidator
 
 from harness.builds import InstalledBuilds
+from harness.records import db_instance
 from mainstay.host.clock import SimulatedClock
 from mainstay.host.randomness import SeededRandomness
 from mainstay.model.db_instance import DBInstance
@@ -128,34 +129,12 @@ class Rds:
         """A stored instance in the subnet group "mine" with the groups named, by default the default ones."""
         group = fields.get("db_parameter_group_name", "default.postgres17")
         values: dict[str, Any] = {
-            "scope": self.scope,
-            "db_instance_identifier": identifier,
-            "dbi_resource_id": f"db-{identifier.upper()}",
-            "engine": "postgres",
-            "engine_version": "17.5",
-            "db_instance_class": "db.t3.micro",
-            "allocated_storage_gib": 20,
-            "storage_type": "gp3",
-            "master_username": "admin1",
-            "master_password_verifier": "x",
-            "port": 5432,
-            "vpc_id": "vpc-1",
-            "subnet_id": "subnet-a",
-            "vpc_security_group_ids": ("sg-1",),
-            "db_subnet_group_name": "mine",
-            "availability_zone": "us-east-1a",
-            "preferred_backup_window": "03:00-03:30",
-            "preferred_maintenance_window": "sun:05:00-sun:05:30",
-            "license_model": "postgresql-license",
-            "db_parameter_group_name": group,
-            "parameter_group_in_force": group,
-            "option_group_name": "default:postgres-17",
-            "ca_certificate_identifier": "rds-ca-rsa2048-g1",
+            "scope": self.scope, "master_username": "admin1", "vpc_security_group_ids": ("sg-1",),
+            "db_subnet_group_name": "mine", "db_parameter_group_name": group, "parameter_group_in_force": group,
+            "option_group_name": "default:postgres-17", "ca_certificate_identifier": "rds-ca-rsa2048-g1",
             "requested_at": self.clock.wall(),
-            "change": "",
-            "node_id": f"node-{identifier}",
-        }
-        instance = DBInstance(**(values | fields))
+        }  # fmt: skip
+        instance = db_instance(identifier, **values | fields)
         self.insert(instance)
         return instance
 

@@ -6,6 +6,7 @@ import uuid
 from typing import Any
 
 from harness.accounts import SCOPE, JsonAccount
+from harness.records import db_instance
 from mainstay.engines.postgresql.rules import PostgresqlRules
 from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import DBInstance
@@ -74,18 +75,7 @@ class Secrets(JsonAccount):
                 tx.insert(record)
 
     def instance(self, identifier: str = "db1", **fields: Any) -> DBInstance:
-        values: dict[str, Any] = {
-            "scope": SCOPE, "db_instance_identifier": identifier, "dbi_resource_id": f"db-{identifier.upper()}",
-            "engine": "postgres", "engine_version": "17.5", "db_instance_class": "db.t3.micro",
-            "allocated_storage_gib": 20, "storage_type": "gp3", "master_username": "chief",
-            "master_password_verifier": "x", "port": 5432, "vpc_id": "vpc-1", "subnet_id": "subnet-a",
-            "vpc_security_group_ids": ("sg-1",), "db_subnet_group_name": "mine", "availability_zone": "us-east-1a",
-            "preferred_backup_window": "03:00-03:30", "preferred_maintenance_window": "sun:05:00-sun:05:30",
-            "license_model": "postgresql-license", "db_parameter_group_name": "default.postgres17",
-            "parameter_group_in_force": "default.postgres17", "option_group_name": "default:postgres-17",
-            "ca_certificate_identifier": "rds-ca-rsa2048-g1", "requested_at": self.clock.wall(), "change": "",
-            "node_id": f"node-{identifier}", "instance_create_time": self.clock.wall(),
-        }  # fmt: skip
-        instance = DBInstance(**(values | fields))
+        times = {"requested_at": self.clock.wall(), "instance_create_time": self.clock.wall()}
+        instance = db_instance(identifier, **{"master_username": "chief", **times, **fields})
         self.insert(instance)
         return instance

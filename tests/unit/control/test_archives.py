@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.records import db_instance
 from mainstay.control.archives import ArchiveRecorder
 from mainstay.host.clock import SimulatedClock
-from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup
 from mainstay.model.node import ArchiveStatus, NodePhase, NodeRole, NodeStatus
 from mainstay.model.records import Scope
@@ -27,16 +27,9 @@ class World:
         self.archive: ArchiveStatus | None = None
         self.woken = 0
         self.recorder = ArchiveRecorder(self.store, self, self.clock, self._wake)  # type: ignore[arg-type]
-        instance = DBInstance(
-            scope=SCOPE, db_instance_identifier="db1", dbi_resource_id="db-1", engine="postgres",
-            engine_version="17.5", db_instance_class="db.t3.micro", allocated_storage_gib=20, storage_type="gp3",
-            master_username="app", master_password_verifier="x", port=5432, vpc_id="vpc-1", subnet_id="subnet-a",
-            vpc_security_group_ids=(), db_subnet_group_name="mine", availability_zone="us-east-1a",
-            preferred_backup_window="03:00-03:30", preferred_maintenance_window="sun:05:00-sun:05:30",
-            license_model="postgresql-license", db_parameter_group_name="g", parameter_group_in_force="g",
-            option_group_name="o", ca_certificate_identifier="rds-ca-rsa2048-g1", requested_at=1.0, change="",
-            node_id="node-1", backup_retention_period_days=1, repository_id="repo-1",
-        )  # fmt: skip
+        instance = db_instance(
+            "db1", dbi_resource_id="db-1", node_id="node-1", backup_retention_period_days=1, repository_id="repo-1"
+        )
         backup = DBInstanceAutomatedBackup(
             scope=SCOPE, facts=facts_of(instance), automated_backup_id="ab-1", repository_id="repo-1",
             backup_retention_period_days=1, last_backup_at=50.0,

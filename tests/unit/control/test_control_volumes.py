@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from harness.encryption import encrypted_instance
 from mainstay.control import volumes
 from mainstay.control.volumes import VolumeKeeper
 from mainstay.host.clock import SimulatedClock
@@ -33,7 +34,6 @@ from mainstay.model.node import (
 from mainstay.model.records import Scope
 from mainstay.services.kms.making import default_policy, new_key
 from mainstay.store import SqliteStore
-from mainstay.workflows.encryption import instance_context, new_wrapped_key
 from mainstay.workflows.node_specs import KEY_CONTEXT
 from mainstay.workflows.volumes import volume_key_of, volume_of
 
@@ -44,19 +44,7 @@ GIB = 1 << 30
 
 
 def instance(**fields: Any) -> DBInstance:
-    values: dict[str, Any] = {
-        "scope": SCOPE, "db_instance_identifier": "one", "dbi_resource_id": "db-1",
-        "engine": "postgres", "engine_version": "17.5", "db_instance_class": "db.t3.micro",
-        "allocated_storage_gib": 20, "storage_type": "gp3", "master_username": "app", "master_password_verifier": "x",
-        "port": 5432, "vpc_id": "vpc-1", "subnet_id": "subnet-a", "vpc_security_group_ids": (),
-        "db_subnet_group_name": "default", "availability_zone": "us-east-1a",
-        "preferred_backup_window": "03:00-03:30", "preferred_maintenance_window": "sun:05:00-sun:05:30",
-        "license_model": "postgresql-license", "db_parameter_group_name": "g", "parameter_group_in_force": "g",
-        "option_group_name": "o", "ca_certificate_identifier": "ca", "requested_at": 0.0, "change": "",
-        "node_id": "node-1", "storage_encrypted": True, "kms_key_id": KEY.arn, "volume_driver": "image",
-        "wrapped_volume_key": new_wrapped_key(VAULT, SeededRandomness(2), KEY, instance_context("db-1")),
-    }  # fmt: skip
-    return DBInstance(**values | fields)
+    return encrypted_instance(VAULT, KEY, **{"dbi_resource_id": "db-1", "node_id": "node-1"} | fields)
 
 
 def spec_of(one: DBInstance) -> NodeSpec:

@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import pytest
 
+from harness.records import db_instance
 from mainstay.control import database_logins
 from mainstay.control.database_logins import DatabaseLogins
 from mainstay.control.database_tokens import DatabaseTokens
@@ -46,16 +47,7 @@ TIMEOUT_S = 10.0
 
 
 def instance(name: str, *, iam: bool) -> DBInstance:
-    return DBInstance(
-        scope=SCOPE, db_instance_identifier=name, dbi_resource_id=f"db-{name.upper()}", engine="postgres",
-        engine_version="17.5", db_instance_class="db.t3.micro", allocated_storage_gib=20, storage_type="gp3",
-        master_username="app", master_password_verifier="x", port=5432, vpc_id="vpc-1", subnet_id="subnet-a",
-        vpc_security_group_ids=(), db_subnet_group_name="default", availability_zone="us-east-1a",
-        preferred_backup_window="03:00-03:30", preferred_maintenance_window="sun:05:00-sun:05:30",
-        license_model="postgresql-license", db_parameter_group_name="g", parameter_group_in_force="g",
-        option_group_name="o", ca_certificate_identifier="ca", requested_at=0.0, change="", node_id=f"node-{name}",
-        iam_database_authentication_enabled=iam,
-    )  # fmt: skip
+    return db_instance(name, iam_database_authentication_enabled=iam)
 
 
 def node(name: str, address: str) -> Node:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.records import db_instance
 from mainstay.control.replicas import ReplicationRecorder
 from mainstay.host.clock import SimulatedClock
 from mainstay.model.db_instance import DBInstance
@@ -32,29 +33,14 @@ class Fleet:
         )  # fmt: skip
 
 
-def instance(identifier: str, **fields: Any) -> DBInstance:
-    values: dict[str, Any] = {
-        "scope": SCOPE, "db_instance_identifier": identifier, "dbi_resource_id": f"db-{identifier.upper()}",
-        "engine": "postgres", "engine_version": "17.5", "db_instance_class": "db.t3.micro",
-        "allocated_storage_gib": 20, "storage_type": "gp3", "master_username": "app", "master_password_verifier": "x",
-        "port": 5432, "vpc_id": "vpc-1", "subnet_id": "subnet-a", "vpc_security_group_ids": (),
-        "db_subnet_group_name": "default", "availability_zone": "us-east-1a",
-        "preferred_backup_window": "03:00-03:30", "preferred_maintenance_window": "sun:05:00-sun:05:30",
-        "license_model": "postgresql-license", "db_parameter_group_name": "g", "parameter_group_in_force": "g",
-        "option_group_name": "o", "ca_certificate_identifier": "ca", "requested_at": 0.0, "change": "",
-        "node_id": f"node-{identifier}",
-    }  # fmt: skip
-    return DBInstance(**values | fields)
-
-
 class World:
     """A replica that follows, its source, and the control process that watches."""
 
     def __init__(self) -> None:
         self.store, self.fleet, self.clock = SqliteStore(":memory:"), Fleet(), SimulatedClock()
         with self.store.transaction() as tx:
-            tx.insert(instance("src"))
-            tx.insert(instance("rep", source_dbi_resource_id="db-SRC", replication_status="replicating"))
+            tx.insert(db_instance("src"))
+            tx.insert(db_instance("rep", source_dbi_resource_id="db-SRC", replication_status="replicating"))
         self.restart()
 
     def restart(self) -> None:

@@ -5,21 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from harness.records import db_instance
 from mainstay.decide.db_instance_status import accepts_changes, db_instance_status
-from mainstay.model.db_instance import DBInstance
 from mainstay.model.node import NodePhase, NodeRole, NodeStatus, NodeTarget
-from mainstay.model.records import Scope
 
-INSTANCE = DBInstance(
-    scope=Scope("123456789012", "us-east-1"), db_instance_identifier="one", dbi_resource_id="db-1", engine="postgres",
-    engine_version="17.5", db_instance_class="db.t3.micro", allocated_storage_gib=20, storage_type="gp3",
-    master_username="app", master_password_verifier="x", port=5432, vpc_id="vpc-1", subnet_id="subnet-a",
-    vpc_security_group_ids=(), db_subnet_group_name="default", availability_zone="us-east-1a",
-    preferred_backup_window="03:00-03:30", preferred_maintenance_window="sun:05:00-sun:05:30",
-    license_model="postgresql-license", db_parameter_group_name="g", parameter_group_in_force="g",
-    option_group_name="o", ca_certificate_identifier="ca", requested_at=0.0, change="", node_id="node-1",
-    instance_create_time=1.0,
-)  # fmt: skip
+INSTANCE = db_instance(instance_create_time=1.0)
 SEEN = NodeStatus(
     node_id="node-1", dbi_resource_id="db-1", db_instance_identifier="one", role=NodeRole.PRIMARY,
     availability_zone="us-east-1a", phase=NodePhase.RUNNING, generation=1,
