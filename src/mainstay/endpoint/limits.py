@@ -66,9 +66,8 @@ DNS_TCP_IDLE_S = 10.0
 
 DNS_BIND_RETRY_INTERVAL_S = 5.0
 
-PUMPS_MAX = 9
-"""The endpoint process's own thread that carries bytes, and processes that do nothing else. One more than there are
-cores keeps all of them busy; more than these would be too much memory (a process has 20 MB)."""
+PUMP_PROCESSES_MAX = 8
+"""One for each core; more than these would be too much memory (one has 20 MB)."""
 
 PUMP_BUSY_SHARE = 0.25
 """Of the time, in which the pumps run or wait for a core, summed: with less the endpoint's own thread carries
@@ -92,9 +91,11 @@ PUMP_END_TIMEOUT_S = 3.0
 """A pump process that has not carried out an order to end connections by then is killed, and they end with it."""
 
 
-def pumps_for(cores: int) -> int:
-    """How many pumps there are to be at most. With one core, processes would only take it from each other."""
-    return min(PUMPS_MAX, cores + 1) if cores > 1 else 1
+def pump_processes_for(cores: int) -> int:
+    """How many processes that carry bytes there are to be at most. With one core they would only take it from each
+    other.
+    """
+    return min(PUMP_PROCESSES_MAX, cores) if cores > 1 else 0
 
 
 def connections_for(files: int) -> int:

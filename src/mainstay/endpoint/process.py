@@ -43,7 +43,8 @@ class EndpointProcess:
         self._file = settings.home / "endpoint" / "routes.json"
         self._table = RoutingTable()
         connections_max = limits.connections_for(raise_file_limit())
-        self._relay = Relay(connections_max=connections_max, pumps=limits.pumps_for(len(os.sched_getaffinity(0))))
+        processes = limits.pump_processes_for(len(os.sched_getaffinity(0)))
+        self._relay = Relay(connections_max=connections_max, processes=processes)
         self._kernel = Kernel(str(settings.home), self._file.with_name("kernel.json"))
         self._kernel_wanted = settings.endpoint_path != "relay"
         self._kernel_reason: str | None = "not tried yet" if self._kernel_wanted else "endpoint_path is set to relay"

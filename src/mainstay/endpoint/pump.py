@@ -183,16 +183,16 @@ class Pump:
                 count += 1
         return count
 
-    def release(self, parts: int, count_max: int) -> list[tuple[int, socket.socket, socket.socket]]:
-        """Gives pairs away with their client's and engine's sockets, for another pump to carry: all but each
-        `parts`-th, and but those that have something under way.
+    def release(self, count_max: int) -> list[tuple[int, socket.socket, socket.socket]]:
+        """Gives pairs away with their client's and engine's sockets, for another pump to carry: those that have nothing
+        under way.
         """
         released: list[tuple[int, socket.socket, socket.socket]] = []
-        for number, request in enumerate(list(self._requests.values())):
+        for request in list(self._requests.values()):
             if len(released) == count_max:
                 break
             answer = request.other
-            if number % parts and request.mask == answer.mask == _READS_ONLY:
+            if request.mask == answer.mask == _READS_ONLY:
                 # A socket leaves epoll by itself only when nobody has it open any more.
                 self._epoll.unregister(request.fd)
                 self._epoll.unregister(answer.fd)

@@ -62,9 +62,9 @@ class PumpThread(Carrier):
         self._gone(pairs)
         return cut
 
-    async def release(self, parts: int, count_max: int) -> list[Released]:
+    async def release(self, count_max: int) -> list[Released]:
         """See `Pump.release`; the pairs belong to the caller now."""
-        released = await self._ask(lambda: self._pump.release(parts, count_max))
+        released = await self._ask(lambda: self._pump.release(count_max))
         return [Released(pair, self.tags.pop(pair), client, engine) for pair, client, engine in released]
 
     def busy_s(self) -> float:

@@ -1,9 +1,9 @@
 """All pumps of an endpoint process: its own thread, and processes while there is much to carry.
 
 Threads of one process wait for each other at the interpreter's lock, processes do not; but each costs memory. So one
-thread carries everything until it is busy for a good part of the time, and processes are started, which take over their
-share of what it carries and of what comes. When there has been little to do for a while they end as soon as they have
-nothing left.
+thread carries everything until it is busy for a good part of the time, and processes are started, which take over what
+it carries and what comes: in the thread it would share that lock with the event loop. When there has been little to do
+for a while they end as soon as they have nothing left.
 
 Guarantees, tested in tests/unit/endpoint/test_pumps.py: a pair that is moved to another pump loses no byte; after `cut`
 returned the pairs that it picked are gone, wherever they were; a process that dies costs its own connections only, and
@@ -36,12 +36,12 @@ class Pumps:
         self,
         on_closed: Callable[[Tag], None],
         *,
-        pumps_max: int = 1,
+        processes_max: int = 0,
         busy_share: float = limits.PUMP_BUSY_SHARE,
         idle_s: float = limits.PUMP_IDLE_S,
     ) -> None:
         self._on_closed = on_closed
-        self._processes_max = pumps_max - 1
+        self._processes_max = processes_max
         self._busy_share = busy_share
         self._idle_s = idle_s
         self._thread = PumpThread(on_closed)
@@ -85,9 +85,18 @@ class Pumps:
         return await asyncio.shield(self._spawn(cut()))  # whoever gives up waiting has still asked for it
 
     async def grow(self) -> None:
-        """Starts the processes that there may be, and gives them of what the thread carries their share, or as much of
-        it as can be moved in one go.
+        """Starts the processes that there may be, and gives them what the thread carries, or as much of it as can be
+        moved in one go. Joins in if that is being done already.
         """
+        await asyncio.shield(self._growth())
+
+    def _growth(self) -> asyncio.Task[None]:
+        if self._growing is None:
+            self._growing = self._spawn(self._grow())
+            self._growing.add_done_callback(self._grown)
+        return self._growing
+
+    async def _grow(self) -> None:
         started: list[PumpProcess] = []
         try:
             for _ in range(self._processes_max - len(self._processes)):
@@ -106,8 +115,7 @@ class Pumps:
                     self._processes.append(one)
                     log.info("endpoint.pump_started", pid=one.pid)
             if self._processes:
-                parts = len(self._processes) + 1
-                for pair, tag, client, engine in await self._thread.release(parts, limits.PUMP_MOVED_AT_ONCE):
+                for pair, tag, client, engine in await self._thread.release(limits.PUMP_MOVED_AT_ONCE):
                     _least_loaded(self._processes or [self._thread]).add(client, engine, pair, tag)
 
     def state(self) -> list[dict[str, int | None]]:
@@ -124,7 +132,7 @@ class Pumps:
         """Those that a new connection may go to."""
         if self._loop.time() - self._busy_at > self._idle_s:
             return [self._thread]
-        return [self._thread, *(one for one in self._processes if one.keeps_up)]
+        return [one for one in self._processes if one.keeps_up] or [self._thread]
 
     def _busy_s(self) -> float:
         return sum(one.busy_s() for one in (self._thread, *self._processes))
@@ -142,9 +150,8 @@ class Pumps:
         self._looked = (now_s, busy_s)
         if share >= self._busy_share:
             self._busy_at = now_s
-            if self._growing is None and self._uneven(now_s):
-                self._growing = self._spawn(self.grow())
-                self._growing.add_done_callback(self._grown)
+            if self._crowded(now_s):
+                self._growth()
         elif now_s - self._busy_at > self._idle_s:
             for one in [one for one in self._processes if not one.tags]:
                 self._processes.remove(one)
@@ -154,13 +161,11 @@ class Pumps:
         if len(self._thread.tags) > 1 or self._processes or self._growing is not None:
             self._timer = self._loop.call_later(limits.PUMP_LOOK_INTERVAL_S, self._look)
 
-    def _uneven(self, now_s: float) -> bool:
-        """Whether the thread carries more than its share of what there is to do."""
+    def _crowded(self, now_s: float) -> bool:
+        """Whether the thread carries what processes could."""
         if len(self._thread.tags) < 2:
             return False
-        if len(self._processes) < self._processes_max:
-            return now_s - self._failed_at > limits.PUMP_RETRY_S
-        return len(self._thread.tags) > 2 * min(len(one.tags) for one in self._processes) + 2
+        return len(self._processes) == self._processes_max or now_s - self._failed_at > limits.PUMP_RETRY_S
 
     def _grown(self, _: asyncio.Task[None]) -> None:
         self._growing = None

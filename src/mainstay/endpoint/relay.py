@@ -60,13 +60,13 @@ class Relay:
         connections_max: int,
         per_endpoint_max: int = limits.CONNECTIONS_PER_ENDPOINT_MAX,
         hold_s: float = limits.HOLD_S,
-        pumps: int = 1,
+        processes: int = 0,
     ) -> None:
         self._quota = limits.Quota(connections_max, per_endpoint_max)
         self._hold_s = hold_s
         self._gate = limits.LogGate()
         self._endpoints: dict[str, _Endpoint] = {}
-        self.pumps = Pumps(lambda tag: self._quota.give_back(tag.endpoint_id), pumps_max=pumps)
+        self.pumps = Pumps(lambda tag: self._quota.give_back(tag.endpoint_id), processes_max=processes)
         self._counters: dict[str, Counter[str]] = {}
 
     def start(self) -> None:

@@ -181,7 +181,7 @@ import sys
 from mainstay.endpoint.pumps import Pumps
 
 async def main():
-    pumps = Pumps(lambda tag: None, pumps_max=3)
+    pumps = Pumps(lambda tag: None, processes_max=2)
     pumps.start()
     await pumps.grow()
     print(*[one["pid"] for one in pumps.state() if one["pid"]], file=sys.stderr, flush=True)

@@ -41,7 +41,7 @@ async def make() -> AsyncIterator[Callable[..., RelayRig]]:
     rigs: list[RelayRig] = []
 
     def build(**options: Any) -> RelayRig:
-        rigs.append(RelayRig(Relay(**{"connections_max": 100, "hold_s": 5.0, "pumps": 2, **options})))
+        rigs.append(RelayRig(Relay(**{"connections_max": 100, "hold_s": 5.0, "processes": 1, **options})))
         return rigs[-1]
 
     yield build
@@ -153,7 +153,7 @@ async def test_a_new_epoch_cuts_the_connections_of_the_old(make: Any, engines: A
 
 
 async def test_a_new_epoch_also_cuts_what_processes_carry(make: Any, engines: Any, connect: Any, route: Route) -> None:
-    rig, old, new = make(pumps=3), engines("old"), engines("new")
+    rig, old, new = make(processes=2), engines("old"), engines("new")
     host, port = await old.start()
     route = await rig.put(route, target_address=host, target_port=port)
     clients = [await connect(route) for _ in range(2)]
@@ -161,7 +161,7 @@ async def test_a_new_epoch_also_cuts_what_processes_carry(make: Any, engines: An
     await rig.relay.pumps.grow()
     clients += [await connect(route) for _ in range(4)]
     assert [await client.ask() for client in clients] == ["old:hello"] * 6
-    assert sorted(pump["connections"] for pump in rig.relay.pumps.state()) == [2, 2, 2]
+    assert sorted(pump["connections"] for pump in rig.relay.pumps.state()) == [0, 3, 3]
     host, port = await new.start()
     route = await rig.put(route, target_address=host, target_port=port, epoch=2)
     assert rig.cut == 6
