@@ -25,6 +25,7 @@ from harness.bank import TABLE as BANK
 from harness.bank import Bank, is_balanced
 from harness.pairs import MultiAZ
 from harness.power import CannotMount, PowerlessService
+from harness.sabotage import SabotagedService
 from harness.service import Service, eventually
 from harness.writers import TABLE, Writers
 from mainstay.engines.builds import Builds
@@ -345,6 +346,34 @@ def test_kills_delay_backups_and_restores_and_harm_none(kept: Kept, full: bool, 
     print(f"B5: {len(killed)} kills ({', '.join(sorted(set(killed)))}); {writers.acknowledged()} commits")
     assert kept.damages() == ()
     eventually(lambda: kept.litter() == set(), timeout_s=kept.timeout_s)
+
+
+def test_an_engine_that_is_faster_than_its_agent_is_restored() -> None:
+    """It asks for its log before anybody serves it; then agents come and go while it recovers, and while it ends."""
+    with SabotagedService("log_served_late") as service:
+        kept = prepared(service)
+        grow(kept, 2)
+        sums = kept.checksums()
+        latest = kept.await_restorable(time.time())
+        kept.restore_moments({"late": latest})
+        recovering = eventually(lambda: _recovering(service, "late"))
+        for _ in range(3):
+            service.kill("agent")
+            time.sleep(1.0)
+            assert recovering.exists(), "3 s after an agent's start the engine is served"
+        kept.await_status("late")
+        assert not recovering.exists()
+        assert kept.checksums("late") == sums
+
+
+def _recovering(service: Service, identifier: str) -> Path | None:
+    """What tells that an engine has not come to its target; None before it has been started."""
+    try:
+        node = service.node(identifier)
+    except (KeyError, StopIteration, AssertionError):
+        return None
+    sign = Path(node["data_directory"]) / "recovery.signal"
+    return sign if node["pid"] and sign.exists() else None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
