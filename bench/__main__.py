@@ -1,6 +1,7 @@
 """`python -m bench [name …]`: runs the benches named, or all, prints their tables and keeps them in the docs.
 
-A bench is a module of this package with HEADING and `run(say) -> list[Table]`, where `say` prints progress.
+A bench is a module of this package with HEADING and `run(say) -> Iterable[Table]`, where `say` prints progress.
+A table is printed as soon as it is there.
 """
 
 from __future__ import annotations
@@ -53,9 +54,11 @@ def main() -> int:
         stamp = machine()
         _say(f"[{number}/{len(wanted)}] {name}")
         bench = importlib.import_module(f"bench.{name}")
-        tables = bench.run(_say)
-        text = "\n".join(show(table) for table in tables)
-        print(f"\n{text}", flush=True)
+        shown = []
+        for table in bench.run(_say):
+            shown.append(show(table))
+            print(f"\n{shown[-1]}", flush=True)
+        text = "\n".join(shown)
         keep(PAGE, name, bench.HEADING, f"{stamp}\n\n{text}")
         _say(f"{name}: {time.monotonic() - started:.0f} s")
     return 0

@@ -82,6 +82,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     restore_test_interval_days: int = 7
     """So often the newest backup of each instance is really restored, after a daily backup, and checked. 0: never."""
 
+    progress_event_interval_s: float = 60.0
+    """A backup, copy, export or restore that takes longer tells how far it is in events, seldom. 0: in none."""
+
     proxy_workers: int = 0
     """Processes that serve RDS Proxies; 0: one for each core but one, at most 8. From 2 on, another coordinates."""
 
@@ -184,6 +187,8 @@ def _validate(settings: Settings) -> None:
             f"restore_test_interval_days {settings.restore_test_interval_days} is not between 0 and"
             f" {RESTORE_TEST_INTERVAL_DAYS_MAX}"
         )
+    if not 0 <= settings.progress_event_interval_s < float("inf"):
+        raise Permanent(f"progress_event_interval_s {settings.progress_event_interval_s} is not a number of seconds")
     if settings.endpoint_path not in ("auto", "relay", "kernel"):
         raise Permanent(f"endpoint_path {settings.endpoint_path!r} is none of auto, relay, kernel")
     if settings.volumes not in ("directory", "image"):

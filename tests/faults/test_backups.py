@@ -25,6 +25,7 @@ from harness.bank import TABLE as BANK
 from harness.bank import Bank, is_balanced
 from harness.pairs import MultiAZ
 from harness.power import CannotMount, PowerlessService
+from harness.sabotage import SabotagedService
 from harness.service import Service, eventually
 from harness.writers import TABLE, Writers
 from mainstay.engines.builds import Builds
@@ -341,6 +342,34 @@ def test_kills_delay_backups_and_restores_and_harm_none(kept: Kept, full: bool, 
     eventually(lambda: kept.litter() == set(), timeout_s=kept.timeout_s)
 
 
+def test_an_engine_that_is_faster_than_its_agent_is_restored() -> None:
+    """It asks for its log before anybody serves it; then agents come and go while it recovers, and while it ends."""
+    with SabotagedService("log_served_late") as service:
+        kept = prepared(service)
+        grow(kept, 2)
+        sums = kept.checksums()
+        latest = kept.await_restorable(time.time())
+        kept.restore_moments({"late": latest})
+        recovering = eventually(lambda: _recovering(service, "late"))
+        for _ in range(3):
+            service.kill("agent")
+            time.sleep(1.0)
+            assert recovering.exists(), "3 s after an agent's start the engine is served"
+        kept.await_status("late")
+        assert not recovering.exists()
+        assert kept.checksums("late") == sums
+
+
+def _recovering(service: Service, identifier: str) -> Path | None:
+    """What tells that an engine has not come to its target; None before it has been started."""
+    try:
+        node = service.node(identifier)
+    except (KeyError, StopIteration, AssertionError):
+        return None
+    sign = Path(node["data_directory"]) / "recovery.signal"
+    return sign if node["pid"] and sign.exists() else None
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 def test_a_full_object_storage_stops_the_promise_and_nothing_else(full: bool) -> None:
     if not full:
@@ -387,7 +416,8 @@ def _fill_storage(kept: Kept, storage: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
 def test_a_power_cut_keeps_what_was_promised(full: bool, chance: random.Random) -> None:
-    """Of the object storage, of the engine and of the records at once; a backup was being taken."""
+    """Of the object storage, of the engine and of the records at once; while a backup was being taken, the log was
+    shipped, a snapshot was being restored and another one, which shared its data, was being removed."""
     if not full:
         pytest.skip("in `make faults` only")
     service = PowerlessService()
@@ -397,10 +427,18 @@ def test_a_power_cut_keeps_what_was_promised(full: bool, chance: random.Random) 
         pytest.skip(f"this machine does not let us mount: {error}")
     try:
         kept = prepared(service)
+        sums = kept.checksums(without=("kept", "bank"))
+        for name in ("earlier", "doomed"):
+            kept.begin_snapshot(name)
+            kept.await_snapshot(name)
+            with kept.connect() as session:
+                session.execute("UPDATE bulk SET value = md5(value)")
         with Writers(kept.connect, writers=2, readers=0, pause_s=0.005) as writers:
             eventually(lambda: writers.acknowledged() > 200)
+            kept.rds.delete_db_snapshot(DBSnapshotIdentifier="doomed")
+            kept.restore_snapshots({"from-earlier": "earlier"})
             kept.begin_snapshot("cut")
-            time.sleep(chance.uniform(0.2, 1.0))
+            time.sleep(chance.uniform(0.1, 1.0))
             promised = kept.latest.timestamp()
             service.cut_power()
             writers.stop()
@@ -411,9 +449,47 @@ def test_a_power_cut_keeps_what_was_promised(full: bool, chance: random.Random) 
         kept.restore_snapshots({"from-cut": "cut"})
         kept.await_status("promised")
         assert judge_restore(writers.operations, kept.rows("promised"), promised) == ""
+        kept.await_status("from-earlier")
+        assert kept.checksums("from-earlier", without=("kept", "bank")) == sums
         kept.await_status("from-cut")
         assert kept.damages() == ()
+        eventually(lambda: kept.litter() == set(), timeout_s=kept.timeout_s)
         print(f"B5, power cut: {writers.acknowledged()} commits")
+    finally:
+        service.__exit__()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+def test_a_full_disk_delays_a_restore_and_harms_none(full: bool) -> None:
+    """Of the host, below the restored instance: what was begun is removed, and it goes on when there is room."""
+    if not full:
+        pytest.skip("in `make faults` only")
+    service = PowerlessService()  # for its file system of its own
+    try:
+        service.__enter__()
+    except CannotMount as error:
+        pytest.skip(f"this machine does not let us mount: {error}")
+    try:
+        kept = prepared(service)
+        with kept.connect() as session:
+            session.execute("UPDATE bulk SET value = md5(value)")
+        kept.begin_snapshot("one")
+        kept.await_snapshot("one")
+        sums = kept.checksums()
+        ballast = service.home / "ballast"
+        size = os.statvfs(service.home).f_bavail * os.statvfs(service.home).f_frsize - (12 << 20)
+        with ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+        kept.restore_snapshots({"cramped": "one"})
+        log = service.home / "logs" / "agent.log"
+        eventually(lambda: "cannot be restored to" in log.read_text())
+        time.sleep(3.0)
+        assert service.describe("cramped")["DBInstanceStatus"] == "creating"
+        assert kept.checksums() == sums, "nobody else is harmed"
+        ballast.unlink()
+        kept.await_status("cramped")
+        assert kept.checksums("cramped") == sums
+        assert kept.damages() == ()
     finally:
         service.__exit__()
 

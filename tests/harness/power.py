@@ -53,7 +53,7 @@ class PowerlessService(SabotagedService):
         self._images.mkdir()
         try:
             subprocess.run(["truncate", f"--size={SIZE}", str(self._image)], check=True, timeout=20)
-            _run("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
+            _run("mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(self._image))
             if sabotaged.exists():
                 sabotaged = sabotaged.rename(self._images / "sabotaged")
                 self.python = str(sabotaged / "bin" / "python")

@@ -232,11 +232,11 @@ class Keeper:
     async def stop_now(self) -> None:
         """Closes the route and stops the engine, whatever the spec says; the keeper must not run any more."""
         self.archiving.end()
-        self.hands.restoring.end()
         if self.assignment.role is not NodeRole.STANDBY:
             with suppress(MainstayError):
                 await self._tools.routes.withdraw(self.spec)
         await self.hands.stop_whatever_runs()
+        self.hands.restoring.end()  # not before: an engine that is refused what it asks for would call that the end
         with suppress(MainstayError):  # somebody uses it still: it stays mounted, and is found so again
             await self.hands.volume.close()
 

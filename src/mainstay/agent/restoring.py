@@ -108,7 +108,9 @@ class Restoring:
     def progress(self) -> RestoreProgress | None:
         """How far it is, None when nothing is being restored."""
         if self._server is not None:
-            return RestoreProgress(phase="log", bytes_done=self._server.served_bytes, bytes_total=0)
+            # In whole seconds: whatever else changes in a node's status is told at once.
+            seconds = float(int(asyncio.get_running_loop().time() - self._since))
+            return RestoreProgress(phase="log", bytes_done=self._server.served_bytes, seconds=seconds)
         return self._copied
 
     def failure(self) -> str:
@@ -130,8 +132,10 @@ class Restoring:
         """
         if restore is None:
             self.end()
-        elif (self._serving is None or self._serving.done()) and (self.under_way or self._files.restoring.exists()):
-            self._copied = None
+            return
+        self._copied = None  # an engine that starts has its files
+        if (self._serving is None or self._serving.done()) and (self.under_way or self._files.restoring.exists()):
+            self._since = asyncio.get_running_loop().time()
             archive = self._repositories.log_archive(restore.repository)
             self._server = self._driver.backups.recovery(restore, self._files, self._user, archive)
             self._serving = asyncio.create_task(self._run(self._server))

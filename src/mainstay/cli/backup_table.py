@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from mainstay.cli.tables import show_table
-from mainstay.cli.words import moment, pace, proof, size, span
+from mainstay.cli.words import moment, proof
+from mainstay.decide.progress import pace_words, size, span
 
 
 def show_rows(rows: list[dict[str, Any]], now: float) -> None:
@@ -68,4 +69,4 @@ def snapshot_words(row: dict[str, Any], now: float) -> dict[str, str]:
 def _progress(row: dict[str, Any]) -> str:
     told = row.get("progress")
     here = ", on this host only until it is stored" if row.get("local") else ""
-    return here if not told else f"{here}: {pace(told['bytes_done'], told['bytes_total'], told['seconds'])}"
+    return here if not told else f"{here}: {pace_words(told['bytes_done'], told['bytes_total'], told['seconds'])}"

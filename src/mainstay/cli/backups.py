@@ -296,7 +296,7 @@ def _look(settings: Settings, ticket: Any) -> dict[str, Any]:
 
 
 def _end(told: dict[str, Any], good: str, bad: str, *, as_json: bool) -> None:
-    from mainstay.cli.words import size, span
+    from mainstay.decide.progress import size, span
 
     fine = not told["damages"] and not told["failure"]
     if as_json:

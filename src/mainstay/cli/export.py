@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import pwd
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -18,19 +20,51 @@ from mainstay.agent.backup_facts import log_of
 from mainstay.agent.repositories import SystemRepositories
 from mainstay.cli.agent import ask_control
 from mainstay.cli.progress import Show, bar
-from mainstay.cli.words import size
+from mainstay.decide.progress import Pace, Told, is_due, pace_words, size
 from mainstay.engines.base import EngineDriver
 from mainstay.engines.registry import drivers
 from mainstay.host.file_identity import files_as
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import User
 from mainstay.host.randomness import SystemRandomness
-from mainstay.model.errors import Permanent
+from mainstay.model.errors import MainstayError, Permanent
 from mainstay.model.node import RestoreSpec, RestoreTarget
 from mainstay.model.repository_job import BackupFacts, RepositoryRef
 from mainstay.settings import Settings
 
 README = "README-MAINSTAY.txt"
+FILES = "files"
+
+
+class Telling:
+    """Events of the snapshot that tell how far its export is: seldom, like those of all long work, and at its end.
+
+    The export does not wait for them, and does without them if the service is away meanwhile.
+    """
+
+    def __init__(self, settings: Settings, snapshot: str, region: str, directory: Path) -> None:
+        self._settings = settings
+        self._export = {"name": snapshot, "region": region, "directory": str(directory)}
+        self._begun_at = time.time()
+        self._told: Told | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def note(self, bytes_done: int, bytes_total: int) -> None:
+        """Perhaps tells it."""
+        now = time.time()
+        pace = Pace(begun_at=self._begun_at, bytes_done=bytes_done, bytes_total=bytes_total)
+        if is_due(pace, self._told, now, self._settings.progress_event_interval_s):
+            self._told = Told(at=now, tenths=pace.tenths)
+            words = pace_words(bytes_done, bytes_total, now - self._begun_at)
+            self._task = asyncio.create_task(asyncio.to_thread(self._tell, words))
+
+    def end(self) -> None:
+        """It is complete."""
+        self._tell("")
+
+    def _tell(self, progress: str) -> None:
+        with suppress(MainstayError):
+            ask_control(self._settings, "tell_export", {**self._export, "progress": progress})
 
 
 def export_snapshot(settings: Settings, snapshot: str, directory: Path, *, region: str, owner: str) -> None:
@@ -43,8 +77,16 @@ def export_snapshot(settings: Settings, snapshot: str, directory: Path, *, regio
     ref = msgspec.convert(answer["repository"], RepositoryRef)
     facts = msgspec.convert(answer["facts"], BackupFacts)
     driver = drivers()[answer["engine"]]
+    telling = Telling(settings, snapshot, region, directory)
     with bar() as show:
-        asyncio.run(_write(settings, ref, facts, driver, directory, user, show))
+
+        def note(doing: str, done: int, total: int) -> None:
+            show(doing, done, total)
+            if doing == FILES:
+                telling.note(done, total)
+
+        asyncio.run(_write(settings, ref, facts, driver, directory, user, note))
+    telling.end()
     print(
         f"{snapshot} is in {directory}: {size(facts.size_bytes)} and its log. {directory / README} says how to use it."
     )
@@ -73,7 +115,7 @@ async def _write(
 ) -> None:
     repositories = SystemRepositories(settings, SystemRandomness())
     spec = RestoreSpec(repository=ref, backup_id=facts.backup_id, target=RestoreTarget(timeline=facts.timeline))
-    await repositories.restore(spec, directory, user, lambda done, total: show("files", done, total))
+    await repositories.restore(spec, directory, user, lambda done, total: show(FILES, done, total))
     archive = repositories.log_archive(ref)
     needed = log_of(facts, archive, driver.backups)
     name = driver.backups.history_file(facts.timeline) if needed else ""

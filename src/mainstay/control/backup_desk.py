@@ -24,6 +24,7 @@ from mainstay.model.errors import ApiError, Permanent, Transient
 from mainstay.model.records import Scope
 from mainstay.services.operations import Call
 from mainstay.services.rds.data_exchange import discard, expect_import, go_back, restore_in_place
+from mainstay.services.rds.events import record_event
 from mainstay.services.rds.instance_view import InstanceView
 from mainstay.services.rds.internal import internal_call
 from mainstay.services.rds.restore_further import Place, move_paused, open_paused, restore_further
@@ -73,6 +74,13 @@ class Import(Named, frozen=True, kw_only=True):
     origin: str
 
 
+class Export(Named, frozen=True, kw_only=True):
+    """An export that is being written, with how far it is in words, or that is complete (`progress` "")."""
+
+    directory: str
+    progress: str
+
+
 class Load(Named, frozen=True, kw_only=True):
     """A dump for an instance; `database` "" for the one that it was created with."""
 
@@ -102,6 +110,7 @@ class BackupDesk:
             "test_restore": self.test_restore,
             "look_at_ticket": self.look_at_ticket,
             "open_backup": self.open_backup,
+            "tell_export": self.tell_export,
             "restore_further": self.restore_further,
             "open_paused": self.open_paused,
             "move_paused": self.move_paused,
@@ -212,6 +221,20 @@ class BackupDesk:
             "facts": msgspec.to_builtins(found.backup),
             "engine": found.facts.engine,
         }
+
+    async def tell_export(self, params: Any) -> Any:
+        """An event of the snapshot, if it is still there."""
+        asked, clock = _converted(params, Export), self._tools.clock
+        with self._tools.store.transaction() as tx:
+            found = _find(tx, asked)
+            if not isinstance(found, DBSnapshot):
+                raise Permanent(f"{asked.name} is no DB snapshot")
+            if asked.progress:
+                doing = f"Export of the snapshot to {asked.directory}"
+                record_event(tx, clock, found, "MAINSTAY-EVENT-0009", doing=doing, progress=asked.progress)
+            else:
+                reason = f"The DB snapshot {found.db_snapshot_identifier} was exported to {asked.directory}"
+                record_event(tx, clock, found, "MAINSTAY-EVENT-0002", reason=reason)
 
     async def restore_further(self, params: Any) -> Any:
         """Begins a restore to a place in the log, or one that is to be looked at; the new instance's identifier."""

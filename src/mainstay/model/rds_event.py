@@ -148,6 +148,10 @@ EVENTS = MappingProxyType(
         "MAINSTAY-EVENT-0004": EventKind("failure", "{reason}"),
         "MAINSTAY-EVENT-0005": EventKind("notification", "{reason}"),
         "MAINSTAY-EVENT-0006": EventKind("restoration", "{reason}"),
+        "MAINSTAY-EVENT-0007": EventKind("backup", "{doing} in progress: {progress}"),
+        "MAINSTAY-EVENT-0008": EventKind("creation", "{doing} in progress: {progress}"),
+        "MAINSTAY-EVENT-0009": EventKind("notification", "{doing} in progress: {progress}"),
+        "MAINSTAY-EVENT-0010": EventKind("restoration", "{doing} in progress: {progress}"),
         "RDS-EVENT-0278": EventKind("failure", "The DB instance creation failed: {reason}"),
     }
 )

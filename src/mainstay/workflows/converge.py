@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mainstay.decide.progress import Pace
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.errors import Permanent
 from mainstay.model.node import Node, NodePhase, NodeSpec, NodeStatus, NodeTarget, leading
@@ -19,6 +20,7 @@ from mainstay.workflows import addresses
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, StepFunction, Work
 from mainstay.workflows.fleet import last_seen_leader
 from mainstay.workflows.node_specs import instance_of, nodes_of, refresh_nodes, require_instance, with_private_key
+from mainstay.workflows.progress import tell_or_sleep
 
 OBSERVE_AGAIN_S = 5.0
 _FAILURES = {
@@ -121,7 +123,7 @@ def converging(
             if one is None and spec.target is not NodeTarget.ABSENT:
                 return Next("put_node")
             if not _done(spec, one, settled):
-                return Sleep(OBSERVE_AGAIN_S)
+                return _tell_restore(work, status)
         if instance.multi_az and needs_standby and not (status.pair is not None and status.pair.in_sync):
             return Sleep(OBSERVE_AGAIN_S)
         if hold is not None and hold.holds(instance):
@@ -138,13 +140,29 @@ def converging(
             "put_node": Step(
                 _put_node, successors=("await_settled",) if failed is None else ("await_settled", "put_node")
             ),
-            "await_settled": Step(await_settled, successors=("put_node", *held)),
+            "await_settled": Step(await_settled, successors=("await_settled", "put_node", *held)),
             **held,
         },
         deadline_s=deadline_s,
         failed=failed or fail,
         overdue=tell_overdue if hold is None else hold.overdue,
     )
+
+
+def _tell_restore(work: Work, status: NodeStatus) -> Outcome:
+    """Waits on; if the node's data comes from a backup, how far that is is told now and then."""
+    seen = status.restore
+    if seen is None or not seen.seconds:
+        return Sleep(OBSERVE_AGAIN_S)
+    begun_at = work.tools.clock.wall() - seen.seconds
+    pace = Pace(begun_at=begun_at, bytes_done=seen.bytes_done, bytes_total=seen.bytes_total)
+    doing = "Restore" if seen.bytes_total else "Replay of the log"
+
+    def tell(tx: Transaction, words: str) -> None:
+        instance = require_instance(tx, work.job.scope, work.job.subject)
+        record_event(tx, work.tools.clock, instance, "MAINSTAY-EVENT-0010", doing=doing, progress=words)
+
+    return tell_or_sleep(work, pace, tell, OBSERVE_AGAIN_S)
 
 
 def _record_end(work: Work, tx: Transaction, ending: Ending, status: NodeStatus) -> None:

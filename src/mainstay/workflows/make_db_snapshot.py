@@ -37,6 +37,7 @@ from mainstay.model.repository_job import BackupFacts, JobKind, JobPhase, JobSta
 from mainstay.services.rds.events import record_event
 from mainstay.store import Reader, Transaction
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work, bring_forward, new_job
+from mainstay.workflows.progress import pace_of, tell_or_sleep
 from mainstay.workflows.reclaim_repository import is_clearing, note_filled, request_clearing_in, request_reclaim_in
 from mainstay.workflows.repositories import facts_of, may_be_opened, open_repository, require_repository
 from mainstay.workflows.volumes import key_of_clone
@@ -227,11 +228,37 @@ async def _await_outcome(work: Work) -> Outcome:
     if local is not None and row.status == CREATING:
         return Next("await_outcome", lambda tx: _cloned(work, tx, local))
     if status.phase is JobPhase.RUNNING:
-        return Sleep(OBSERVE_AGAIN_S)
+        pace = pace_of(status, tools.clock.wall())
+        return tell_or_sleep(work, pace, lambda tx, words: _tell_progress(work, tx, words), OBSERVE_AGAIN_S)
     if status.phase is JobPhase.DONE and status.backup is not None:
         facts = status.backup
         return Next("forget_job", lambda tx: _complete(work, tx, facts, status.copied_because))
     return _after_failure(work, status)
+
+
+def _tell_progress(work: Work, tx: Transaction, words: str) -> None:
+    """To whoever was told of the beginning."""
+    clock, row = work.tools.clock, _wanted(tx, work)
+    if row is None:
+        return
+    if row.local:
+        record_event(tx, clock, row, "MAINSTAY-EVENT-0009", doing="Storing of the snapshot", progress=words)
+        return
+    if row.copy_of is not None:
+        snapshot, region = _source_words(row)
+        doing = f"Copy of snapshot {snapshot} from region {region}"
+        record_event(tx, clock, row, "MAINSTAY-EVENT-0009", doing=doing, progress=words)
+        return
+    record_event(tx, clock, row, "MAINSTAY-EVENT-0008", doing="Creation of the snapshot", progress=words)
+    instance = instance_shown(tx, row)
+    if instance is not None:
+        record_event(tx, clock, instance, "MAINSTAY-EVENT-0007", doing="Backup", progress=words)
+
+
+def _source_words(row: DBSnapshot) -> tuple[str, str]:
+    """Name and region of what a copy is a copy of; `row.source_region` is shown, and empty in the same region."""
+    region = "" if row.copy_of is None else row.copy_of.scope.region
+    return row.source_db_snapshot_arn.partition(":snapshot:")[2], region
 
 
 def _after_failure(work: Work, status: JobStatus) -> Outcome:
@@ -327,8 +354,8 @@ def _complete(work: Work, tx: Transaction, facts: BackupFacts, copied_because: s
     tx.put(row)
     note_filled(tx, row.scope, row.repository_id)
     if row.copy_of is not None:
-        source = row.source_db_snapshot_arn.partition(":snapshot:")[2]
-        record_event(tx, clock, row, "RDS-EVENT-0060", snapshot=source, region=row.source_region)
+        snapshot, region = _source_words(row)
+        record_event(tx, clock, row, "RDS-EVENT-0060", snapshot=snapshot, region=region)
         request_reclaim_in(tx, now, row.copy_of.scope, row.copy_of.repository_id)
         return
     record_event(tx, clock, row, "RDS-EVENT-0042" if row.snapshot_type == MANUAL else "RDS-EVENT-0091")
@@ -378,8 +405,8 @@ def _gave_up(work: Work, tx: Transaction, reason: str) -> None:
     row = msgspec.structs.replace(row, status=FAILED, local=False, failure=reason)
     tx.put(row)
     if row.copy_of is not None:
-        source = row.source_db_snapshot_arn.partition(":snapshot:")[2]
-        record_event(tx, clock, row, "RDS-EVENT-0061", snapshot=source, region=row.source_region)
+        snapshot, region = _source_words(row)
+        record_event(tx, clock, row, "RDS-EVENT-0061", snapshot=snapshot, region=region)
         request_reclaim_in(tx, clock.wall(), row.copy_of.scope, row.copy_of.repository_id)
     else:
         _leave(work, tx, row)

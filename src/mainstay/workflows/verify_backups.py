@@ -22,6 +22,7 @@ from mainstay.store import Job, Reader, Transaction
 from mainstay.workflows.automated_backups import note_gap
 from mainstay.workflows.engine import Finish, Next, Outcome, Program, Sleep, Step, Work, new_job
 from mainstay.workflows.fleet import last_seen_leader
+from mainstay.workflows.progress import pace_of, tell_or_sleep
 from mainstay.workflows.proofs import proof_of, source_instance, tell, words
 from mainstay.workflows.reclaim_repository import is_clearing, request_reclaim_in, verifying
 from mainstay.workflows.repositories import open_repository
@@ -101,7 +102,8 @@ async def _await_outcome(work: Work) -> Outcome:
     if status is None:
         return Next("order")
     if status.phase is JobPhase.RUNNING:
-        return Sleep(OBSERVE_AGAIN_S)
+        pace = pace_of(status, work.tools.clock.wall())
+        return tell_or_sleep(work, pace, lambda tx, words: _tell_progress(work, tx, words), OBSERVE_AGAIN_S)
     since = status.started_at or work.job.created_at
     if status.phase is JobPhase.FAILED:
         failures = work.job.frame.get("failures", 0) + 1
@@ -111,6 +113,17 @@ async def _await_outcome(work: Work) -> Outcome:
     else:
         proof = proof_of(at=work.tools.clock.wall(), since=since, size_bytes=status.bytes_total, damages=status.damages)
     return Next("forget_job", lambda tx: _record(work, tx, proof, status.lost_log))
+
+
+def _tell_progress(work: Work, tx: Transaction, words: str) -> None:
+    clock, repository, name = work.tools.clock, _repository(tx, work), work.job.frame["snapshot"]
+    row = tx.get(DBSnapshot, work.job.scope, name) if name else None
+    instance = None if repository is None else source_instance(tx, repository)
+    if row is not None:
+        record_event(tx, clock, row, "MAINSTAY-EVENT-0009", doing="Verification", progress=words)
+    elif instance is not None and not name:
+        doing = "Verification of the backups"
+        record_event(tx, clock, instance, "MAINSTAY-EVENT-0007", doing=doing, progress=words)
 
 
 async def _forget_failed_job(work: Work) -> Outcome:
@@ -218,7 +231,7 @@ VERIFY = Program(
     first="order",
     steps={
         "order": Step(_order, successors=("await_outcome",)),
-        "await_outcome": Step(_await_outcome, successors=("order", "forget_failed_job", "forget_job")),
+        "await_outcome": Step(_await_outcome, successors=("await_outcome", "order", "forget_failed_job", "forget_job")),
         "forget_failed_job": Step(_forget_failed_job, successors=("pause",)),
         "pause": Step(_pause, successors=("order",)),
         "forget_job": Step(_forget_job),

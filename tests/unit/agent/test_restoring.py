@@ -60,3 +60,27 @@ async def test_the_worker_of_a_killed_agent_does_no_harm_to_the_next_attempt(tmp
     data = NodeFiles(root=tmp_path, sockets=tmp_path).data
     assert (data / "first").exists() and (data / "second").exists() and (data / "recovery.signal").exists()
     assert [path.name for path in data.parent.iterdir()] == ["data"], "nothing unfinished is left"
+
+
+async def test_an_engine_that_starts_with_nothing_to_replay_shows_no_restore_any_more(tmp_path: Path) -> None:
+    one = restoring(tmp_path, Worker())
+    one._files.data.mkdir()
+    one._since = asyncio.get_running_loop().time()
+    one._note(5, 10)
+    assert one.progress is not None and (one.progress.phase, one.progress.bytes_done) == ("files", 5)
+    one.serve(SPEC)
+    assert one.progress is None and not one.under_way
+
+
+def test_only_what_another_start_will_not_change_ends_a_restore(tmp_path: Path) -> None:
+    one = restoring(tmp_path, Worker())
+    one._files.data.mkdir()
+    (one._files.data / "recovery.signal").touch()
+    log = one._files.logs / "error" / "postgresql.log"
+    log.parent.mkdir(parents=True)
+    log.write_text('LOG:  x\nFATAL:  could not restore file "000000010000000000000002" from archive: exit code 255\n')
+    assert one.failure() == "", "it may ask again"
+    log.write_text("FATAL:  recovery ended before configured recovery target was reached\nLOG:  x\n")
+    assert one.failure() == "recovery ended before configured recovery target was reached"
+    (one._files.data / "recovery.signal").unlink()
+    assert one.failure() == "", "it has come to its target"

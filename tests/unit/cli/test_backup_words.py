@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mainstay.cli.backup_table import automated_words, show_rows, snapshot_words
-from mainstay.cli.words import pace, proof, restoring, size, span
+from mainstay.cli.words import proof, restoring
+from mainstay.decide.progress import pace_words, size, span
 
 NOW = 1_800_000_000.0
 ROW: dict[str, Any] = {
@@ -52,7 +53,7 @@ def test_proofs_and_progress() -> None:
     assert restoring(None) == ""
     slow = {"phase": "files", "bytes_done": 1 << 30, "bytes_total": 4 << 30, "seconds": 10.0}
     assert restoring(slow) == "restoring files: 1.0 GiB of 4.0 GiB (25 %), 102.4 MiB/s, 30 s left"
-    assert pace(1 << 20, 0, 2.0) == "1.0 MiB, 512.0 KiB/s" and pace(0, 5, 9.0) == "0 B of 5 B (0 %)"
+    assert pace_words(1 << 20, 0, 2.0) == "1.0 MiB, 512.0 KiB/s" and pace_words(0, 5, 9.0) == "0 B of 5 B (0 %)"
 
 
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:

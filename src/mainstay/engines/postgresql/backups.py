@@ -67,8 +67,9 @@ FAILURES = (
     "could not locate a valid checkpoint record",
     "could not locate required checkpoint record",
     "WAL ends before end of online backup",
-    "could not restore file",
 )
+"""What another start will not change. That a file could not be fetched is none of it: if the archive is to blame, the
+server of the log says so, and otherwise the engine may ask again."""
 
 
 class PostgresqlBackups:

@@ -152,18 +152,19 @@ def password_method(spec: NodeSpec) -> str:
 def _fetch_script(files: NodeFiles) -> str:
     """What restore_command runs (manual 25.3.5): the agent is asked for a file by another one, and answers likewise.
 
-    Statuses above 125 end the recovery, 1 says that the archive has no such file.
+    Statuses above 125 end the recovery, 1 says that the archive has no such file. An agent that does not serve yet, or
+    not any more, is waited for: it makes the directory of requests when it begins, perhaps after the engine has asked,
+    and one that begins anew may know nothing of what was asked before.
     """
     return f"""#!/bin/sh
 # Written by Mainstay. $1 is the wanted file of the archive, $2 where it is to be.
-cd {shlex.quote(str(files.restoring))} || exit 255
-destination="$OLDPWD/$2"
+file={shlex.quote(str(files.restoring))}/"$1"
 looks=0
 while [ "$looks" -lt {FETCH_PATIENCE_S * 100} ]; do
-  if [ -e "$1.ready" ]; then rm -f "$1.wanted"; mv -f "$1.ready" "$destination" && exit 0; exit 255; fi
-  if [ -e "$1.absent" ]; then rm -f "$1.wanted"; rm -f "$1.absent"; exit 1; fi
-  if [ -e "$1.failed" ]; then rm -f "$1.wanted"; rm -f "$1.failed"; exit 255; fi
-  [ "$looks" -gt 0 ] || : > "$1.wanted" || exit 255
+  if [ -e "$file.ready" ]; then rm -f "$file.wanted"; mv -f "$file.ready" "$2" && exit 0; exit 255; fi
+  if [ -e "$file.absent" ]; then rm -f "$file.wanted"; rm -f "$file.absent"; exit 1; fi
+  if [ -e "$file.failed" ]; then rm -f "$file.wanted"; rm -f "$file.failed"; exit 255; fi
+  [ -e "$file.wanted" ] || {{ true > "$file.wanted"; }} 2> /dev/null
   sleep 0.01
   looks=$((looks + 1))
 done

@@ -76,6 +76,33 @@ async def test_segments_come_one_after_the_other_and_the_end_is_the_end(tmp_path
     assert not node.files.restoring.exists()
 
 
+async def test_who_asks_before_anybody_serves_waits(tmp_path: Path) -> None:
+    """The engine is faster than its agent, which is another process."""
+    node = Node(tmp_path, lambda name: b"4" if name == "00000004.history" else None)
+    asking = [asyncio.create_task(node.ask(name)) for name in ("00000004.history", NAMES[0])]
+    await asyncio.sleep(0.3)
+    assert not any(one.done() for one in asking), "1 would end the recovery quietly, 255 for good"
+    serving = asyncio.create_task(node.server.run())
+    assert await asyncio.gather(*asking) == [0, 1]
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_what_was_asked_of_a_server_that_went_is_asked_of_the_next(tmp_path: Path) -> None:
+    node = Node(tmp_path, lambda _name: None)
+    node.files.restoring.mkdir()
+    asking = asyncio.create_task(node.ask(NAMES[0]))
+    while not (node.files.restoring / f"{NAMES[0]}.wanted").exists():
+        await asyncio.sleep(0.005)
+    node.server.remove()
+    await asyncio.sleep(0.3)
+    assert not asking.done()
+    serving = asyncio.create_task(node.server.run())
+    assert await asking == 1
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+
 async def test_the_same_file_can_be_asked_for_twice_in_a_row(tmp_path: Path) -> None:
     async with serving(tmp_path, lambda name: b"4" if name == "00000004.history" else None) as node:
         for _ in range(20):
