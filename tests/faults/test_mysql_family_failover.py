@@ -100,8 +100,8 @@ def test_primary_killed(pair: MysqlFamilyMultiAZ, full: bool) -> None:
     print(f"F1, {pair.name}: transactions to be applied at the kill: {sorted(backlogs)}")
     print(f"F1, {pair.name}: gaps {[round(one.to_first_commit_s, 2) for one in found]}")
     assert sum(gap.indeterminate > 0 for gap in found) >= 0.8 * len(found), "too few kills hit a commit in flight"
-    assert max(backlogs) > 0, "the standby had applied everything at every kill"
     if full:
+        assert max(backlogs) > 0, "the standby had applied everything at every kill"
         first = [gap.to_first_commit_s for gap in found]
         assert percentile(first, 50) <= P50_MAX_S and percentile(first, 99) <= P99_MAX_S
 

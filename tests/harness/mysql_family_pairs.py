@@ -179,7 +179,8 @@ class MysqlFamilyMultiAZ(MultiAZ):
             cursor.execute("SHOW SLAVE STATUS")
             received = dict(zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True))
             cursor.execute(WORDS[self.name].applied)
-            return _sequence(received["Gtid_IO_Pos"]) - _sequence(cursor.fetchone()[0])
+            # It went on applying between the two: rather too little than too much.
+            return max(0, _sequence(received["Gtid_IO_Pos"]) - _sequence(cursor.fetchone()[0]))
 
     def damage(self, node_id: str) -> list[tuple[Any, ...]]:
         """What the engine finds wrong in the writers' table of one node, its pages and its indexes."""
