@@ -1,4 +1,4 @@
-"""MariaDB: backups beside `mariadb-backup | zstd`, Multi-AZ writes beside a bare semi-synchronous pair.
+"""MariaDB: backups beside `mariadb-backup | zstd`, Multi-AZ writes beside a bare semi-synchronous pair, replay.
 
 `MAINSTAY_BENCH_MIB` (1024) is the size of the data. Both make their backups of the same running server, alternately,
 with as many threads; everything is on disk when either ends. Ours is timed from the API call until the snapshot is
@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from bench.binlog_replay import replay
 from bench.multi_az import Tools
 from bench.report import Table, spread
 from bench.semi_sync_writes import writes_beside_a_bare_pair
@@ -32,7 +33,7 @@ from mainstay.host.randomness import SystemRandomness
 from mainstay.model.engine import EngineBuild
 from mainstay.model.node import RestoreSpec, RestoreTarget
 
-HEADING = "MariaDB: backups, Multi-AZ"
+HEADING = "MariaDB: backups, Multi-AZ, restores to a moment"
 MIB = int(os.environ.get("MAINSTAY_BENCH_MIB", "1024"))
 NOISE_ROWS_PER_MIB = 9_500
 """Of 64 hexadecimal digits and a number: they compress to about half."""
@@ -42,7 +43,7 @@ TIMEOUT_S = 1800.0
 
 
 def run(say: Callable[[str], None]) -> list[Table]:
-    """Both tables; none where MariaDB is not installed."""
+    """All three tables; none where MariaDB is not installed."""
     tables = []
     for engine in newest_of(MARIADB):
         with Service() as service:
@@ -50,6 +51,7 @@ def run(say: Callable[[str], None]) -> list[Table]:
             tools = Tools(build, service.settings.engine_user)
             tables.append(_backups(service, engine, build, tools, say))
             tables += writes_beside_a_bare_pair(service, engine, say)
+            tables.append(replay(service, engine, say))
     return tables
 
 

@@ -1,21 +1,23 @@
-"""MySQL: Multi-AZ writes beside a bare semi-synchronous pair."""
+"""MySQL: Multi-AZ writes beside a bare semi-synchronous pair, and the replay of its binary logs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from bench.binlog_replay import replay
 from bench.report import Table
 from bench.semi_sync_writes import writes_beside_a_bare_pair
 from harness.dialects import MYSQL, newest_of
 from harness.service import Service
 
-HEADING = "MySQL: Multi-AZ"
+HEADING = "MySQL: Multi-AZ, restores to a moment"
 
 
 def run(say: Callable[[str], None]) -> list[Table]:
-    """One table; none where MySQL is not installed."""
+    """Both tables; none where MySQL is not installed."""
     tables = []
     for engine in newest_of(MYSQL):
         with Service() as service:
             tables += writes_beside_a_bare_pair(service, engine, say)
+            tables.append(replay(service, engine, say))
     return tables

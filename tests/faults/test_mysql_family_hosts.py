@@ -132,6 +132,32 @@ def test_disk_full_below_the_primary(make: Callable[[Service], MysqlFamilyMultiA
             assert [pair.damage(node) for node in pair.node_ids] == [[], []]
 
 
+def test_one_full_disk_below_both_changes_no_roles(make: Callable[[Service], MysqlFamilyMultiAZ]) -> None:
+    """F11: nothing is won by letting the other one lead; commits wait for room, and go on when there is some."""
+    with Service() as service:
+        pair = make(service)
+        pair.await_in_sync()
+        pair.make_table()
+        with cramped(pair, 2 * VOLUME_MIB, both=True) as node_id, pair.writers(writers=4) as writers:
+            before = pair.await_in_sync()
+            eventually(writers.acknowledged)
+            ballast = pair.volume(node_id) / "ballast"
+            fill(ballast)
+            eventually(lambda: not writers.acknowledged_since(time.monotonic() - 2))
+            for _ in range(20):
+                assert (pair.record.epoch, pair.record.primary) == (before.epoch, node_id), pair.record.reason
+                time.sleep(1.0)
+            ballast.unlink()
+            made_at = time.monotonic()
+            eventually(lambda: writers.acknowledged_since(made_at))
+            after = pair.await_in_sync()
+            assert (after.epoch, after.primary) == (before.epoch, node_id)
+            writers.stop()
+            verdict = judge(writers.operations, writers.read, pair.rows())
+            print(f"F11 below both, {pair.name}: {verdict}; {describe_gaps(gaps(writers.operations, [made_at]))}")
+            assert verdict.clean, str(verdict)
+
+
 @pytest.mark.skipif(bool(why_not("image", False)), reason=why_not("image", False))
 @pytest.mark.parametrize("engine", [*newest_of(MARIADB), *newest_of(MYSQL)], ids=lambda one: one.dialect.engine)
 def test_full_storage_is_a_status_and_more_of_it_lets_writes_go_on(engine: EngineUnderTest) -> None:

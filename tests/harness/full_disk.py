@@ -25,18 +25,20 @@ def fill(path: Path) -> None:
 
 
 @contextmanager
-def cramped(pair: MultiAZ, size_mib: int) -> Iterator[str]:
+def cramped(pair: MultiAZ, size_mib: int, *, both: bool = False) -> Iterator[str]:
     """The volume of the node that leads becomes a file system of this size; its id. In sync again when this begins.
 
-    The service is down at the end. Skips the test where nothing can be mounted.
+    `both`: it is one file system for all that both nodes have. The service is down at the end. Skips the test where
+    nothing can be mounted.
     """
     service, node_id = pair.service, pair.await_in_sync().primary
-    volume = pair.volume(node_id)
+    volume = pair.volume(node_id).parent.parent if both else pair.volume(node_id)
     service.cli("down")
     aside = volume.with_name("aside")
     volume.rename(aside)
     volume.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m", "tmpfs", str(volume)]
+    mode = f"{aside.stat().st_mode & 0o777:o}"
+    mounting = ["mount", "-t", "tmpfs", "-o", f"size={size_mib}m,mode={mode}", "tmpfs", str(volume)]
     if (mounted := subprocess.run(mounting, capture_output=True, text=True, timeout=20, check=False)).returncode:
         volume.rmdir()
         aside.rename(volume)

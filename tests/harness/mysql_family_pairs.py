@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
+import random
+import re
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ from harness.dialects import EngineUnderTest
 from harness.pairs import MultiAZ
 from harness.service import Service, eventually
 from harness.silence import dropped
-from harness.writers import Row, Writers
+from harness.writers import JOIN_TIMEOUT_S, RECONNECT_PAUSE_S, Row, Writers
 from mainstay.engines.mariadb.words import MARIADB_WORDS
 from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.host.fencing import processes_below
@@ -30,6 +34,11 @@ TABLE = (
     " ENGINE=InnoDB"
 )
 WORDS = {"mariadb": MARIADB_WORDS, "mysql": MYSQL_WORDS}
+UNAPPLIED_BY_MYSQL = (
+    "SELECT GTID_SUBTRACT(RECEIVED_TRANSACTION_SET, @@GLOBAL.gtid_executed)"
+    " FROM performance_schema.replication_connection_status WHERE CHANNEL_NAME = ''"
+)
+MANY_ROWS, MANY_A_COMMIT, MANY_CLIENTS = 20_000, 100, 4
 CONNECTION_LOST = frozenset({2006, 2013, 1927, 1053, 0})
 """Gone away, lost during the query, killed, shutting down, closed: whether the commit had happened is not told."""
 
@@ -93,13 +102,26 @@ class Connection:
 
 def as_operator(service: Service, node_id: str, *statements: str) -> list[tuple[Any, ...]]:
     """Statements at a node's own socket, as those who operate it: nothing is forbidden. The rows of the last one."""
-    path = service.settings.runtime / "nodes" / node_id / "mysqld.sock"
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    with pymysql.connect(unix_socket=str(path), user=user, ssl_disabled=True, autocommit=True) as session:
-        cursor = session.cursor()
+    with _operators_session(service, node_id) as session, session.cursor() as cursor:
         for statement in statements:
             cursor.execute(statement)
         return list(cursor.fetchall())
+
+
+def _operators_session(service: Service, node_id: str) -> Any:
+    path = service.settings.runtime / "nodes" / node_id / "mysqld.sock"
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    return pymysql.connect(unix_socket=str(path), user=user, ssl_disabled=True, autocommit=True)
+
+
+def _length(interval: tuple[str, str]) -> int:
+    first, last = interval
+    return int(last or first) - int(first) + 1
+
+
+def _sequence(gtid: str) -> int:
+    """MariaDB's GTIDs are `domain-server-sequence`; there is one domain here."""
+    return int(gtid.rpartition("-")[2] or 0)
 
 
 class MysqlFamilyMultiAZ(MultiAZ):
@@ -135,6 +157,30 @@ class MysqlFamilyMultiAZ(MultiAZ):
         """What is in the writers' table of one node."""
         found = self.as_operator(node_id, "SELECT session, sequence FROM shop.kept")
         return [(int(session), int(sequence)) for session, sequence in found]
+
+    def operating(self, node_id: str) -> Any:
+        """A session at a node's own socket, as those who operate it."""
+        return _operators_session(self.service, node_id)
+
+    def commits_wait(self, node_id: str) -> bool:
+        """Whether commits on this node wait for its standby, which is there to acknowledge them."""
+        semi_sync = WORDS[self.name].semi_sync
+        found = dict(self.as_operator(node_id, f"SHOW GLOBAL STATUS LIKE '{semi_sync}%'"))
+        known = {name.lower(): value for name, value in found.items()}
+        enabled = self.as_operator(node_id, f"SELECT @@GLOBAL.{semi_sync}enabled")[0][0]
+        return bool(enabled) and (known[f"{semi_sync}status"], known[f"{semi_sync}clients"]) == ("ON", "1")
+
+    def unapplied(self) -> int:
+        """Transactions that the standby has received and not applied: what a failover would have to wait for."""
+        with _operators_session(self.service, self.standby) as session, session.cursor() as cursor:
+            if self.name == "mysql":
+                cursor.execute(UNAPPLIED_BY_MYSQL)
+                return sum(map(_length, re.findall(r":(\d+)(?:-(\d+))?", cursor.fetchone()[0])))
+            cursor.execute("SHOW SLAVE STATUS")
+            received = dict(zip((column[0] for column in cursor.description), cursor.fetchone(), strict=True))
+            cursor.execute(WORDS[self.name].applied)
+            # It went on applying between the two: rather too little than too much.
+            return max(0, _sequence(received["Gtid_IO_Pos"]) - _sequence(cursor.fetchone()[0]))
 
     def damage(self, node_id: str) -> list[tuple[Any, ...]]:
         """What the engine finds wrong in the writers' table of one node, its pages and its indexes."""
@@ -183,17 +229,56 @@ class MysqlFamilyMultiAZ(MultiAZ):
         pids = processes_below(self.volume(node_id))
         return pids[0] if pids else 0
 
-    def kill_rounds_here(self, writers: Writers, rounds: int, whats: Sequence[str]) -> list[float]:
-        """As `kill_rounds`, without a link between the nodes: they talk over TCP."""
-        kills = []
+    @contextmanager
+    def busy_applier(self) -> Iterator[None]:
+        """Clients that change many rows with every commit: the standby is always behind with applying them."""
+        with self.connect() as session:
+            session.execute("DROP TABLE IF EXISTS many")
+            session.execute("CREATE TABLE many (id int PRIMARY KEY, value int NOT NULL, text char(60), KEY (value))")
+            session.execute(f"INSERT INTO many VALUES {', '.join(f'({one}, 0, 1)' for one in range(MANY_ROWS))}")
+        ended = threading.Event()
+        threads = [threading.Thread(target=self._change_many, args=(ended,), daemon=True) for _ in range(MANY_CLIENTS)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join(JOIN_TIMEOUT_S)
+            assert not any(thread.is_alive() for thread in threads), "a client hangs"
+
+    def _change_many(self, ended: threading.Event) -> None:
+        while not ended.is_set():
+            try:
+                with self.connect() as session:
+                    while not ended.is_set():
+                        first = random.randrange(MANY_ROWS - MANY_A_COMMIT)
+                        rows = f"id BETWEEN {first} AND {first + MANY_A_COMMIT - 1}"
+                        with suppress(Told):  # two may wait for each other: the engine ends one
+                            session.execute(f"UPDATE many SET value = value + 1 WHERE {rows}")
+            except Lost:
+                ended.wait(RECONNECT_PAUSE_S)
+
+    def kill_rounds_here(
+        self, writers: Writers, rounds: int, whats: Sequence[str], *, dwell_s: float = 0.0
+    ) -> tuple[list[float], list[int]]:
+        """As `kill_rounds`, without a link between the nodes, as they talk over TCP.
+
+        Also returns what was to be applied right before each kill (`unapplied`), which is within `2 * dwell_s` of the
+        moment when the pair was in sync and the writers were at work.
+        """
+        kills, backlogs = [], []
         for number in range(rounds):
-            before = self.await_in_sync()
+            self.await_in_sync()
             count = writers.acknowledged()
             eventually(lambda count=count: writers.acknowledged() >= count + 30, interval_s=0.01)
+            time.sleep(random.uniform(0.0, 2 * dwell_s))
             before = self.await_in_sync()
+            backlogs.append(self.unapplied())
             kills.append(self.kill(before.primary, whats[number % len(whats)]))
             after = self.await_epoch(before.epoch + 1)
             assert after.primary == before.standby
             eventually(lambda since=kills[-1]: writers.acknowledged_since(since), interval_s=0.01)
         self.await_in_sync()
-        return kills
+        return kills, backlogs

@@ -102,7 +102,7 @@ class Watch:
             return
         self.missed_probes, self.first_silence_at = 0, None
         self.storage_faults = self.storage_faults + 1 if vitals.storage_fault else 0
-        if vitals.storage_fault or vitals.starting:
+        if vitals.storage_fault or vitals.starting or vitals.no_room:
             self._streamed_at, self._heard_at = now, now  # it says nothing about the standby
             return
         if vitals.streaming:

@@ -54,12 +54,15 @@ class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """What one look at a primary and its follower found.
 
     `answered`: the engine said something, if only that it is starting. `storage_fault`: it cannot read or write its
-    data. `heard` changes whenever the follower has reported; `behind_bytes` is what it has not on disk yet.
+    data. `no_room`: neither it nor its follower has any, so nothing can be said of the follower, and it would help
+    nobody to let it lead. `heard` changes whenever the follower has reported; `behind_bytes` is what it has not on disk
+    yet.
     """
 
     answered: bool
     starting: bool = False
     storage_fault: bool = False
+    no_room: bool = False
     streaming: bool = False
     synchronous: bool = False
     heard: str = ""

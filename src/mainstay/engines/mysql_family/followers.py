@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from mainstay.engines.mysql_family import events, unforced
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
@@ -38,7 +39,13 @@ from mainstay.model.node import NodeSpec, ReplicationStatus
 STATUS_TIMEOUT_S = 5.0
 DRAIN_LOOK_S = 0.2
 CONFIRM_TIMEOUT_S = 10.0
+KEPT_UP_S = 0.2
+"""A standby keeps up that has applied what it has received so long after it was asked."""
+
+KEEP_UP_PATIENCE_S = 15.0
 FOLLOWER_FILE = "mainstay.follower"
+
+log = structlog.get_logger()
 
 
 class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -258,13 +265,38 @@ class Followers:
         the settings are in force, was acknowledged while they were. Whatever was committed without waiting before that
         is earlier in the binary log, and the follower acknowledges positions of the log: it has that too. What comes
         into the log later looks at the settings later, and waits.
+
+        Before that it is given some time to apply what it has received since it was copied.
         """
+        if not await self._keeps_up(files.sockets.with_name(follower)):
+            return False
         async with answering(files.sockets, timeout_s=CONFIRM_TIMEOUT_S, replicated=True) as connection:
             before = await self._synchronous_state(connection, follower)
             if before is None:
                 return False
             await connection.execute(PULSE)
             return await self._synchronous_state(connection, follower) == before
+
+    async def _keeps_up(self, standby: Path) -> bool:
+        """Waits until the standby applies within a moment what it receives; False if it does not answer.
+
+        A failover waits for what is not applied: one to a standby that has just begun, under load, would take longer
+        than the primary takes to start again. One that never gets there is worth more than none.
+        """
+        now = asyncio.get_running_loop().time
+        deadline = now() + KEEP_UP_PATIENCE_S
+        try:
+            async with session(standby, timeout_s=STATUS_TIMEOUT_S) as connection:
+                while now() < deadline:
+                    status = await self.status(connection)
+                    if status is None or not status.received:
+                        return status is not None
+                    if await connection.value(self._words.wait_applied, (status.received, KEPT_UP_S)) == 1:
+                        return True
+        except (Error, Transient):
+            return False
+        log.warning("follower.does_not_keep_up", sockets=str(standby), waited_s=KEEP_UP_PATIENCE_S)
+        return True
 
     async def _synchronous_state(self, connection: Session, follower: str) -> tuple[str, ...] | None:
         """Commits that did not wait so far, and the follower's connection; None if commits need not wait."""

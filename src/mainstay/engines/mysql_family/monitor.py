@@ -5,7 +5,9 @@ small transaction in a session of its own. That it was acknowledged is the only 
 long as no commit waits for it, the pulse is a question to the standby's own socket, which is beside the primary's.
 
 A primary without room for its binary log does not fail: every commit waits until somebody makes room, and whoever asks
-for anything else is answered. So it is a pulse that does not end, and a disk that is full, by which that is told.
+for anything else is answered. So it is a pulse that does not end, and a disk that is full, by which that is told, or a
+look that needs room itself, as MariaDB's does for its temporary table. Either way it counts only where the standby has
+room: where one full disk serves both, nothing is won by letting the other one lead.
 """
 
 from __future__ import annotations
@@ -47,6 +49,9 @@ STORAGE_FAULTS = frozenset(
 )
 """Full, failing or damaged; and read-only, which a primary can only be by mistake."""
 
+NO_ROOM = frozenset({ER.DISK_FULL, ER.ERROR_ON_WRITE, ER.CANT_OPEN_FILE})
+"""What is said of a full disk, but not of a full one only."""
+
 NOT_YET = ("No such file", "Connection refused")
 # Beside an aggregate MariaDB answers 0 for a variable that is ON (11.8.9), unless it is in one itself.
 LOOK = """SELECT COALESCE(MAX(p.STATE), ''), COUNT(p.ID),
@@ -82,6 +87,8 @@ class FamilyMonitor:
             return Vitals(answered=False, message=f"no answer within {LOOK_TIMEOUT_S} s")
         except Error as error:
             self._cut()
+            if number_of(error) in NO_ROOM and _is_full(self._files.volume) and not self._has_room(follower):
+                return Vitals(answered=True, no_room=True, message=message_of(error))
             return _judged(error)
 
     async def close(self) -> None:
@@ -119,8 +126,11 @@ class FamilyMonitor:
         streaming = bool(dumps)
         if streaming:
             self._send_pulse(None if enabled else self._sockets.with_name(follower))
-        if self._waits_for_room(follower):
-            return Vitals(answered=True, streaming=streaming, storage_fault=True, message="the disk is full")
+        if self._waits_for_room():
+            room = self._has_room(follower)
+            return Vitals(
+                answered=True, streaming=streaming, storage_fault=room, no_room=not room, message="the disk is full"
+            )
         self._behind_looks = 0 if state.startswith(self._words.sent_all) else self._behind_looks + 1
         return Vitals(
             answered=True,
@@ -137,17 +147,18 @@ class FamilyMonitor:
             self._pulse_begun = now
             self._pulse = asyncio.create_task(self._run_pulse(standby))
 
-    def _waits_for_room(self, follower: str) -> bool:
-        """Whether commits wait for room here, and the follower has some where it is.
-
-        Where it has none either, as on one disk, nothing is won by letting it lead.
-        """
+    def _waits_for_room(self) -> bool:
+        """Whether commits wait for room."""
         if self._pulse is None or self._pulse.done():
             return False
         if asyncio.get_running_loop().time() - self._pulse_begun < PULSE_PATIENCE_S:
             return False
+        return _is_full(self._files.volume)
+
+    def _has_room(self, follower: str) -> bool:
+        """Whether the follower has some where it is."""
         other = NodeFiles(root=self._files.root.with_name(follower), sockets=self._sockets.with_name(follower))
-        return _is_full(self._files.volume) and not _is_full(other.volume)
+        return not _is_full(other.volume)
 
     async def _run_pulse(self, standby: Path | None) -> None:
         try:
