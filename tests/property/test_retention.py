@@ -6,8 +6,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.records import db_instance
 from mainstay.decide.restore_window import DAY_S, Gap, base_backup
-from mainstay.model.db_instance import DBInstance, RestoreFrom
+from mainstay.model.db_instance import RestoreFrom
 from mainstay.model.db_snapshot import (
     ACTIVE,
     AUTOMATED,
@@ -37,19 +38,6 @@ REPOSITORY = BackupRepository(
 )  # fmt: skip
 
 
-def instance(name: str, **fields: object) -> DBInstance:
-    return DBInstance(
-        scope=HERE, db_instance_identifier=name, dbi_resource_id=f"db-{name.upper()}", engine="postgres",
-        engine_version="17.5", db_instance_class="db.t3.micro", allocated_storage_gib=20, storage_type="gp3",
-        master_username="chief", master_password_verifier="x", port=5432, vpc_id="vpc-1", subnet_id="subnet-a",
-        vpc_security_group_ids=(), db_subnet_group_name="mine", availability_zone="us-east-1a",
-        preferred_backup_window="03:00-03:30", preferred_maintenance_window="sun:05:00-sun:05:30",
-        license_model="postgresql-license", db_parameter_group_name="g", parameter_group_in_force="g",
-        option_group_name="o", ca_certificate_identifier="c", requested_at=0.0, change="", node_id=f"node-{name}",
-        **fields,
-    )  # type: ignore[arg-type]  # fmt: skip
-
-
 def facts(backup_id: str, at: float) -> BackupFacts:
     return BackupFacts(
         backup_id=backup_id, engine_version="17.5", timeline="1", start_position=str(int(at)), stop_position="",
@@ -59,7 +47,7 @@ def facts(backup_id: str, at: float) -> BackupFacts:
 
 def snapshot(name: str, kind: str, backup_id: str, at: float, **fields: object) -> DBSnapshot:
     row = DBSnapshot(
-        scope=HERE, db_snapshot_identifier=name, snapshot_type=kind, facts=facts_of(instance("a")), requested_at=at,
+        scope=HERE, db_snapshot_identifier=name, snapshot_type=kind, facts=facts_of(db_instance("a")), requested_at=at,
         repository_id="repo", backup_id=backup_id, status=AVAILABLE, backup=facts(backup_id, at),
     )  # fmt: skip
     return msgspec.structs.replace(row, **fields)
@@ -120,12 +108,12 @@ def record(tx: Transaction, case: Case) -> list[BackupFacts]:
             source = RestoreFrom(
                 repository_scope=HERE, repository_id="repo", backup_id=row.backup_id, target=target, described=""
             )
-            tx.insert(instance(f"r{number}", restore_from=source))
+            tx.insert(db_instance(f"r{number}", restore_from=source))
     tx.insert(snapshot("failed", MANUAL, "bf", NOW, status=FAILED))
     if case.record:
         tx.insert(
             DBInstanceAutomatedBackup(
-                scope=HERE, facts=facts_of(instance("a")), automated_backup_id="ab", repository_id="repo",
+                scope=HERE, facts=facts_of(db_instance("a")), automated_backup_id="ab", repository_id="repo",
                 status=case.record, backup_retention_period_days=case.days,
                 latest_restorable_at=NOW - case.latest_age_s,
             )
