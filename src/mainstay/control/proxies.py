@@ -54,6 +54,7 @@ class RpcProxies:
         self._complete = False
         self._client: RpcClient | None = None
         self._child: subprocess.Popen[bytes] | None = None
+        self._retired: list[subprocess.Popen[bytes]] = []  # told to end: their lock says whether they still serve
         self._spawned_at = float("-inf")
 
     @property
@@ -83,6 +84,9 @@ class RpcProxies:
             log.info("proxy.retired", pid=pid)
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+            if self._child is not None and self._child.pid == pid:
+                self._retired.append(self._child)
+                self._child = None
         self._spawned_at = float("-inf")
         self._reap()
 
@@ -112,6 +116,7 @@ class RpcProxies:
         return not has_specs(settings, PROCESS) or holder(lock_path(settings, SUPERVISOR)) is None
 
     def _reap(self) -> None:
+        self._retired = [child for child in self._retired if child.poll() is None]
         if self._child is not None and self._child.poll() is not None:
             self._child = None
 

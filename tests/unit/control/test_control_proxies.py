@@ -36,7 +36,7 @@ SCOPE = Scope("123456789012", "us-east-1")
 
 # What `python -m mainstay.proxy` does as far as control can see: it holds its lock, answers, and ends on SIGTERM.
 PROCESS = """
-import asyncio, signal, sys
+import asyncio, os, signal, sys, time
 from pathlib import Path
 from mainstay.host.locks import ProcessLock
 from mainstay.host.rpc import RpcServer
@@ -61,6 +61,8 @@ async def main():
 lock = ProcessLock(Path(sys.argv[1]) / "proxy.lock")
 lock.acquire()
 asyncio.run(main())
+os.close(lock._descriptor)
+time.sleep(0.2)  # as the kernel may take a while between closing its files and its end
 """
 
 
@@ -83,8 +85,8 @@ async def fleet(settings: Settings) -> AsyncIterator[RpcProxies]:
     yield made
     await made.retire()
     await until(lambda: holder(lock_path(settings, "proxy")) is None)
-    if made._child is not None:
-        await asyncio.to_thread(made._child.wait, 10)
+    for child in (*made._retired, *([made._child] if made._child else [])):
+        await asyncio.to_thread(child.wait, 10)
     for path in settings.runtime.iterdir():
         path.unlink()
     settings.runtime.rmdir()
