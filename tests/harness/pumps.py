@@ -91,7 +91,7 @@ class RunningPump:
             thread = PumpThread(self.closed.append)
             thread.start()
             return thread
-        process = PumpProcess(self.closed.append, lambda _: None)
+        process = PumpProcess(self.closed.append, lambda _: None, min(os.sched_getaffinity(0)))
         assert await process.ready()
         return process
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -32,12 +34,13 @@ log = structlog.get_logger()
 class PumpProcess(Carrier):
     """A child that carries. `on_ended` is called when it takes nothing more; its pairs may not have ended yet then."""
 
-    def __init__(self, on_closed: Callable[[Tag], None], on_ended: Callable[[PumpProcess], None]) -> None:
-        """Starts it. Raises `OSError` if that cannot be done. On the main thread only: a child lives no longer than the
-        thread that started it (PR_SET_PDEATHSIG).
+    def __init__(self, on_closed: Callable[[Tag], None], on_ended: Callable[[PumpProcess], None], core: int) -> None:
+        """Starts it, to run on this core only. Raises `OSError` if it cannot be started. On the main thread only: a
+        child lives no longer than the thread that started it (PR_SET_PDEATHSIG).
         """
         super().__init__(on_closed)
         self._on_ended = on_ended
+        self.core = core
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -45,6 +48,8 @@ class PumpProcess(Carrier):
             except OSError:
                 ours.close()
                 raise
+        with suppress(OSError):  # the core was taken from us just now, or the process has ended
+            os.sched_setaffinity(self._process.pid, {core})
         loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[bool] = loop.create_future()
         self._cuts: deque[tuple[asyncio.Future[int], list[int]]] = deque()

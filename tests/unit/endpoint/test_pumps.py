@@ -230,6 +230,8 @@ async def test_a_process_that_dies_costs_its_own_connections_and_gets_a_successo
     await rig.pumps.grow()
     assert other in rig.processes and died not in rig.processes
     assert len(rig.processes) == 2
+    assert [os.sched_getaffinity(one.pid) for one in rig.processes] == [{other.core}, {died.core}]
+    assert other.core != died.core or len(os.sched_getaffinity(0)) == 1
     assert await rig.connect().carries()
 
 
