@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import mainstay.host.no_terminal  # noqa: F401 - before anything imports structlog
+
+# isort: split
+
 import argparse
 import asyncio
 import gc
