@@ -24,7 +24,7 @@ from harness.backups import Kept, flip, judge_restore, kill_one
 from harness.bank import TABLE as BANK
 from harness.bank import Bank, is_balanced
 from harness.pairs import MultiAZ
-from harness.power import CannotMount, PowerlessService
+from harness.power import powerless_service
 from harness.sabotage import SabotagedService
 from harness.service import Service, eventually
 from harness.writers import TABLE, Writers
@@ -420,12 +420,7 @@ def test_a_power_cut_keeps_what_was_promised(full: bool, chance: random.Random) 
     shipped, a snapshot was being restored and another one, which shared its data, was being removed."""
     if not full:
         pytest.skip("in `make faults` only")
-    service = PowerlessService()
-    try:
-        service.__enter__()
-    except CannotMount as error:
-        pytest.skip(f"this machine does not let us mount: {error}")
-    try:
+    with powerless_service() as service:
         kept = prepared(service)
         sums = kept.checksums(without=("kept", "bank"))
         for name in ("earlier", "doomed"):
@@ -455,8 +450,6 @@ def test_a_power_cut_keeps_what_was_promised(full: bool, chance: random.Random) 
         assert kept.damages() == ()
         eventually(lambda: kept.litter() == set(), timeout_s=kept.timeout_s)
         print(f"B5, power cut: {writers.acknowledged()} commits")
-    finally:
-        service.__exit__()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
@@ -464,12 +457,7 @@ def test_a_full_disk_delays_a_restore_and_harms_none(full: bool) -> None:
     """Of the host, below the restored instance: what was begun is removed, and it goes on when there is room."""
     if not full:
         pytest.skip("in `make faults` only")
-    service = PowerlessService()  # for its file system of its own
-    try:
-        service.__enter__()
-    except CannotMount as error:
-        pytest.skip(f"this machine does not let us mount: {error}")
-    try:
+    with powerless_service() as service:  # for its file system of its own
         kept = prepared(service)
         with kept.connect() as session:
             session.execute("UPDATE bulk SET value = md5(value)")
@@ -490,8 +478,6 @@ def test_a_full_disk_delays_a_restore_and_harms_none(full: bool) -> None:
         kept.await_status("cramped")
         assert kept.checksums("cramped") == sums
         assert kept.damages() == ()
-    finally:
-        service.__exit__()
 
 
 # B7

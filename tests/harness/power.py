@@ -126,20 +126,27 @@ class PowerlessService(SabotagedService):
 
 
 @contextmanager
-def powerless(make: Callable[[Service], AnyPair], sabotage: str = "") -> Iterator[tuple[PowerlessService, AnyPair]]:
-    """A Multi-AZ instance, in sync and with the writers' table, on a host that can lose its power."""
+def powerless_service(sabotage: str = "") -> Iterator[PowerlessService]:
+    """A service on a host that can lose its power; skips the test where nothing can be mounted."""
     service = PowerlessService(sabotage)
     try:
         service.__enter__()
     except CannotMount as error:
         pytest.skip(f"this machine does not let us mount: {error}")
     try:
+        yield service
+    finally:
+        service.__exit__()
+
+
+@contextmanager
+def powerless(make: Callable[[Service], AnyPair], sabotage: str = "") -> Iterator[tuple[PowerlessService, AnyPair]]:
+    """A Multi-AZ instance, in sync and with the writers' table, on such a host."""
+    with powerless_service(sabotage) as service:
         pair = make(service)
         pair.await_in_sync()
         pair.make_table()
         yield service, pair
-    finally:
-        service.__exit__()
 
 
 def cut_under_load(
