@@ -9,13 +9,14 @@ import botocore.session
 import pytest
 from botocore.validate import ParamValidator
 
+from harness.callers import root_caller
 from mainstay.host.clock import SimulatedClock
 from mainstay.host.randomness import SeededRandomness
 from mainstay.model.errors import ApiError
 from mainstay.model.records import Scope
 from mainstay.services.ec2 import ensure_default_vpc, operations
 from mainstay.services.ec2.changes import AccessListListener
-from mainstay.services.operations import Call, Caller, Demand
+from mainstay.services.operations import Call, Demand
 from mainstay.settings import Settings
 from mainstay.store.sqlite import SqliteStore
 
@@ -69,16 +70,8 @@ class Cloud:
         self.listener = Listener()
 
     def call(self, tx: Any) -> Call:
-        caller = Caller(
-            kind="root",
-            account_id=ACCOUNT,
-            arn=f"arn:aws:iam::{ACCOUNT}:root",
-            user_id=ACCOUNT,
-            principal="root",
-            access_key_id="AKIAEXAMPLE",
-        )
         return Call(
-            caller=caller,
+            caller=root_caller(self.scope.account_id),
             scope=self.scope,
             tx=tx,
             clock=self.clock,

@@ -11,6 +11,7 @@ from botocore.session import get_session
 from botocore.validate import ParamValidator
 
 from harness.builds import InstalledBuilds
+from harness.callers import root_caller
 from harness.records import db_instance
 from mainstay.host.clock import SimulatedClock
 from mainstay.host.randomness import SeededRandomness
@@ -18,7 +19,7 @@ from mainstay.model.db_instance import DBInstance
 from mainstay.model.engine import ParameterDefinition
 from mainstay.model.errors import ApiError
 from mainstay.model.records import Record, Scope
-from mainstay.services.operations import Call, Caller, Demand
+from mainstay.services.operations import Call, Demand
 from mainstay.services.rds.api import operations
 from mainstay.settings import Settings
 from mainstay.store import Event, Job, SqliteStore
@@ -76,16 +77,8 @@ class Rds:
     randomness: SeededRandomness = field(default_factory=lambda: SeededRandomness(1))
 
     def _call(self, tx: Any) -> Call:
-        caller = Caller(
-            kind="root",
-            account_id=self.scope.account_id,
-            arn=f"arn:aws:iam::{self.scope.account_id}:root",
-            user_id=self.scope.account_id,
-            principal="root",
-            access_key_id="AKIA",
-        )
         return Call(
-            caller=caller,
+            caller=root_caller(self.scope.account_id),
             scope=self.scope,
             tx=tx,
             clock=self.clock,
