@@ -20,7 +20,7 @@ from unittest import mock
 import msgspec
 
 from harness.builds import InstalledBuilds
-from mainstay.agent import actions
+from mainstay.agent import node_engine
 from mainstay.host.clock import SimulatedClock
 from mainstay.model.errors import MainstayError, Transient
 from mainstay.model.node import (
@@ -349,7 +349,7 @@ async def _commit(server: Server, value: int, outcome: asyncio.Future[bool]) -> 
 @contextmanager
 def real_code_on(world: PairWorld) -> Iterator[None]:
     """The fence of the machine is the simulated one's."""
-    with mock.patch.object(actions, "fence", world.fence), mock.patch("os.fsync", lambda _descriptor: None):
+    with mock.patch.object(node_engine, "fence", world.fence), mock.patch("os.fsync", lambda _descriptor: None):
         yield
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mainstay.agent import actions
+from mainstay.agent import node_engine
 from mainstay.host.volumes import DRIVERS
 from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.kms import KmsKey
@@ -54,7 +54,7 @@ def simulated_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(DRIVERS, NAME, SimulatedVolumes())
     monkeypatch.setattr(World, "__init__", noted)
-    monkeypatch.setattr(actions, "fence", fence)
+    monkeypatch.setattr(node_engine, "fence", fence)
 
 
 async def new_key(world: World) -> None:

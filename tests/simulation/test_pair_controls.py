@@ -148,7 +148,7 @@ async def _another_agent_degrades_meanwhile(world: PairWorld) -> None:
             world._record_changed()
         return await fence(volume)
 
-    with mock.patch("mainstay.agent.actions.fence", slow_fence):
+    with mock.patch("mainstay.agent.node_engine.fence", slow_fence):
         kill_primary(world)
         await world.converge()
     await world.check_end()

@@ -14,10 +14,10 @@ from typing import Any, cast
 import msgspec
 
 from harness.builds import InstalledBuilds
-from mainstay.agent.actions import KeeperTools
 from mainstay.agent.instances import Instances
 from mainstay.agent.keeper import Keeper
 from mainstay.agent.process import Agent
+from mainstay.agent.tools import KeeperTools
 from mainstay.control.access_lists import AccessListPusher
 from mainstay.control.encryption_keys import KeyWatcher
 from mainstay.control.fleet import RpcFleet

@@ -1,7 +1,7 @@
 """What a keeper can do to its node, one method per `Action`, and what is known to be in effect of it.
 
-An action is remembered as done only after it took effect. Stopping and copying go on in the background, so that a newer
-spec or assignment can be taken meanwhile; `changed` is called when something in here has changed by itself.
+An action is remembered as done only after it took effect. What is done to the process itself is `NodeEngine`'s, a copy
+of data `Copying`'s, data that is exchanged `KeptData`'s; `changed` is called when one of them has changed by itself.
 """
 
 from __future__ import annotations
@@ -15,62 +15,28 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from mainstay.agent.archiver import Archiver
-from mainstay.agent.journal import InEffect, Journal
+from mainstay.agent.copying import Copying
+from mainstay.agent.journal import InEffect
 from mainstay.agent.kept_data import KeptData
-from mainstay.agent.login_questions import Logins, NoLogins
-from mainstay.agent.repositories import Repositories
+from mainstay.agent.node_engine import NodeEngine, make_sockets
 from mainstay.agent.restoring import Restoring
-from mainstay.agent.routes import Routes
+from mainstay.agent.tools import KeeperTools
 from mainstay.agent.volumes import NodeVolume
 from mainstay.agent.wanted import pauses
-from mainstay.decide.node import (
-    HELD_ROUTE,
-    INHERITED_ACCOUNTS,
-    START_ATTEMPTS_MAX,
-    Action,
-    Wanted,
-    start_backoff_s,
-)
+from mainstay.decide.node import HELD_ROUTE, INHERITED_ACCOUNTS, Action, Wanted
 from mainstay.engines.backups import BackupHost
 from mainstay.engines.base import EngineDriver, Health
-from mainstay.engines.builds import Builds
-from mainstay.host.cgroups import ControlGroups
-from mainstay.host.clock import Clock
-from mainstay.host.fencing import fence
 from mainstay.host.files import make_private_directory, write_atomically
-from mainstay.host.processes import User
-from mainstay.host.shims import EngineProcess, Launch, Shims
-from mainstay.host.volumes.clones import Clones
+from mainstay.host.shims import Launch
 from mainstay.model.assignment import Assignment
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import MainstayError, Permanent, Transient
-from mainstay.model.node import NodeRole, NodeSpec, NodeStatus, NodeTarget, RestoreSpec
+from mainstay.model.node import NodeRole, NodeSpec
 
 UNKNOWN_ROUTE = "unknown"
-FENCED_END_TIMEOUT_S = 2.0
 PROMOTE_AGAIN_S = 1.0
-SIGNAL_AGAIN_S = 1.0
 
 log = structlog.get_logger()
-
-
-class KeeperTools(msgspec.Struct, frozen=True, kw_only=True):
-    """What every keeper of a host shares."""
-
-    journal: Journal
-    shims: Shims
-    cgroups: ControlGroups
-    routes: Routes
-    builds: Builds
-    repositories: Repositories
-    clones: Clones
-    user: User
-    clock: Clock
-    report: Callable[[NodeStatus], None]
-    archiver: Callable[..., Archiver] = Archiver
-    """What ships a log; simulated time has another one."""
-    logins: Logins = NoLogins()
 
 
 class NodeActions:
@@ -81,26 +47,18 @@ class NodeActions:
         encrypted = spec.volume is not None and spec.volume.encrypted
         self.files = tools.journal.files(spec.node_id, logs_on_volume=encrypted)
         self.in_effect: InEffect = tools.journal.in_effect(spec.node_id)
-        self.process: EngineProcess | None = None
         self.volume = NodeVolume(spec, self.files.root, tools.user)
+        self.engine = NodeEngine(spec.node_id, driver, self.files, self.volume, tools, changed)
         self.health = Health(ready=False)
         self.route = UNKNOWN_ROUTE
-        self.stopping: asyncio.Task[None] | None = None
-        self.copying: asyncio.Task[None] | None = None
-        self._restores: str | None = None
         self.promoting, self._promote_again_at = False, 0.0
         self.outgrown = False
-        self.lost = ""
-        self.ended_as_wanted = False
-        self.start_failures = 0
-        self.start_due_at = 0.0
         self.failure = ""
-        self.ended = asyncio.Event()
         self.restoring = Restoring(self.files, driver, tools.repositories, tools.clones, tools.user)
-        self.kept = KeptData(self.files, self._remember, self.fence)
+        self.kept = KeptData(self.files, self._remember, self.engine.fence)
+        self.copying = Copying(driver, self.files, tools, self.restoring, self.kept, self._remember, changed)
         self._driver = driver
         self._tools = tools
-        self._changed = changed
 
     async def perform(self, action: Action, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         """Does it, or begins to. Raises `MainstayError` or `OSError`; repeating it is harmless."""
@@ -110,9 +68,9 @@ class NodeActions:
             Action.CLOSE_VOLUME: self._close_volume,
             Action.GROW_VOLUME: self._grow_volume,
             Action.INITIALISE: self._initialise,
-            Action.CLONE: self._begin_copy,
-            Action.RESTORE: self._begin_restore,
-            Action.REJOIN: self._begin_copy,
+            Action.CLONE: self.copying.begin_copy,
+            Action.RESTORE: self.copying.begin_restore,
+            Action.REJOIN: self.copying.begin_copy,
             Action.PROMOTE: self._promote,
             Action.FENCE: self._fence,
             Action.WRITE_CONFIGURATION: self._write_configuration,
@@ -130,10 +88,6 @@ class NodeActions:
         }
         await performers[action](spec, assignment, wanted)
 
-    async def adopt(self, node_id: str) -> None:
-        """Finds the process that a former agent, or a launch that was given up, has left running."""
-        self.process = await self._tools.shims.adopt(node_id)
-
     async def probe(self, spec: NodeSpec, assignment: Assignment) -> None:
         """Asks the engine how it is. A follower that takes no queries is ready only as a standby."""
         health = await self._driver.probe(spec, self.files)
@@ -145,7 +99,7 @@ class NodeActions:
                 health = msgspec.structs.replace(health, ready=False, starting=True)
         self.health = health
         if health.ready:
-            self.start_failures = 0
+            self.engine.start_failures = 0
         if self.promoting and self._driver.follows(self.files):
             # An engine that has only just been started forgets that it was told: it is told again.
             self.promoting = self._tools.clock.monotonic() < self._promote_again_at
@@ -159,23 +113,20 @@ class NodeActions:
 
     def process_ended(self) -> None:
         """Nothing is left of the engine's process."""
-        self.ended_as_wanted = self.stopping is not None
-        self.process = None
         self.promoting = self.outgrown = False
         self.health = Health(ready=False)
-        self.ended.set()
+        self.engine.note_end()
 
     def start_failed(self, message: str) -> None:
         """The engine did not come up: the next start waits a little longer."""
-        self.start_failures += 1
-        self.start_due_at = self._tools.clock.monotonic() + start_backoff_s(self.start_failures)
+        self.engine.note_failed_start()
         self.failure = f"{message}; see {self.files.output}"
-        log.error("engine.start_failed", node_id=self.node_id, failures=self.start_failures, error=message)
+        log.error("engine.start_failed", node_id=self.node_id, failures=self.engine.start_failures, error=message)
 
     def start_refused(self, message: str) -> None:
         """The engine ended for a reason that another start will not change."""
         self.start_failed(message)
-        self.start_failures = START_ATTEMPTS_MAX
+        self.engine.give_up_starting()
 
     async def find_outgrown(self, spec: NodeSpec, assignment: Assignment) -> None:
         """Whether the follower's source has been given more room than the follower's process was started with."""
@@ -183,12 +134,6 @@ class NodeActions:
         self.outgrown = any(not _holds(self.files.configuration / name, text) for name, text in rendered.items())
         if self.outgrown:
             log.warning("node.outgrown", node_id=self.node_id)
-
-    async def fence(self) -> None:
-        """When this returns, no process of the engine can run again. Raises `Transient` if that is not certain."""
-        killed = await fence(self.files.volume)
-        if killed:
-            log.warning("node.fenced", node_id=self.node_id, processes=killed)
 
     def inherit_accounts(self, applied: str) -> None:
         """What was applied to the node whose data this one has by replication need not be applied once more.
@@ -204,54 +149,6 @@ class NodeActions:
             await self._tools.routes.hold(spec, assignment.epoch)
             self.route = HELD_ROUTE
 
-    async def end_unwanted_copy(self, spec: NodeSpec, wanted: Wanted) -> None:
-        """A copy for a node that is not to run, or a restore of something else, ends; what came of it is nothing."""
-        stale = self._restores is not None and (spec.restore is None or spec.restore.backup_id != self._restores)
-        if self.copying is not None and (stale or wanted.target is not NodeTarget.RUNNING):
-            await self.cancel_copy()
-
-    async def cancel_copy(self) -> None:
-        """Gives up a copy that is not wanted any more."""
-        task, self.copying = self.copying, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError, MainstayError, OSError):
-                await task
-
-    async def stop(self, *, patience_s: float | None = None) -> None:
-        """Gentle signals first; each gets its time to work, or `patience_s` if that is shorter."""
-        try:
-            await self.volume.relieve_if_full()
-            for number, usual_s in self._driver.stop_signals:
-                if self.ended.is_set():
-                    return  # before any signal: whatever runs by now is its successor
-                if await self._signal_until_ended(number, usual_s if patience_s is None else min(usual_s, patience_s)):
-                    return
-                log.warning("engine.stop_slow", node_id=self.node_id, signal=number, patience_s=patience_s)
-        finally:
-            self.stopping = None
-            self._changed()
-
-    async def _signal_until_ended(self, number: int, patience_s: float) -> bool:
-        """Sends the signal again and again: one that comes before the engine has set up its handlers is lost."""
-        deadline = self._tools.clock.monotonic() + patience_s
-        while (left_s := deadline - self._tools.clock.monotonic()) > 0:
-            self._tools.shims.signal(self.node_id, number)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(SIGNAL_AGAIN_S, left_s)):
-                    await self.ended.wait()
-                    return True
-        return False
-
-    async def stop_whatever_runs(self) -> None:
-        """Stops the engine, also one that a launch has left which was given up; no keeper runs any more."""
-        await self.cancel_copy()
-        if self.process is None:
-            await self.adopt(self.node_id)
-        if self.process is not None:
-            self.ended.clear()
-            await self.stop()
-
     async def _create_volume(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         logs = () if self.files.logs_on_volume else (self.files.logs,)
         for path in (self.files.configuration, self.files.sockets, *logs):
@@ -259,11 +156,6 @@ class NodeActions:
             self._tools.user.give(path)
         await self.restoring.lend_clone(spec.restore, self.volume.place)
         await self.volume.create()
-
-    def _make_sockets(self) -> None:
-        """They are in memory, and gone when the host was down."""
-        make_private_directory(self.files.sockets)
-        self._tools.user.give(self.files.sockets)
 
     def _make_logs_on_volume(self) -> None:
         """The engine's user owns the volume: whatever else stands in the place of the directory is left alone."""
@@ -280,52 +172,14 @@ class NodeActions:
         await self.volume.close()
 
     async def _grow_volume(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        if self.process is None:
-            await self.fence()  # nothing that has it open may be left, or it cannot be closed
+        if self.engine.process is None:
+            await self.engine.fence()  # nothing that has it open may be left, or it cannot be closed
         await self.volume.grow()
-        self.start_failures, self.start_due_at = 0, 0.0
+        self.engine.allow_start()
 
     async def _initialise(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         await self._driver.initialise(spec, self.files, self.build(spec), self._tools.user)
         self._remember(had_data=True)
-
-    async def _begin_copy(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        if self.copying is None:
-            self._restores = None
-            self.copying = asyncio.create_task(self._copy(spec, assignment))
-
-    async def _copy(self, spec: NodeSpec, assignment: Assignment) -> None:
-        upstream = assignment.upstream
-        if upstream is None:
-            raise Transient("there is nobody to copy from")
-        try:
-            self._make_sockets()
-            anew = self.lost or not self._driver.initialised(self.files)
-            copy = self._driver.clone if anew else self._driver.rejoin
-            started = self._tools.clock.monotonic()
-            await copy(spec, self.files, self.build(spec), self._tools.user, upstream)
-            # The copied engine knows nothing of what this one was told before.
-            self._remember(accounts=INHERITED_ACCOUNTS, had_data=True)
-            self.lost = ""
-            seconds = round(self._tools.clock.monotonic() - started, 3)
-            log.info("node.copied", node_id=self.node_id, upstream=upstream.node_id, seconds=seconds)
-        finally:
-            self._changed()
-
-    async def _begin_restore(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        if self.copying is None and spec.restore is not None:
-            self._restores = spec.restore.backup_id
-            self.copying = asyncio.create_task(self._restore(spec, spec.restore))
-
-    async def _restore(self, spec: NodeSpec, restore: RestoreSpec) -> None:
-        try:
-            started = self._tools.clock.monotonic()
-            await self.restoring.copy(restore, lambda: self.kept.note_placed(spec))
-            self._remember(had_data=True)
-            seconds = round(self._tools.clock.monotonic() - started, 3)
-            log.info("node.restored", node_id=self.node_id, backup_id=restore.backup_id, seconds=seconds)
-        finally:
-            self._changed()
 
     async def check(self, spec: NodeSpec, note: Callable[[int, int], None]) -> tuple[str, ...]:
         """Reads all that the running engine has; see `EngineBackups.check`."""
@@ -344,31 +198,20 @@ class NodeActions:
             raise Permanent(f"a standby of {self._driver.name} reads no single file again")
         self._tools.shims.signal(self.node_id, self._driver.reload_signal)
 
-    def take_copy(self) -> None:
-        """The outcome of a copy that has ended. Raises what it raised."""
-        task = self.copying
-        if task is not None and task.done():
-            self.copying = None
-            task.result()
-
     async def _promote(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        process = self.process
+        process = self.engine.process
         await self._driver.promote(spec, self.files, self.build(spec), self._tools.user)
-        if self.process is not process:
+        if self.engine.process is not process:
             return  # it ended meanwhile: nobody is being promoted, and its successor is to be told
         self.promoting = True
         self._promote_again_at = self._tools.clock.monotonic() + PROMOTE_AGAIN_S
         self.health = Health(ready=False, starting=True)
 
     async def _fence(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        self.ended.clear()
-        await self.fence()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(FENCED_END_TIMEOUT_S):
-                await self.ended.wait()
+        await self.engine.fence_and_see_end()
 
     async def _write_configuration(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        self._make_sockets()
+        make_sockets(self.files, self._tools.user)
         rendered = await self._driver.configuration(spec, assignment, self.files, self.build(spec))
         for name, content in rendered.items():
             path = self.files.configuration / name
@@ -379,13 +222,13 @@ class NodeActions:
         self._remember(written=wanted.configuration_digest)
 
     async def _start(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        self._make_sockets()
+        make_sockets(self.files, self._tools.user)
         command = self._driver.start_command(spec, self.files, self.build(spec))
         # A launch that was given up may have come up since: then the table decides about what runs.
-        await self.adopt(spec.node_id)
-        if self.process is not None:
+        await self.engine.adopt()
+        if self.engine.process is not None:
             return
-        await self.fence()  # what runs here without a shim that answers would keep every successor from starting
+        await self.engine.fence()  # what runs here without a shim that answers would keep every successor from starting
         await self.volume.keep_back()
         await asyncio.to_thread(self._make_logs_on_volume)
         # What its source's room demands may have grown since the files were written.
@@ -397,8 +240,7 @@ class NodeActions:
             "readable": assignment.role is not NodeRole.STANDBY,
         }
         try:
-            self.process = await self._tools.shims.launch(
-                spec.node_id,
+            process = await self.engine.launch(
                 Launch(
                     argv=command.argv,
                     env=command.env,
@@ -409,14 +251,14 @@ class NodeActions:
                     cgroups=self._tools.cgroups.prepare(spec.node_id, spec.limits),
                     writable=(*self.files.writable, *command.writable),
                     tag=tag,
-                ),
+                )
             )
         except Transient as error:
             self.start_failed(error.message)
             return
         self.health = Health(ready=False)
         self.promoting = False
-        self._remember(loaded=wanted.configuration_digest, loaded_by_pid=self.process.pid)
+        self._remember(loaded=wanted.configuration_digest, loaded_by_pid=process.pid)
 
     async def _reload(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         number = self._driver.reload_signal
@@ -425,7 +267,8 @@ class NodeActions:
         else:
             health = await self._driver.reload(spec, self.files)
             self.health = msgspec.structs.replace(health, pause=self.health.pause)
-        pid = 0 if self.process is None else self.process.pid
+        process = self.engine.process
+        pid = 0 if process is None else process.pid
         self._remember(loaded=wanted.configuration_digest, loaded_by_pid=pid)
 
     async def _apply_accounts(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
@@ -445,9 +288,7 @@ class NodeActions:
         self.route = ""
 
     async def _begin_stop(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
-        # Cleared here, not in the task: an end seen before the task's first turn must not be waited for again.
-        self.ended.clear()
-        self.stopping = asyncio.create_task(self.stop())
+        self.engine.begin_stop()
 
     async def _destroy(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         self._tools.cgroups.remove(spec.node_id)
@@ -456,7 +297,7 @@ class NodeActions:
 
     def build(self, spec: NodeSpec) -> EngineBuild:
         """What the node runs, or is to run."""
-        return self._tools.builds.resolve(spec.engine, spec.engine_version)
+        return self._tools.build(spec)
 
     def _remember(self, **changes: str | int | bool) -> None:
         self.in_effect = msgspec.structs.replace(self.in_effect, **changes)

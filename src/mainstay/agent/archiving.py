@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from mainstay.agent.actions import KeeperTools
 from mainstay.agent.archiver import Archiver
+from mainstay.agent.tools import KeeperTools
 from mainstay.engines.base import EngineDriver
 from mainstay.engines.node_files import NodeFiles
 from mainstay.model.node import ArchiveStatus, NodeSpec

@@ -159,7 +159,7 @@ class Pair:
             self._sync_wanted = False
         await self._watch_leader(leader, standby)
         view = self._view(leader, standby)
-        standby.streams = view.standby_streaming
+        standby.following.streams = view.standby_streaming
         row = decide(view)
         if row.name != self._last_row:
             self._last_row = row.name
@@ -218,7 +218,7 @@ class Pair:
         self._outage_since = self._sight.ended_at or silence or self._clock.monotonic()
         log.warning("pair.failing_over", dbi_resource_id=self.dbi_resource_id, row=row.name, because=row.because,
                     old_primary=leader.spec.node_id, new_primary=standby.spec.node_id)  # fmt: skip
-        await leader.hands.fence()
+        await leader.hands.engine.fence()
         self._take_over(row, leader, standby)
 
     async def _switch(self, row: PairRow, leader: Keeper, standby: Keeper) -> None:
@@ -229,10 +229,10 @@ class Pair:
         self._outage_since = self._clock.monotonic()
         leader.assign(msgspec.structs.replace(leader.assignment, may_start=False, may_publish=False, stay=True))
         await leader.hands.hold(leader.spec, leader.assignment)
-        if leader.hands.process is not None:
-            leader.hands.ended.clear()
-            await leader.hands.stop(patience_s=leader.driver.switch_patience_s)
-        await leader.hands.fence()
+        if leader.hands.engine.process is not None:
+            leader.hands.engine.ended.clear()
+            await leader.hands.engine.stop(patience_s=leader.driver.switch_patience_s)
+        await leader.hands.engine.fence()
         self._take_over(row, leader, standby)
 
     def _take_over(self, row: PairRow, leader: Keeper, standby: Keeper) -> None:
@@ -245,7 +245,7 @@ class Pair:
             self.keepers.get(standby.spec.node_id) is not standby
             or not standby_wanted(leader, standby)
             or not serves(standby, self._record)
-            or standby.hands.stopping is not None
+            or standby.hands.engine.stopping is not None
         ):
             raise Transient("the standby went away meanwhile: it is not promoted", retry_after_s=0.1)
         if record is None or record.standby != standby.spec.node_id:
@@ -265,7 +265,7 @@ class Pair:
 
     async def _take_back(self, record: PairRecord, leader: Keeper, standby: Keeper) -> None:
         """The new primary's process ended before it had applied what it had received: the former one leads again."""
-        await leader.hands.fence()
+        await leader.hands.engine.fence()
         failover = Failover(
             epoch=record.epoch + 1,
             at=self._clock.wall(),
@@ -372,7 +372,7 @@ class Pair:
         )
         if standby is not None:
             # It goes last, so that the primary's shutdown can hand it everything.
-            waits = leader.spec.target is not NodeTarget.RUNNING and leader.hands.process is not None
+            waits = leader.spec.target is not NodeTarget.RUNNING and leader.hands.engine.process is not None
             stay = waits or standby.spec.target is NodeTarget.RUNNING
             standby.assign(Assignment(role=NodeRole.STANDBY, epoch=self.epoch, upstream=upstream(leader), stay=stay))
 

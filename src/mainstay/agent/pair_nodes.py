@@ -10,7 +10,7 @@ from mainstay.model.pair import PairRecord
 
 def incarnation(keeper: Keeper) -> str:
     """Names a process, also across restarts of the agent."""
-    process = keeper.hands.process
+    process = keeper.hands.engine.process
     return "" if process is None else f"{process.pid}@{process.started_at:.6f}"
 
 
@@ -29,7 +29,7 @@ def standby_wanted(leader: Keeper, standby: Keeper) -> bool:
 def serves(standby: Keeper, record: PairRecord | None) -> bool:
     """Whether the standby runs, and still has what it is recorded to have."""
     forgot = record is not None and not standby.driver.keeps_received and record.outlived(incarnation(standby))
-    return standby.hands.process is not None and not forgot
+    return standby.hands.engine.process is not None and not forgot
 
 
 def upstream(keeper: Keeper) -> Upstream:

@@ -46,20 +46,20 @@ class PairSight:
     def notice(self, leader: Keeper, standby: Keeper | None, record: PairRecord | None) -> bool:
         """Remembers since when things are as they are; whether the standby is another process than it was."""
         now = self._clock.monotonic()
-        hands = leader.hands
-        if hands.process is not None:
+        process = leader.hands.engine.process
+        if process is not None:
             self._seen_running, self._began_down, self.ended_at = True, False, None
-            if hands.health.ready:
-                self._ready_pid, self._not_ready_since = hands.process.pid, None
+            if leader.hands.health.ready:
+                self._ready_pid, self._not_ready_since = process.pid, None
         elif self.ended_at is None:
             self.ended_at = now
-        if not (hands.process is not None and hands.process.pid == self._ready_pid) and self._not_ready_since is None:
+        if not (process is not None and process.pid == self._ready_pid) and self._not_ready_since is None:
             self._not_ready_since = now
         if standby is None:
             return False
         running = serves(standby, record)
         if self._began_down is None:  # a host that was restarted: whoever is up first says nothing about the other
-            self._began_down = hands.process is None and not running
+            self._began_down = process is None and not running
         self._standby_down_since = None if running else self._standby_down_since or now
         before, self._standby_process = self._standby_process, incarnation(standby)
         return self._standby_process != before
@@ -80,7 +80,8 @@ class PairSight:
         switch_wanted = tokens > record.switched_for
         self._switch_since = (self._switch_since or now) if switch_wanted else None
         vitals = None if watch is None else watch.vitals
-        ready_process = leader.hands.process is not None and leader.hands.process.pid == self._ready_pid
+        engine = leader.hands.engine
+        ready_process = engine.process is not None and engine.process.pid == self._ready_pid
         return PairView(
             in_sync=record.standby == standby.spec.node_id,
             recorded_process=record.incarnation == incarnation(leader),
@@ -88,7 +89,7 @@ class PairSight:
             primary_leaving=leaving(leader, standby),
             primary=self.primary_state(leader, standby, watch),
             restarting_s=0.0 if self._not_ready_since is None else now - self._not_ready_since,
-            start_failures=leader.hands.start_failures,
+            start_failures=engine.start_failures,
             missed_probes=watch.missed_probes if watch is not None and ready_process else 0,
             storage_faults=0 if watch is None else watch.storage_faults,
             standby_wanted=standby_wanted(leader, standby),
@@ -107,16 +108,16 @@ class PairSight:
 
     def primary_state(self, leader: Keeper, standby: Keeper, watch: Watch | None) -> PrimaryState:
         """What is to be thought of the leader."""
-        hands = leader.hands
-        if hands.process is None:
-            if hands.ended_as_wanted or hands.stopping is not None:
+        engine = leader.hands.engine
+        if engine.process is None:
+            if engine.ended_as_wanted or engine.stopping is not None:
                 return PrimaryState.RESTARTING
-            if not self._seen_running and (self._began_down or standby.hands.process is None):
+            if not self._seen_running and (self._began_down or standby.hands.engine.process is None):
                 return PrimaryState.DOWN
             return PrimaryState.ENDED
-        if hands.stopping is not None:
+        if engine.stopping is not None:
             return PrimaryState.RESTARTING
-        if hands.process.pid != self._ready_pid or watch is None or watch.vitals is None or watch.vitals.starting:
+        if engine.process.pid != self._ready_pid or watch is None or watch.vitals is None or watch.vitals.starting:
             return PrimaryState.STARTING
         return PrimaryState.ANSWERS if watch.missed_probes == 0 else PrimaryState.SILENT
 
@@ -125,7 +126,7 @@ class PairSight:
 
         Only for so long: a standby that does not come up must not keep the primary from being restarted.
         """
-        if standby is None or not leader.spec.rolling or leader.current or leader.hands.process is None:
+        if standby is None or not leader.spec.rolling or leader.current or leader.hands.engine.process is None:
             self._renewal_since = None
             return False
         self._renewal_since = self._renewal_since or self._clock.monotonic()

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from mainstay.agent.actions import KeeperTools
 from mainstay.agent.instances import Instances
 from mainstay.agent.jobs import Jobs
 from mainstay.agent.journal import Journal
@@ -20,6 +19,7 @@ from mainstay.agent.login_questions import LoginQuestions
 from mainstay.agent.logs import list_logs, read_log
 from mainstay.agent.repositories import SystemRepositories
 from mainstay.agent.routes import EndpointRoutes
+from mainstay.agent.tools import KeeperTools
 from mainstay.engines.builds import Builds
 from mainstay.engines.registry import drivers
 from mainstay.host.cgroups import ControlGroups

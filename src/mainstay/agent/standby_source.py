@@ -14,7 +14,7 @@ class StandbySource:
     def __init__(self, leader: Keeper, standby: Keeper) -> None:
         self._leader = leader
         self._standby = standby
-        self._process = standby.hands.process
+        self._process = standby.hands.engine.process
         self.node_id = standby.spec.node_id
         self.files: NodeFiles = standby.hands.files
         self.build: EngineBuild = standby.hands.build(standby.spec)
@@ -23,7 +23,7 @@ class StandbySource:
         """See `Standby`. The data directory is made anew only while no process runs."""
         upstream = self._standby.assignment.upstream
         return (
-            self._standby.hands.process == self._process
+            self._standby.hands.engine.process == self._process
             and self._standby.assignment.role is NodeRole.STANDBY
             and upstream is not None
             and upstream.node_id == self._leader.spec.node_id
@@ -37,7 +37,8 @@ class StandbySource:
 
 def standby_source(leader: Keeper, standby: Keeper) -> StandbySource | None:
     """None while the standby has not got every commit, or does not receive: then the primary is the source."""
-    runs = standby.hands.process is not None and standby.hands.stopping is None and standby.streams
+    engine = standby.hands.engine
+    runs = engine.process is not None and engine.stopping is None and standby.following.streams
     if not runs or leader.assignment.synchronous_standby != standby.spec.node_id:
         return None
     source = StandbySource(leader, standby)

@@ -73,7 +73,7 @@ class Watch:
 
     async def _run(self) -> None:
         while True:
-            if self._primary.hands.process is None:
+            if self._primary.hands.engine.process is None:
                 await asyncio.sleep(LOOK_INTERVAL_S)
                 continue
             self._looks += 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mainstay.agent import actions
+from mainstay.agent import node_engine
 
 
 async def fence(_volume: Path) -> int:
@@ -10,4 +10,4 @@ async def fence(_volume: Path) -> int:
     return 0
 
 
-actions.fence = fence  # type: ignore[attr-defined] # where it is called from
+node_engine.fence = fence  # type: ignore[attr-defined] # where it is called from
