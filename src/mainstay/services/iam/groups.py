@@ -7,7 +7,13 @@ import msgspec
 from mainstay.model.iam import Group, User
 from mainstay.services.iam import identifiers, limits
 from mainstay.services.iam.checks import check_name, check_path, delete_conflict
-from mainstay.services.iam.lookup import find_entity, global_scope, refuse_duplicate, refuse_over_quota
+from mainstay.services.iam.lookup import (
+    find_entity,
+    global_scope,
+    refuse_duplicate,
+    refuse_over_quota,
+    refuse_to_orphan_policies,
+)
 from mainstay.services.iam.pages import page
 from mainstay.services.iam.shapes import group_shape, user_shape
 from mainstay.services.iam.table import on_entity, on_resource
@@ -65,10 +71,7 @@ def delete_group(call: Call, request: Request) -> Result:
     group = find_entity(call, Group, request["GroupName"])
     if members(call, group):
         raise delete_conflict("Cannot delete entity, must remove users from group first.")
-    if group.attached_policies:
-        raise delete_conflict("Cannot delete entity, must detach all policies first.")
-    if group.inline_policies:
-        raise delete_conflict("Cannot delete entity, must delete policies first.")
+    refuse_to_orphan_policies(group)
     call.tx.delete(group)
     return None
 

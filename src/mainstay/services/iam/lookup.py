@@ -8,6 +8,7 @@ from mainstay.model.errors import ApiError
 from mainstay.model.iam import Entity, Group, ManagedPolicy, PolicyVersion, Role, User
 from mainstay.model.records import GLOBAL_REGION, Record, Scope
 from mainstay.services.iam.aws_managed import aws_managed_policies
+from mainstay.services.iam.checks import delete_conflict
 from mainstay.services.operations import Call
 from mainstay.store.base import Reader
 
@@ -90,3 +91,11 @@ def refuse_over_quota(count: int, quota: int, name: str) -> None:
     """Raises `LimitExceeded` if one more would exceed the quota."""
     if count >= quota:
         raise ApiError("LimitExceededException", f"Cannot exceed quota for {name}: {quota}", status=409)
+
+
+def refuse_to_orphan_policies(entity: Entity) -> None:
+    """Raises `DeleteConflict` for a user, group or role that has policies still."""
+    if entity.attached_policies:
+        raise delete_conflict("Cannot delete entity, must detach all policies first.")
+    if entity.inline_policies:
+        raise delete_conflict("Cannot delete entity, must delete policies first.")

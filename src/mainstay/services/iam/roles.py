@@ -12,7 +12,6 @@ from mainstay.services.iam.checks import (
     check_name,
     check_path,
     check_tags,
-    delete_conflict,
     validation_error,
 )
 from mainstay.services.iam.lookup import (
@@ -21,6 +20,7 @@ from mainstay.services.iam.lookup import (
     global_scope,
     refuse_duplicate,
     refuse_over_quota,
+    refuse_to_orphan_policies,
 )
 from mainstay.services.iam.pages import page
 from mainstay.services.iam.shapes import role_shape
@@ -112,10 +112,7 @@ def update_assume_role_policy(call: Call, request: Request) -> Result:
 @on_entity("DeleteRole", Role)
 def delete_role(call: Call, request: Request) -> Result:
     role = modifiable_role(call, request["RoleName"])
-    if role.attached_policies:
-        raise delete_conflict("Cannot delete entity, must detach all policies first.")
-    if role.inline_policies:
-        raise delete_conflict("Cannot delete entity, must delete policies first.")
+    refuse_to_orphan_policies(role)
     call.tx.delete(role)
     return None
 

@@ -13,6 +13,7 @@ from mainstay.services.iam.lookup import (
     global_scope,
     refuse_duplicate,
     refuse_over_quota,
+    refuse_to_orphan_policies,
 )
 from mainstay.services.iam.pages import page
 from mainstay.services.iam.shapes import user_shape
@@ -76,10 +77,7 @@ def delete_user(call: Call, request: Request) -> Result:
     user = find_entity(call, User, request["UserName"])
     if call.tx.find(AccessKey, user.scope, "user", user.name):
         raise delete_conflict("Cannot delete entity, must delete access keys first.")
-    if user.attached_policies:
-        raise delete_conflict("Cannot delete entity, must detach all policies first.")
-    if user.inline_policies:
-        raise delete_conflict("Cannot delete entity, must delete policies first.")
+    refuse_to_orphan_policies(user)
     if user.groups:
         raise delete_conflict("Cannot delete entity, must remove users from group first.")
     call.tx.delete(user)
