@@ -13,8 +13,8 @@ from mainstay.model.db_instance import DBInstance
 from mainstay.model.ec2 import SecurityGroupRevision
 from mainstay.model.errors import MainstayError
 from mainstay.model.records import Record, Scope
-from mainstay.services.ec2.changes import current_revision
 from mainstay.services.rds.refresh import request_refresh_in
+from mainstay.services.revisions import current_revision
 from mainstay.store import Store
 from mainstay.workflows.engine import Worker
 
@@ -84,7 +84,7 @@ class AccessListPusher:
         with self._store.transaction() as tx:
             for instance in tx.scan(DBInstance, scope):
                 request_refresh_in(tx, self._clock.wall(), instance)
-            pushed = PushedRevision(scope=scope, number=current_revision(tx, scope))
+            pushed = PushedRevision(scope=scope, number=current_revision(tx, SecurityGroupRevision, scope))
             if tx.get(PushedRevision, scope, "current") is None:
                 tx.insert(pushed)
             else:

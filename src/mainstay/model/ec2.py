@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import msgspec
 
-from mainstay.model.records import Record
+from mainstay.model.records import Record, Revision
 
 ALL_PROTOCOLS = "-1"
 ANY_PORT = -1
@@ -38,15 +38,10 @@ class RegionNetwork(Record, frozen=True, kw_only=True, omit_defaults=True):
         return "region"
 
 
-class SecurityGroupRevision(Record, frozen=True, kw_only=True, omit_defaults=True):
+class SecurityGroupRevision(Revision, frozen=True, kw_only=True):
     """Grows by one with everything that can change an access list in this scope: rules, and who is in a group."""
 
     KIND: ClassVar[str] = "ec2.security-group-revision"
-
-    number: int
-
-    def key(self) -> str:
-        return "current"
 
 
 class Vpc(Resource, frozen=True, kw_only=True, omit_defaults=True):

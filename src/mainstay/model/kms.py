@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import msgspec
 
-from mainstay.model.records import Record, Scope
+from mainstay.model.records import Record, Revision, Scope
 
 KEY_SPEC = "SYMMETRIC_DEFAULT"
 KEY_USAGE = "ENCRYPT_DECRYPT"
@@ -147,15 +147,10 @@ class KmsGrant(Record, frozen=True, kw_only=True, omit_defaults=True):
         return found | ({"retiring": self.retiring_principal} if self.retiring_principal else {})
 
 
-class KeyStateRevision(Record, frozen=True, kw_only=True):
+class KeyStateRevision(Revision, frozen=True, kw_only=True):
     """How often a key of this scope has become usable or unusable; see `services/kms/changes.py`."""
 
     KIND: ClassVar[str] = "kms-key-state-revision"
-
-    number: int
-
-    def key(self) -> str:
-        return "current"
 
 
 def key_arn(scope: Scope, key_id: str) -> str:

@@ -45,3 +45,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def index(self) -> dict[str, str]:
         """Secondary lookups: `Transaction.find(kind, scope, name, value)` finds this record by these."""
         return {}
+
+
+class Revision(Record, frozen=True, kw_only=True):
+    """How often something of a scope has changed; there is one a scope and kind (`services/revisions.py`)."""
+
+    number: int
+
+    def key(self) -> str:
+        return "current"

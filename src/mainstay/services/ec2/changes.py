@@ -12,7 +12,8 @@ from typing import Protocol
 from mainstay.model.ec2 import SecurityGroupRevision
 from mainstay.model.records import Scope
 from mainstay.services.operations import Call
-from mainstay.store import Reader, Transaction
+from mainstay.services.revisions import record_revision
+from mainstay.store import Transaction
 
 
 class AccessListListener(Protocol):
@@ -26,19 +27,9 @@ class AccessListListener(Protocol):
         """
 
 
-def current_revision(reader: Reader, scope: Scope) -> int:
-    """The number of changes so far; 0 before the first."""
-    record = reader.get(SecurityGroupRevision, scope, "current")
-    return 0 if record is None else record.number
-
-
 def record_change(tx: Transaction, scope: Scope) -> None:
     """Notes durably that access lists of this scope may have changed."""
-    record = tx.get(SecurityGroupRevision, scope, "current")
-    if record is None:
-        tx.insert(SecurityGroupRevision(scope=scope, number=1))
-    else:
-        tx.put(SecurityGroupRevision(scope=scope, number=record.number + 1))
+    record_revision(tx, SecurityGroupRevision, scope)
 
 
 def notify(call: Call) -> None:

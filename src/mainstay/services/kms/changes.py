@@ -13,7 +13,8 @@ from typing import Protocol
 from mainstay.model.kms import KeyStateRevision, KmsKey
 from mainstay.model.records import Scope
 from mainstay.services.operations import Call
-from mainstay.store import Reader, Transaction
+from mainstay.services.revisions import record_revision
+from mainstay.store import Transaction
 
 
 class KeyStateListener(Protocol):
@@ -27,19 +28,9 @@ class KeyStateListener(Protocol):
         """
 
 
-def current_revision(reader: Reader, scope: Scope) -> int:
-    """The number of changes so far; 0 before the first."""
-    record = reader.get(KeyStateRevision, scope, "current")
-    return 0 if record is None else record.number
-
-
 def record_change(tx: Transaction, scope: Scope) -> None:
     """Notes durably that a key of this scope has become usable or unusable."""
-    record = tx.get(KeyStateRevision, scope, "current")
-    if record is None:
-        tx.insert(KeyStateRevision(scope=scope, number=1))
-    else:
-        tx.put(KeyStateRevision(scope=scope, number=record.number + 1))
+    record_revision(tx, KeyStateRevision, scope)
 
 
 def announce(call: Call, key: KmsKey) -> None:

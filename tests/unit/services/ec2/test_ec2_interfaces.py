@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from harness.ec2_calls import Cloud
-from mainstay.model.ec2 import NetworkInterface
+from mainstay.model.ec2 import NetworkInterface, SecurityGroupRevision
 from mainstay.model.errors import ApiError
 from mainstay.services.ec2 import interfaces
 from mainstay.services.ec2.assembly import default_group
-from mainstay.services.ec2.changes import current_revision
+from mainstay.services.revisions import current_revision
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ def test_source_groups_follow_their_members(cloud: Cloud, vpc_id: str, subnet_id
 def test_membership_changes_are_recorded(cloud: Cloud, vpc_id: str, subnet_id: str) -> None:
     def revision() -> int:
         with cloud.store.read() as reader:
-            return current_revision(reader, cloud.scope)
+            return current_revision(reader, SecurityGroupRevision, cloud.scope)
 
     group_id = cloud.group(vpc_id)
     before = revision()

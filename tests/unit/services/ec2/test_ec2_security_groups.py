@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from harness.ec2_calls import Cloud
-from mainstay.services.ec2.changes import current_revision
+from mainstay.model.ec2 import SecurityGroupRevision
+from mainstay.services.revisions import current_revision
 
 
 def permission(port: int = 5432, *cidrs: str, **more: Any) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def permission(port: int = 5432, *cidrs: str, **more: Any) -> dict[str, Any]:
 
 def revision(cloud: Cloud) -> int:
     with cloud.store.read() as reader:
-        return current_revision(reader, cloud.scope)
+        return current_revision(reader, SecurityGroupRevision, cloud.scope)
 
 
 def ingress(cloud: Cloud, group_id: str) -> list[dict[str, Any]]:

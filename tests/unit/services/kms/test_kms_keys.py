@@ -11,9 +11,9 @@ import pytest
 from harness.accounts import document
 from harness.kms_account import Kms
 from mainstay.model.errors import Permanent
-from mainstay.model.kms import KmsAlias, KmsKey
+from mainstay.model.kms import KeyStateRevision, KmsAlias, KmsKey
 from mainstay.services.kms import limits
-from mainstay.services.kms.changes import current_revision
+from mainstay.services.revisions import current_revision
 
 DAY_S = 24 * 3600.0
 ABSENT = "12345678-1234-4321-8888-123456789012"
@@ -149,7 +149,7 @@ class TestStates:
         for operation in ("EnableKey", "DisableKey", "DisableKey", "EnableKey", "ScheduleKeyDeletion"):
             kms_account.call(operation, KeyId=key_id)
             with kms_account.store.read() as view:
-                revisions.append(current_revision(view, kms_account.scope))
+                revisions.append(current_revision(view, KeyStateRevision, kms_account.scope))
         kms_account.call("CancelKeyDeletion", KeyId=key_id)
         assert revisions == [0, 1, 1, 2, 3]
         assert kms_account.listener.heard == [kms_account.arn(key_id)] * 4

@@ -9,9 +9,9 @@ import pytest
 from harness.rds_backups import prepare
 from harness.rds_calls import Rds
 from mainstay.model.db_instance import DBInstance
-from mainstay.model.ec2 import InternetGateway, NetworkInterface, SecurityGroup
-from mainstay.services.ec2.changes import current_revision
+from mainstay.model.ec2 import InternetGateway, NetworkInterface, SecurityGroup, SecurityGroupRevision
 from mainstay.services.ec2.interfaces import members_of, set_real_addresses
+from mainstay.services.revisions import current_revision
 from mainstay.workflows.modification import put_into_force
 from mainstay.workflows.repositories import Makings
 
@@ -97,12 +97,14 @@ def test_in_the_window(moving: Moving) -> None:
     assert shown["DBSubnetGroup"]["VpcId"] == "vpc-1"
     assert [one["VpcSecurityGroupId"] for one in shown["VpcSecurityGroups"]] == ["sg-vpc-1"]
     with moving.rds.store.read() as tx:
-        revision = current_revision(tx, moving.rds.scope)
+        revision = current_revision(tx, SecurityGroupRevision, moving.rds.scope)
     after = moving.window()
     assert (after.change, after.vpc_id, after.vpc_security_group_ids) == ("moving-to-vpc", "vpc-2", ("sg-2", "sg-2b"))
     assert not after.pending
     with moving.rds.store.read() as tx:
-        assert current_revision(tx, moving.rds.scope) > revision  # what pushes access lists sees it
+        assert (
+            current_revision(tx, SecurityGroupRevision, moving.rds.scope) > revision
+        )  # what pushes access lists sees it
 
 
 def test_taken_back(moving: Moving) -> None:
