@@ -15,6 +15,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from harness.files import holding
+from harness.guests import guest_of
 from harness.service import Service
 
 pytestmark = pytest.mark.engine
@@ -35,16 +36,8 @@ def key_id(client: Any) -> Iterator[str]:
 
 @pytest.fixture
 def guest(service: Service) -> Iterator[Any]:
-    """A user without any policy, and a client of its own."""
-    iam = service.client("iam")
-    user = f"guest-{random_source.token_hex(4)}"
-    arn = iam.create_user(UserName=user)["User"]["Arn"]
-    key = iam.create_access_key(UserName=user)["AccessKey"]
-    made = service.client("kms", key=(key["AccessKeyId"], key["SecretAccessKey"]))
-    made.user_arn = arn
-    yield made
-    iam.delete_access_key(UserName=user, AccessKeyId=key["AccessKeyId"])
-    iam.delete_user(UserName=user)
+    with guest_of(service, "kms") as made:
+        yield made
 
 
 def test_a_key_encrypts_rotates_and_is_disabled_with_exceptions_that_programs_catch(client: Any, key_id: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from harness.files import holding
+from harness.guests import guest_of
 from harness.service import Service
 
 pytestmark = pytest.mark.engine
@@ -31,16 +32,8 @@ def client(service: Service, name: str) -> Iterator[Any]:
 
 @pytest.fixture
 def guest(service: Service) -> Iterator[Any]:
-    """A user without any policy, and a client of its own."""
-    iam = service.client("iam")
-    user = f"guest-{random_source.token_hex(4)}"
-    arn = iam.create_user(UserName=user)["User"]["Arn"]
-    key = iam.create_access_key(UserName=user)["AccessKey"]
-    made = service.client("secretsmanager", key=(key["AccessKeyId"], key["SecretAccessKey"]))
-    made.user_arn = arn
-    yield made
-    iam.delete_access_key(UserName=user, AccessKeyId=key["AccessKeyId"])
-    iam.delete_user(UserName=user)
+    with guest_of(service, "secretsmanager") as made:
+        yield made
 
 
 def refusal(call: Any, **members: Any) -> tuple[str, str, int]:
