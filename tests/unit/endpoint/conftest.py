@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
 from harness.pumps import FORMS, RunningPump
@@ -38,6 +39,11 @@ class EchoEngine:
         self._server = await asyncio.start_server(self._serve, address, port)
         host, port = self._server.sockets[0].getsockname()
         return host, port
+
+    async def behind(self, route: Route, address: str = "127.0.0.1", **members: Any) -> Route:
+        """Starts; the route with this engine as its target, and with these members."""
+        host, port = await self.start(address)
+        return msgspec.structs.replace(route, target_address=host, target_port=port, **members)
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -91,8 +91,7 @@ async def endpoint(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncItera
 async def test_routes_are_put_listed_counted_and_removed(
     endpoint: Endpoint, engines: Any, connect: Any, route: Route
 ) -> None:
-    host, port = await engines("one").start()
-    route = change(route, target_address=host, target_port=port)
+    route = await engines("one").behind(route)
     assert await endpoint.put(route) == {"path": "relay", "cut": 0}
     client = await connect(route)
     assert await client.ask() == "one:hello"
@@ -111,8 +110,7 @@ async def test_routes_are_put_listed_counted_and_removed(
 async def test_killed_and_started_again_it_serves_its_last_table(
     endpoint: Endpoint, engines: Any, connect: Any, route: Route
 ) -> None:
-    host, port = await engines("one").start()
-    route = change(route, target_address=host, target_port=port)
+    route = await engines("one").behind(route)
     await endpoint.put(route)
     await endpoint.end(signal.SIGKILL)
     with pytest.raises(ConnectionRefusedError):
@@ -124,8 +122,7 @@ async def test_killed_and_started_again_it_serves_its_last_table(
 async def test_a_port_that_was_taken_at_start_is_served_once_it_is_free(
     endpoint: Endpoint, engines: Any, connect: Any, route: Route
 ) -> None:
-    host, port = await engines("one").start()
-    route = change(route, target_address=host, target_port=port)
+    route = await engines("one").behind(route)
     await endpoint.put(route)
     await endpoint.end(signal.SIGKILL)
     with socket.create_server((route.address, route.port)):
@@ -140,8 +137,7 @@ async def test_a_port_that_was_taken_at_start_is_served_once_it_is_free(
 async def test_sigterm_closes_everything_and_exits_with_zero(
     endpoint: Endpoint, engines: Any, connect: Any, route: Route
 ) -> None:
-    host, port = await engines("one").start()
-    route = change(route, target_address=host, target_port=port)
+    route = await engines("one").behind(route)
     await endpoint.put(route)
     client = await connect(route)
     assert await client.ask() == "one:hello"
@@ -221,8 +217,7 @@ async def test_a_taken_dns_port_does_not_keep_endpoints_from_being_served(
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as squatter:
         squatter.bind(place)
         await endpoint.start()
-        host, port = await engines("one").start()
-        await endpoint.put(change(route, target_address=host, target_port=port))
+        await endpoint.put(await engines("one").behind(route))
         assert await (await connect(route)).ask() == "one:hello"
         assert "Address already in use" in (await endpoint.client.call("stats"))["dns"]["unavailable"]
 
@@ -252,8 +247,7 @@ async def test_the_kernel_carries_what_it_can_and_survives_a_kill(
     async with asyncio.timeout(5):
         while (await endpoint.client.call("stats"))["kernel_unavailable"] is not None:
             await asyncio.sleep(0.05)
-    host, port = await engines("one").start("127.97.0.3")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("one").behind(route, "127.97.0.3", path="kernel")
     assert (await endpoint.put(route))["path"] == "kernel"
     client = await connect(route)
     assert await client.ask() == "one:hello"
@@ -325,8 +319,7 @@ async def test_a_successor_that_cannot_use_the_kernel_never_says_that_old_connec
     tooled: tuple[Endpoint, Tools], engines: Any, connect: Any, route: Route
 ) -> None:
     endpoint, tools = tooled
-    host, port = await engines("old").start("127.97.0.4")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("old").behind(route, "127.97.0.4", path="kernel")
     assert (await endpoint.put(route))["path"] == "kernel"
     client = await connect(route)
     assert await client.ask() == "old:hello"
@@ -336,8 +329,7 @@ async def test_a_successor_that_cannot_use_the_kernel_never_says_that_old_connec
     await _kernel_says(endpoint, "the program nft is not installed (package nftables)")
     await endpoint.put(route)
     assert await client.ask() == "old:hello", "nothing changed for it"
-    host, port = await engines("new").start("127.97.0.5")
-    promoted = change(route, epoch=2, target_address=host, target_port=port)
+    promoted = await engines("new").behind(route, "127.97.0.5", epoch=2)
     for _ in range(2):
         with pytest.raises(Transient, match="cannot be ended: nft cannot be run") as caught:
             await endpoint.put(promoted)
@@ -357,8 +349,7 @@ async def test_a_successor_on_the_relay_path_ends_what_the_kernel_carried(
     tooled: tuple[Endpoint, Tools], engines: Any, connect: Any, route: Route
 ) -> None:
     endpoint, _ = tooled
-    host, port = await engines("one").start("127.97.0.6")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("one").behind(route, "127.97.0.6", path="kernel")
     await endpoint.put(route)
     client = await connect(route)
     assert await client.ask() == "one:hello"
@@ -376,15 +367,13 @@ async def test_clients_are_let_in_to_a_new_primary_only_after_those_of_the_old_o
     tooled: tuple[Endpoint, Tools], engines: Any, connect: Any, route: Route
 ) -> None:
     endpoint, tools = tooled
-    host, port = await engines("old").start("127.97.0.7")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("old").behind(route, "127.97.0.7", path="kernel")
     await endpoint.put(route)
     client = await connect(route)
     assert await client.ask() == "old:hello"
     await endpoint.put(change(route, target_address=None))
     waiting = asyncio.create_task((await connect(route)).ask())
-    host, port = await engines("new").start("127.97.0.8")
-    promoted = change(route, epoch=2, target_address=host, target_port=port)
+    promoted = await engines("new").behind(route, "127.97.0.8", epoch=2)
     tools.take("nft")
     for _ in range(2):
         with pytest.raises(Transient, match="cannot be ended"):
@@ -403,8 +392,7 @@ async def test_a_removal_that_failed_is_not_taken_for_done(
     tooled: tuple[Endpoint, Tools], engines: Any, connect: Any, route: Route
 ) -> None:
     endpoint, tools = tooled
-    host, port = await engines("one").start("127.97.0.9")
-    await endpoint.put(change(route, target_address=host, target_port=port, path="kernel"))
+    await endpoint.put(await engines("one").behind(route, "127.97.0.9", path="kernel"))
     client = await connect(route)
     assert await client.ask() == "one:hello"
     tools.take("nft")

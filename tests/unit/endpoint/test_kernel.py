@@ -61,8 +61,7 @@ async def test_clients_reach_the_engine_and_no_one_else_does(
     assert await kernel.unavailable() is None
     assert f"{kernel.table}_probe" not in _tables()
     engine = engines("one")
-    host, port = await engine.start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, admits=("127.0.0.1/32",), path="kernel")
+    route = await engine.behind(route, "127.97.0.1", admits=("127.0.0.1/32",), path="kernel")
     await kernel.apply([route])
     assert kernel.carries(route.endpoint_id)
     assert await (await connect(route, "127.0.0.1")).ask() == "one:hello"
@@ -76,8 +75,7 @@ async def test_a_new_epoch_cuts_at_once_and_leads_to_the_new_primary(
     kernel: Kernel, engines: Any, connect: Any, route: Route
 ) -> None:
     old, new = engines("old"), engines("new")
-    host, port = await old.start("127.97.0.1")
-    first = change(route, target_address=host, target_port=port, path="kernel")
+    first = await old.behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([first])
     client = await connect(first)
     assert await client.ask() == "old:hello"
@@ -86,8 +84,7 @@ async def test_a_new_epoch_cuts_at_once_and_leads_to_the_new_primary(
     assert await client.ask() == "old:hello", "without a primary nothing is cut"
     await kernel.apply([first])
     assert await client.ask() == "old:hello"
-    host, port = await new.start("127.97.0.2")
-    await kernel.apply([change(first, epoch=2, target_address=host, target_port=port)])
+    await kernel.apply([await new.behind(first, "127.97.0.2", epoch=2)])
     assert await client.ended()
     assert await (await connect(first)).ask() == "new:hello"
 
@@ -96,8 +93,7 @@ async def test_a_new_epoch_cuts_at_once_and_leads_to_the_new_primary(
 async def test_hundreds_are_cut_at_once_and_those_at_the_relay_are_left_alone(
     kernel: Kernel, engines: Any, connect: Any, route: Route
 ) -> None:
-    host, port = await engines("one").start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("one").behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([route])
     clients = [await connect(route, f"127.0.0.{1 + number % 9}") for number in range(350)]
     assert {await client.ask() for client in clients} == {"one:hello"}
@@ -117,8 +113,7 @@ async def test_hundreds_are_cut_at_once_and_those_at_the_relay_are_left_alone(
 async def test_a_connection_elsewhere_from_the_same_local_port_is_left_alone(
     kernel: Kernel, engines: Any, route: Route
 ) -> None:
-    host, port = await engines("one").start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("one").behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([route])
     with socket.create_server(("127.0.0.1", 0)) as elsewhere, socket.socket() as kept, socket.socket() as cut:
         for client in (kept, cut):
@@ -140,8 +135,7 @@ async def test_the_rule_alone_cuts_too(
     kernel: Kernel, engines: Any, connect: Any, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engines("old")
-    host, port = await engine.start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engine.behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([route])
     client = await connect(route)
     assert await client.ask() == "old:hello"
@@ -157,13 +151,12 @@ async def test_not_even_the_last_word_of_a_deposed_primary_arrives(
     kernel: Kernel, engines: Any, connect: Any, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engines("old")
-    host, port = await engine.start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engine.behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([route])
     client = await connect(route)
     assert await client.ask() == "old:hello"
     monkeypatch.setattr(module, "_reset_clients", _without_ss)
-    await kernel.apply([change(route, epoch=2, target_port=port + 1)])
+    await kernel.apply([change(route, epoch=2, target_port=route.target_port + 1)])
     engine.say("committed")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
@@ -180,8 +173,7 @@ async def _without_ss(address: str, port: int) -> None:
 async def test_a_client_whose_socket_speaks_both_ip_versions_is_cut_too(
     kernel: Kernel, engines: Any, route: Route
 ) -> None:
-    host, port = await engines("one").start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("one").behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([route])
     reader, writer = await asyncio.open_connection(f"::ffff:{route.address}", route.port, family=socket.AF_INET6)
     writer.write(b"hello\n")
@@ -197,8 +189,7 @@ async def test_a_client_whose_socket_speaks_both_ip_versions_is_cut_too(
 async def test_a_restarted_process_keeps_the_connections_of_its_predecessor(
     kernel: Kernel, engines: Any, connect: Any, route: Route, tmp_path: Any
 ) -> None:
-    host, port = await engines("one").start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("one").behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([route])
     client = await connect(route)
     assert await client.ask() == "one:hello"
@@ -221,8 +212,7 @@ async def test_a_restarted_process_keeps_the_connections_of_its_predecessor(
 async def test_what_a_predecessor_left_is_astray_until_the_table_is_ours(
     kernel: Kernel, engines: Any, connect: Any, route: Route, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host, port = await engines("one").start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("one").behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([route])
     assert not kernel.is_astray(route.endpoint_id)
     client = await connect(route)
@@ -249,8 +239,7 @@ async def test_what_a_predecessor_left_is_astray_until_the_table_is_ours(
 async def test_a_table_that_is_taken_away_stays_as_long_as_it_must_cut(
     kernel: Kernel, engines: Any, connect: Any, route: Route, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host, port = await engines("one").start("127.97.0.1")
-    route = change(route, target_address=host, target_port=port, path="kernel")
+    route = await engines("one").behind(route, "127.97.0.1", path="kernel")
     await kernel.apply([route])
     client = await connect(route)
     assert await client.ask() == "one:hello"

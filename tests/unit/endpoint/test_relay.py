@@ -69,8 +69,7 @@ async def test_clients_reach_the_engine_under_their_own_address(
     make: Any, engines: Any, connect: Any, route: Route
 ) -> None:
     rig, engine = make(), engines("one")
-    host, port = await engine.start()
-    route = await rig.put(route, target_address=host, target_port=port)
+    route = await rig.put(await engine.behind(route))
     for source in ("127.0.0.1", "127.0.0.7", "127.9.8.7"):
         client = await connect(route, source)
         assert await client.ask() == "one:hello"
@@ -82,8 +81,7 @@ async def test_who_is_not_admitted_is_reset_and_never_reaches_the_engine(
     make: Any, engines: Any, connect: Any, route: Route
 ) -> None:
     rig, engine = make(), engines("one")
-    host, port = await engine.start()
-    route = await rig.put(route, target_address=host, target_port=port, admits=("127.0.0.2/32",))
+    route = await rig.put(await engine.behind(route), admits=("127.0.0.2/32",))
     assert await _turned_away(connect, route, "127.0.0.3")
     friend = await connect(route, "127.0.0.2")
     assert await friend.ask() == "one:hello"
@@ -95,8 +93,7 @@ async def test_a_changed_access_list_is_for_new_connections_only(
     make: Any, engines: Any, connect: Any, route: Route
 ) -> None:
     rig, engine = make(), engines("one")
-    host, port = await engine.start()
-    route = await rig.put(route, target_address=host, target_port=port)
+    route = await rig.put(await engine.behind(route))
     tracked = await connect(route)
     assert await tracked.ask() == "one:hello"
     route = await rig.put(route, admits=())
@@ -140,12 +137,10 @@ async def test_who_waited_in_vain_is_closed(make: Any, connect: Any, route: Rout
 
 async def test_a_new_epoch_cuts_the_connections_of_the_old(make: Any, engines: Any, connect: Any, route: Route) -> None:
     rig, old, new = make(), engines("old"), engines("new")
-    host, port = await old.start()
-    route = await rig.put(route, target_address=host, target_port=port)
+    route = await rig.put(await old.behind(route))
     clients = [await connect(route) for _ in range(5)]
     assert [await client.ask() for client in clients] == ["old:hello"] * 5
-    host, port = await new.start()
-    route = await rig.put(route, target_address=host, target_port=port, epoch=2)
+    route = await rig.put(await new.behind(route), epoch=2)
     assert rig.cut == 5
     assert all([await client.ended() for client in clients])
     assert await (await connect(route)).ask() == "new:hello"
@@ -154,16 +149,14 @@ async def test_a_new_epoch_cuts_the_connections_of_the_old(make: Any, engines: A
 
 async def test_a_new_epoch_also_cuts_what_processes_carry(make: Any, engines: Any, connect: Any, route: Route) -> None:
     rig, old, new = make(processes=2), engines("old"), engines("new")
-    host, port = await old.start()
-    route = await rig.put(route, target_address=host, target_port=port)
+    route = await rig.put(await old.behind(route))
     clients = [await connect(route) for _ in range(2)]
     assert [await client.ask() for client in clients] == ["old:hello"] * 2
     await rig.relay.pumps.grow()
     clients += [await connect(route) for _ in range(4)]
     assert [await client.ask() for client in clients] == ["old:hello"] * 6
     assert sorted(pump["connections"] for pump in rig.relay.pumps.state()) == [0, 3, 3]
-    host, port = await new.start()
-    route = await rig.put(route, target_address=host, target_port=port, epoch=2)
+    route = await rig.put(await new.behind(route), epoch=2)
     assert rig.cut == 6
     assert all([await client.ended() for client in clients])
     clients = [await connect(route) for _ in range(3)]
@@ -175,8 +168,7 @@ async def test_losing_the_target_leaves_connections_to_the_engine(
     make: Any, engines: Any, connect: Any, route: Route
 ) -> None:
     rig, engine = make(), engines("one")
-    host, port = await engine.start()
-    route = await rig.put(route, target_address=host, target_port=port)
+    route = await rig.put(await engine.behind(route))
     client = await connect(route)
     assert await client.ask() == "one:hello"
     await rig.put(route, target_address=None)
@@ -211,8 +203,7 @@ async def test_a_connection_under_way_to_a_deposed_primary_is_not_handed_over(
 
 async def test_without_a_route_the_port_refuses(make: Any, engines: Any, connect: Any, route: Route) -> None:
     rig, engine = make(), engines("one")
-    host, port = await engine.start()
-    route = await rig.put(route, target_address=host, target_port=port)
+    route = await rig.put(await engine.behind(route))
     client = await connect(route)
     assert await client.ask() == "one:hello"
     assert await rig.remove(route) == 1
@@ -236,8 +227,7 @@ async def test_another_port_is_taken_before_the_old_one_is_left(
     make: Any, engines: Any, connect: Any, route: Route
 ) -> None:
     rig, engine = make(), engines("one")
-    host, port = await engine.start()
-    route = await rig.put(route, target_address=host, target_port=port)
+    route = await rig.put(await engine.behind(route))
     client = await connect(route)
     assert await client.ask() == "one:hello"
     squatter = await asyncio.start_server(lambda reader, writer: None, route.address, 0)
@@ -254,8 +244,7 @@ async def test_another_port_is_taken_before_the_old_one_is_left(
 
 async def test_limits_reset_the_surplus_and_recover(make: Any, engines: Any, connect: Any, route: Route) -> None:
     rig, engine = make(per_endpoint_max=2), engines("one")
-    host, port = await engine.start()
-    route = await rig.put(route, target_address=host, target_port=port)
+    route = await rig.put(await engine.behind(route))
     first, second = await connect(route), await connect(route)
     assert [await first.ask(), await second.ask()] == ["one:hello"] * 2
     assert await _turned_away(connect, route)
