@@ -15,7 +15,8 @@ from mainstay.model.repository_job import JobPhase, JobStatus
 from mainstay.services.rds.restore_test_request import request_restore_test_in
 from mainstay.workflows.restore_test import TAG, scratch_name
 from mainstay.workflows.verify_backups import begin_verification
-from simulation.effects import kill_at, undisturbed
+from simulation.effects import undisturbed
+from simulation.kill_points import kill_points
 from simulation.loop import Killed
 from simulation.state import check_repositories
 from simulation.test_crash_points import (
@@ -25,8 +26,6 @@ from simulation.test_crash_points import (
     create_with_backups,
     delete_snapshot,
     nightly,
-    other,
-    owner_itself,
     snapshot,
 )
 from simulation.world import World
@@ -109,14 +108,9 @@ def test_a_kill_at_any_effect_changes_nothing_in_the_end(name: str, tmp_path: Pa
 
     prepared.run(checked, lambda _world: undisturbed)
     assert counts[0] > 5
-    for number in range(counts[0]):
-        for moment in ("before", "after"):
-            for victim in (owner_itself, other):
-                where = f"{victim.__name__} killed {moment} effect {number}"
-                prepared.run(
-                    checked,
-                    lambda world, n=number, m=moment, v=victim: kill_at(n, m, v(world)),  # type: ignore[misc]
-                )
+    for point in kill_points(counts[0]):
+        where = str(point)
+        prepared.run(checked, point.decision)
 
 
 def one_run(directory: Path, *steps: Scenario, failures: tuple[JobStatus, ...] = ()) -> World:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import DBInstanceAutomatedBackup
 from mainstay.model.db_subnet_group import DBSubnetGroup
 from mainstay.services.ec2.assembly import default_group
-from simulation.effects import Decision, kill_at, undisturbed
-from simulation.loop import Killed, Lifetime, simulate
+from simulation.effects import Decision, undisturbed
+from simulation.kill_points import kill_points
+from simulation.loop import Killed, simulate
 from simulation.state import end_state
 from simulation.world import SCOPE, TERRAFORM_TAKES, World
 
@@ -441,14 +443,6 @@ class Prepared:
         return world, states[0]
 
 
-def other(world: World) -> Callable[[Lifetime], Lifetime]:
-    return lambda owner: world.living("agent" if owner.name == "control" else "control")
-
-
-def owner_itself(_world: World) -> Callable[[Lifetime], Lifetime]:
-    return lambda owner: owner
-
-
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_kill_at_any_effect_changes_nothing_in_the_end(name: str, tmp_path: Path) -> None:
     prelude, scenario = SCENARIOS[name]
@@ -457,11 +451,9 @@ def test_a_kill_at_any_effect_changes_nothing_in_the_end(name: str, tmp_path: Pa
     assert set(undisturbed_world.words) <= TERRAFORM_TAKES, undisturbed_world.words
     count = len(undisturbed_world.effects.trace)
     assert count > 3
-    victims = (owner_itself, other)
-    points = [(n, moment, victim) for n in range(count) for moment in ("before", "after") for victim in victims]
-    for number, moment, victim in points[:: SPARSE.get(name, 1)]:
-        world, state = prepared.run(scenario, lambda world, n=number, m=moment, v=victim: kill_at(n, m, v(world)))  # type: ignore[misc]
-        where = f"{victim.__name__} killed {moment} effect {number}: {world.effects.trace[: number + 1]}"
+    for point in islice(kill_points(count), 0, None, SPARSE.get(name, 1)):
+        world, state = prepared.run(scenario, point.decision)
+        where = point.in_(world)
         for event_id in EITHER_WAY.get(name, ()):  # a kill may delay the second request
             state["events"] = [one for one in state["events"] if one != event_id]
         assert state == expected, where

@@ -11,7 +11,8 @@ from mainstay.agent import node_engine
 from mainstay.host.volumes import DRIVERS
 from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.kms import KmsKey
-from simulation.effects import kill_at, undisturbed
+from simulation.effects import undisturbed
+from simulation.kill_points import kill_points
 from simulation.loop import Killed
 from simulation.state import check_repositories
 from simulation.test_backups import FAILURE, FATAL
@@ -22,8 +23,6 @@ from simulation.test_crash_points import (
     create,
     delete,
     delete_snapshot,
-    other,
-    owner_itself,
     snapshot,
 )
 from simulation.test_failing_effects import live
@@ -154,16 +153,10 @@ def test_a_kill_at_any_effect_changes_nothing_in_the_end(name: str, tmp_path: Pa
     check_keys(calm)
     count = len(calm.effects.trace)
     assert count > 0
-    for number in range(count):
-        for moment in ("before", "after"):
-            for victim in (owner_itself, other):
-                world, state = prepared.run(
-                    scenario,
-                    lambda world, n=number, m=moment, v=victim: kill_at(n, m, v(world)),  # type: ignore[misc]
-                )
-                where = f"{victim.__name__} killed {moment} effect {number}: {world.effects.trace[: number + 1]}"
-                assert state == expected, where
-                check_keys(world)
+    for point in kill_points(count):
+        world, state = prepared.run(scenario, point.decision)
+        assert state == expected, point.in_(world)
+        check_keys(world)
 
 
 def test_one_that_is_being_created_waits_for_its_key_and_one_that_was_ready_before_loses_it(tmp_path: Path) -> None:
@@ -172,15 +165,10 @@ def test_one_that_is_being_created_waits_for_its_key_and_one_that_was_ready_befo
     calm, expected = prepared.run(disable_while_creating, lambda _world: undisturbed)
     assert expected["status"] == ["available"] and "fleet.lock_node" in calm.effects.trace
     check_keys(calm)
-    for number in range(len(calm.effects.trace)):
-        for victim in (owner_itself, other):
-            world, state = prepared.run(
-                disable_while_creating,
-                lambda world, n=number, v=victim: kill_at(n, "before", v(world)),  # type: ignore[misc]
-            )
-            where = f"{victim.__name__} killed before effect {number}: {world.effects.trace[: number + 1]}"
-            assert state["status"] in (["available"], [LOST]), where
-            check_keys(world)
+    for point in kill_points(len(calm.effects.trace), ("before",)):
+        world, state = prepared.run(disable_while_creating, point.decision)
+        assert state["status"] in (["available"], [LOST]), point.in_(world)
+        check_keys(world)
 
 
 def the_snapshot(world: World) -> DBSnapshot:

@@ -15,7 +15,8 @@ from mainstay.model.db_instance import DBInstance
 from mainstay.model.errors import Permanent
 from mainstay.services.secretsmanager.interfaces import current_value
 from mainstay.workflows.rotate_master_user_password import master_secret_of
-from simulation.effects import fail_randomly, kill_at, undisturbed
+from simulation.effects import fail_randomly, undisturbed
+from simulation.kill_points import kill_points
 from simulation.loop import simulate
 from simulation.test_crash_points import (
     DAY_S,
@@ -24,8 +25,6 @@ from simulation.test_crash_points import (
     Scenario,
     delete,
     modify,
-    other,
-    owner_itself,
     reboot,
     rename,
     stop,
@@ -182,16 +181,11 @@ def test_a_kill_at_any_effect_changes_nothing_in_the_end(name: str, tmp_path: Pa
     assert set(calm.words) <= TERRAFORM_TAKES, calm.words
     count = len(calm.effects.trace)
     assert count > 2
-    for number in range(count):
-        for moment in ("before", "after"):
-            for victim in (owner_itself, other):
-                world, state = prepared.run(
-                    scenario,
-                    lambda world, n=number, m=moment, v=victim: kill_at(n, m, v(world)),  # type: ignore[misc]
-                )
-                where = f"{victim.__name__} killed {moment} effect {number}: {world.effects.trace[: number + 1]}"
-                assert comparable(name, state) == comparable(name, expected), where
-                assert set(world.words) <= TERRAFORM_TAKES, (where, world.words)
+    for point in kill_points(count):
+        world, state = prepared.run(scenario, point.decision)
+        where = point.in_(world)
+        assert comparable(name, state) == comparable(name, expected), where
+        assert set(world.words) <= TERRAFORM_TAKES, (where, world.words)
 
 
 @pytest.mark.parametrize("name", ["create", "turn_on", "turn_off", "rotate", "scheduled", "rotate_and_reboot"])
