@@ -8,8 +8,10 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +19,12 @@ from harness.dialects import MARIADB, MYSQL, ClientError, EngineUnderTest, newes
 from harness.full_disk import cramped, fill
 from harness.mysql_family_pairs import MysqlFamilyMultiAZ
 from harness.power import PowerlessService, cut_under_load, loses_commits, powerless
+from harness.sabotage import SabotagedService
 from harness.service import Service, eventually
 from harness.shop import Shop
 from harness.volumes import why_not
-from harness.writers import Row, describe_gaps, gaps, judge
+from harness.writers import Row, Writers, describe_gaps, gaps, judge
+from mainstay.model.pair import PairRecord
 
 pytestmark = [
     pytest.mark.engine,
@@ -33,6 +37,12 @@ VOLUME_MIB = 900
 """Room for an empty instance and a copy of it, and little more."""
 
 LEFT_MIB = 60
+A_LITTLE_BYTES = 700 << 10
+"""Room for what a look needs, and less than what a disk has that is not full."""
+
+SEEN_AGAIN_S = 75.0
+"""Both engines look for room once a minute."""
+
 BETWEEN_CUTS_S = 40.0
 """So long at most do clients write before a long run's power cuts: the kernel writes by itself after thirty seconds."""
 
@@ -132,8 +142,64 @@ def test_disk_full_below_the_primary(make: Callable[[Service], MysqlFamilyMultiA
             assert [pair.damage(node) for node in pair.node_ids] == [[], []]
 
 
+def test_a_primary_that_lacks_room_for_commits_only(make: Callable[[Service], MysqlFamilyMultiAZ]) -> None:
+    """F11: looks get through, for which MariaDB needs a little room, and no commit does. Its standby takes over."""
+    with Service() as service, waiting_for_room(service, make) as (pair, writers, before, ballast):
+        went_on_at = time.monotonic()
+        after = pair.await_epoch(before.epoch + 1)
+        assert after.primary == before.standby
+        eventually(lambda: writers.acknowledged_since(went_on_at))
+        ballast.unlink()
+        pair.await_in_sync()
+        writers.stop()
+        verdict = judge(writers.operations, writers.read, pair.rows())
+        print(f"F11, a little room, {pair.name}: {verdict}; {describe_gaps(gaps(writers.operations, [went_on_at]))}")
+        assert verdict.clean, str(verdict)
+
+
+def test_control_a_wait_for_room_that_is_not_seen_costs_the_standby(
+    make: Callable[[Service], MysqlFamilyMultiAZ], full: bool
+) -> None:
+    """The one of the two that has room is held for silent, and who leads has none."""
+    if not full:
+        pytest.skip("in `make faults` only")
+    sabotaged = SabotagedService("room_not_awaited")
+    with sabotaged as service, waiting_for_room(service, make) as (pair, writers, before, _):
+        went_on_at = time.monotonic()
+        alone = eventually(lambda: (record := pair.record).standby != before.standby and record, timeout_s=30)
+        print(f"a wait for room that is not seen, {pair.name}: {alone.reason}")
+        assert (alone.epoch, alone.primary, alone.standby) == (before.epoch, before.primary, "")
+        assert not writers.acknowledged_since(went_on_at)
+        pair.kill(alone.primary)  # or its clients would wait for room, up to a minute
+
+
+@contextmanager
+def waiting_for_room(
+    service: Service, make: Callable[[Service], MysqlFamilyMultiAZ]
+) -> Iterator[tuple[MysqlFamilyMultiAZ, Writers, PairRecord, Path]]:
+    """A pair in sync whose primary has had no room while nobody looked, and has very little now: no commit comes.
+
+    Also its writers, the record of it, and the file that takes the room.
+    """
+    pair = make(service)
+    pair.await_in_sync()
+    pair.make_table()
+    with cramped(pair, VOLUME_MIB) as node_id, pair.writers(writers=4) as writers:
+        before = pair.await_in_sync()
+        eventually(writers.acknowledged)
+        ballast = pair.volume(node_id) / "ballast"
+        with service.stopped("agent"):
+            fill(ballast)
+            eventually(lambda: not writers.acknowledged_since(time.monotonic() - 2))
+            give_back(ballast, A_LITTLE_BYTES)
+        yield pair, writers, before, ballast
+
+
 def test_one_full_disk_below_both_changes_no_roles(make: Callable[[Service], MysqlFamilyMultiAZ]) -> None:
-    """F11: nothing is won by letting the other one lead; commits wait for room, and go on when there is some."""
+    """F11: nothing is won by letting the other one lead; commits wait for room, and go on when there is some.
+
+    Until then nothing is held against the standby either, which has no room to acknowledge anything in.
+    """
     with Service() as service:
         pair = make(service)
         pair.await_in_sync()
@@ -144,12 +210,12 @@ def test_one_full_disk_below_both_changes_no_roles(make: Callable[[Service], Mys
             ballast = pair.volume(node_id) / "ballast"
             fill(ballast)
             eventually(lambda: not writers.acknowledged_since(time.monotonic() - 2))
-            for _ in range(20):
-                assert (pair.record.epoch, pair.record.primary) == (before.epoch, node_id), pair.record.reason
-                time.sleep(1.0)
+            stays(pair, before, 10.0)
+            give_back(ballast, A_LITTLE_BYTES)
+            stays(pair, before, 10.0)
             ballast.unlink()
             made_at = time.monotonic()
-            eventually(lambda: writers.acknowledged_since(made_at))
+            eventually(lambda: writers.acknowledged_since(made_at), timeout_s=SEEN_AGAIN_S)
             after = pair.await_in_sync()
             assert (after.epoch, after.primary) == (before.epoch, node_id)
             writers.stop()
@@ -158,20 +224,37 @@ def test_one_full_disk_below_both_changes_no_roles(make: Callable[[Service], Mys
             assert verdict.clean, str(verdict)
 
 
+def give_back(ballast: Path, size: int) -> None:
+    """So many bytes of it are free from now on."""
+    os.truncate(ballast, ballast.stat().st_size - size)
+
+
+def stays(pair: MysqlFamilyMultiAZ, before: PairRecord, for_s: float) -> None:
+    """For so long the same node leads, and the other one has every commit."""
+    ends_at = time.monotonic() + for_s
+    while time.monotonic() < ends_at:
+        record = pair.record
+        seen = (record.epoch, record.primary, record.standby)
+        assert seen == (before.epoch, before.primary, before.standby), record.reason
+        time.sleep(0.1)
+
+
 @pytest.mark.skipif(bool(why_not("image", False)), reason=why_not("image", False))
+@pytest.mark.parametrize("multi_az", [False, True], ids=["alone", "multi-az"])
 @pytest.mark.parametrize("engine", [*newest_of(MARIADB), *newest_of(MYSQL)], ids=lambda one: one.dialect.engine)
-def test_full_storage_is_a_status_and_more_of_it_lets_writes_go_on(engine: EngineUnderTest) -> None:
-    """F11 of an instance without a standby, whose volume grows while it waits for room."""
+def test_full_storage_is_a_status_and_more_of_it_lets_writes_go_on(engine: EngineUnderTest, multi_az: bool) -> None:
+    """F11 of an instance whose volume, and its standby's, grows while it waits for room."""
     with Service(volumes="image") as service:
-        engine.create(service, "full", StorageType="standard", AllocatedStorage=5, DBName="shop")
-        engine.create(service, "roomy", StorageType="standard", AllocatedStorage=5, DBName="shop")
+        wanted: dict[str, Any] = {"StorageType": "standard", "AllocatedStorage": 5, "DBName": "shop"}
+        engine.create(service, "full", MultiAZ=multi_az, **wanted)
+        engine.create(service, "roomy", **wanted)
         full, roomy = Shop(service, engine, "full"), Shop(service, engine, "roomy")
         for shop in (full, roomy):
             shop.run("CREATE TABLE kept (a int PRIMARY KEY)", "CREATE TABLE wide (a int PRIMARY KEY, b longtext)")
-        volume = service.home / "agent" / "nodes" / str(service.node("full")["node"]) / "volume"
-        free = os.statvfs(volume)
-        promised = free.f_bavail * free.f_frsize - LEFT_MIB * (1 << 20)
-        subprocess.run(["fallocate", "-l", str(promised), str(volume / "ballast")], check=True, timeout=30)
+        nodes = [str(node["node"]) for node in service.nodes() if node["instance"] == "full"]
+        assert len(nodes) == 1 + multi_az
+        for node in nodes:
+            leave(service.home / "agent" / "nodes" / node / "volume", LEFT_MIB * (1 << 20))
         service.kill("agent")  # it looks at once when it comes up
         acknowledged: list[int] = []
         writing = threading.Thread(target=write_until_it_ends, args=(full, acknowledged), daemon=True)
@@ -187,6 +270,13 @@ def test_full_storage_is_a_status_and_more_of_it_lets_writes_go_on(engine: Engin
         assert len(full.numbers()) > len(acknowledged) > 0 and not set(acknowledged) - set(full.numbers())
         checked = full.run("CHECK TABLE kept, wide EXTENDED")
         assert {row[3] for row in checked if row[2] == "status"} == {"OK"}, checked
+
+
+def leave(volume: Path, size: int) -> None:
+    """So many bytes of the volume are free from now on."""
+    free = os.statvfs(volume)
+    ballast = free.f_bavail * free.f_frsize - size
+    subprocess.run(["fallocate", "-l", str(ballast), str(volume / "ballast")], check=True, timeout=30)
 
 
 def write_until_it_ends(shop: Shop, acknowledged: list[int]) -> None:

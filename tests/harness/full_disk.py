@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from harness.pairs import MultiAZ
+from harness.service import eventually
 
 
 def fill(path: Path) -> None:
@@ -31,7 +32,8 @@ def cramped(pair: MultiAZ, size_mib: int, *, both: bool = False) -> Iterator[str
     `both`: it is one file system for all that both nodes have. The service is down at the end. Skips the test where
     nothing can be mounted.
     """
-    service, node_id = pair.service, pair.await_in_sync().primary
+    service, before = pair.service, pair.await_in_sync()
+    node_id = before.primary
     volume = pair.volume(node_id).parent.parent if both else pair.volume(node_id)
     service.cli("down")
     aside = volume.with_name("aside")
@@ -48,7 +50,11 @@ def cramped(pair: MultiAZ, size_mib: int, *, both: bool = False) -> Iterator[str
         shutil.rmtree(aside)
         service.cli("up", "--detach")
         service.await_status(pair.identifier, "available")
-        assert pair.await_in_sync().primary == node_id
+        # Until these processes are known to be in sync, the record is still what was known of those that were stopped.
+        after = eventually(
+            lambda: (record := pair.record).incarnation != before.incarnation and record.standby and record
+        )
+        assert after.primary == node_id
         yield node_id
     finally:
         service.cli("down")

@@ -24,6 +24,7 @@ from mainstay.host.processes import User
 from mainstay.host.shims import EngineProcess, Launch
 
 FENCED_END_TIMEOUT_S = 2.0
+FULL_PATIENCE_S = 10.0
 SIGNAL_AGAIN_S = 1.0
 
 log = structlog.get_logger()
@@ -105,8 +106,15 @@ class NodeEngine:
         self.stopping = asyncio.create_task(self.stop())
 
     async def stop(self, *, patience_s: float | None = None) -> None:
-        """Gentle signals first; each gets its time to work, or `patience_s` if that is shorter."""
+        """Gentle signals first; each gets its time to work, or `patience_s` if that is shorter.
+
+        One that stops so that its full volume can be made larger is not given long: what waits for room in it may see
+        only a minute later that there is some (MariaDB's binary log does), and its recovery will have all it needs.
+        """
         try:
+            seen = self._volume.look()
+            if patience_s is None and seen.full and self._volume.must_grow(seen):
+                patience_s = FULL_PATIENCE_S
             await self._volume.relieve_if_full()
             for number, usual_s in self._driver.stop_signals:
                 if self.ended.is_set():

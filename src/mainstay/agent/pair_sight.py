@@ -124,9 +124,11 @@ class PairSight:
     def renews_standby_first(self, leader: Keeper, standby: Keeper | None) -> bool:
         """Whether the standby is to be restarted before the primary.
 
-        Only for so long: a standby that does not come up must not keep the primary from being restarted.
+        Only for so long: a standby that does not come up must not keep the primary from being restarted. And not while
+        the primary's storage is full: before it has more, for which it is to be restarted, no standby gets in sync.
         """
-        if standby is None or not leader.spec.rolling or leader.current or leader.hands.engine.process is None:
+        waits = standby is not None and leader.spec.rolling and not leader.current
+        if not waits or leader.hands.engine.process is None or leader.hands.volume.look().full:
             self._renewal_since = None
             return False
         self._renewal_since = self._renewal_since or self._clock.monotonic()

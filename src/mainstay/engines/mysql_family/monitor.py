@@ -4,10 +4,11 @@ Looks write nothing that is replicated, so that they never wait for the standby.
 small transaction in a session of its own. That it was acknowledged is the only word of itself that a standby sends; as
 long as no commit waits for it, the pulse is a question to the standby's own socket, which is beside the primary's.
 
-A primary without room for its binary log does not fail: every commit waits until somebody makes room, and whoever asks
-for anything else is answered. So it is a pulse that does not end, and a disk that is full, by which that is told, or a
-look that needs room itself, as MariaDB's does for its temporary table. Either way it counts only where the standby has
-room: where one full disk serves both, nothing is won by letting the other one lead.
+A primary without room for its binary log does not fail: every commit waits until somebody makes room, which MySQL and
+MariaDB alike see once a minute, and whoever asks for anything else is answered. So it is a pulse that does not end, and
+a disk that is full, by which that is told. MariaDB's looks need a little room themselves, for a temporary table, and
+fail at once where there is none; but a little may be there again while commits still wait. Either way it counts only
+where the standby has room: where one full disk serves both, nothing is won by letting the other one lead.
 """
 
 from __future__ import annotations
