@@ -21,6 +21,7 @@ from typing import Final
 
 import structlog
 
+from mainstay.host.alarm import Alarm
 from mainstay.proxy.transport import DirectReceiver, Receiver
 
 RECEIVE_BYTES: Final = 32 * 1024
@@ -66,6 +67,8 @@ class Poller:
 
         self._ended: list[tuple[Stream, Exception | None]] = []
         self._aside = -1
+        self._alarm = Alarm()
+        self.register(self._alarm.fd, _Due(self, self._alarm), _IN)
 
     def watch_aside(self, fd: int) -> None:
         """A descriptor that is not ours; `run` returns when it is ready."""
@@ -101,15 +104,22 @@ class Poller:
                     log.exception("proxy.stream_failed")
 
     def run(self, timeout_s: float | None) -> bool:
-        """Tells who is ready, until the time is up or asyncio has something to do; whether its descriptor is ready."""
-        deadline = 0.0 if timeout_s is None else monotonic() + timeout_s
-        wait_s = -1.0 if timeout_s is None else timeout_s
+        """Tells who is ready, until the time is up or asyncio has something to do, perhaps a little before; whether its
+        descriptor is ready.
+
+        Looks never have a time limit of their own, the alarm ends them: setting one costs the kernel as much as half a
+        system call, and with every statement there are two looks.
+        """
         watched, aside = self._watched, False
         self.interrupted = False
         if self._ended:
             self._bury()
             if self.interrupted:
                 return False
+        at_once = timeout_s is not None and timeout_s <= 0.0
+        wait_s = 0.0 if at_once else -1.0
+        if timeout_s is not None and not at_once:
+            self._alarm.no_later_than(monotonic() + timeout_s)
         while True:
             for fd, events in self.epoll.poll(wait_s, EVENTS_MAX):
                 one = watched[fd] if fd < len(watched) else None
@@ -123,16 +133,27 @@ class Poller:
                     one.failed()
             if self._ended:  # before the next look: what is closed is in no epoll any more
                 self._bury()
-            if aside or self.interrupted:
+            if aside or self.interrupted or at_once:
                 return aside
-            if timeout_s is not None:
-                wait_s = deadline - monotonic()
-                if wait_s <= 0.0:
-                    return False
 
     def close(self) -> None:
         """No stream may be open any more."""
+        self.unregister(self._alarm.fd)
+        self._alarm.close()
         self.epoll.close()
+
+
+class _Due(Watched):
+    """The alarm has been: asyncio has something to do, or looks at when it will have."""
+
+    def __init__(self, poller: Poller, alarm: Alarm) -> None:
+        self._poller = poller
+        self._alarm = alarm
+
+    def ready(self, events: int) -> None:
+        """See `Watched`."""
+        self._alarm.heard()
+        self._poller.interrupted = True
 
 
 class Stream(Watched):

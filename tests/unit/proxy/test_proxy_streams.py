@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +17,7 @@ from mainstay.host.certificates import CertificateAuthorities
 from mainstay.host.clock import SystemClock
 from mainstay.proxy.accepting import Acceptor
 from mainstay.proxy.loop import connect, run, running_poller
-from mainstay.proxy.streams import HIGH_WATER_BYTES, Stream
+from mainstay.proxy.streams import HIGH_WATER_BYTES, RECEIVE_BYTES, SMALL_BYTES, Stream
 
 LONG = bytes(range(256)) * 16 * 1024
 
@@ -312,3 +313,70 @@ async def test_connections_come_and_go() -> None:
 async def test_another_loop_is_refused() -> None:
     with pytest.raises(RuntimeError, match="ProxyLoop"):
         running_poller()
+
+
+@in_loop
+async def test_timers_run_in_time_and_in_order_beside_busy_streams() -> None:
+    stream, _seen, theirs = pair()
+    loop = asyncio.get_running_loop()
+    busy = _Echo(stream)
+    stream.set_protocol(busy)
+    threading.Thread(target=_talk, args=(theirs, busy.over), daemon=True).start()
+    fired: list[float] = []
+    wanted = [loop.time() + after_s for after_s in (0.4, 0.02, 0.2, 0.3, 0.1)]
+    for at in wanted:
+        loop.call_at(at, fired.append, at)
+    loop.call_at(loop.time() + 0.01, fired.append, 0.0).cancel()  # the alarm is set for it, and for nobody then
+    while len(fired) < len(wanted):
+        await asyncio.sleep(0.03)
+        assert all(at in fired for at in wanted if at < loop.time() - 2.0)
+    assert fired == sorted(wanted)
+    assert busy.pieces > 100
+    busy.over.set()
+    stream.abort()
+
+
+class _Echo(Seen):
+    """Sends back what comes."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__()
+        self.stream = stream
+        self.pieces = 0
+        self.over = threading.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.pieces += 1
+        self.stream.write(data)
+
+
+def _talk(theirs: socket.socket, over: threading.Event) -> None:
+    theirs.setblocking(True)
+    with theirs, suppress(OSError):
+        while not over.is_set():
+            theirs.sendall(b"a word")
+            theirs.recv(64)
+
+
+@in_loop
+async def test_pieces_of_every_size_about_a_small_one_arrive_whole() -> None:
+    for size in (1, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1, RECEIVE_BYTES, RECEIVE_BYTES + 1):
+        stream, seen, theirs = pair()
+        sent = bytearray()
+        for piece in (b"a" * size, b"b", b"c" * size, b"d"):  # the last one with the end directly behind it
+            if sent:
+                await _all_here(seen, len(sent))
+            theirs.sendall(piece)
+            sent += piece
+        theirs.close()
+        await _ended(seen)
+        assert seen.data == sent, size
+        assert stream.is_closing()
+
+
+async def _all_here(seen: Seen, size: int) -> None:
+    await seen.until(lambda: len(seen.data) == size)
+
+
+async def _ended(seen: Seen) -> None:
+    await seen.until(lambda: "lost" in seen.calls)
