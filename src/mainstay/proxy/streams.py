@@ -117,7 +117,7 @@ class Poller:
             if self.interrupted:
                 return False
         at_once = timeout_s is not None and timeout_s <= 0.0
-        wait_s = 0.0 if at_once else -1.0
+        wait_s = 0.0 if at_once else None  # not -1.0, which would be made into a number twice
         if timeout_s is not None and not at_once:
             self._alarm.no_later_than(monotonic() + timeout_s)
         while True:
