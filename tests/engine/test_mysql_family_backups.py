@@ -9,6 +9,7 @@ import random
 import secrets
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -235,6 +236,34 @@ def test_an_exported_snapshot_is_started_by_a_stock_server(own: Service, engine:
         finally:
             process.terminate()
             process.wait(60)
+
+
+def test_what_was_written_while_the_copy_was_made_is_in_what_is_restored_once(
+    own: Service, engine: EngineUnderTest
+) -> None:
+    """The log is replayed from before the copy: a copy that did not know what it has would be given it twice."""
+    shop, written, enough = made(own, engine), list[int](), threading.Event()
+
+    def write() -> None:
+        with engine.connect(own, own.describe("source"), database="shop") as client:
+            while not enough.is_set():
+                client.rows(f"INSERT INTO kept VALUES ({len(written)})")
+                written.append(len(written))
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        snapshot(own, "source", "shot")
+        count = len(written)
+    finally:
+        enough.set()
+        writer.join()
+    moment = whole_second()
+    shop.insert(-1)
+    shop.restorable(whole_second())
+    assert count > 100 and shop.restored("back", moment).numbers() == written
+    of_shot = from_snapshot(shop, "shot", "of-shot").numbers()
+    assert 0 < len(of_shot) <= len(written) and of_shot == written[: len(of_shot)]
 
 
 def test_a_place_and_a_transaction_are_targets_too(own: Service, engine: EngineUnderTest) -> None:
