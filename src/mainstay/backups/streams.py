@@ -120,22 +120,29 @@ class ChunkStream(Generic[File]):
     def next(self, view: memoryview) -> Piece[File] | None:
         """Fills the view, which is longer than any block; None when the stream has ended.
 
-        Raises `StreamBroken`, `Cancelled` once `stop` is set, and what
-        the directory raises.
+        Raises `StreamBroken`, `Cancelled` once `stop` is set, and what the directory raises; then it has ended for all.
         """
         with self._lock:
-            while True:
-                if self._ready:
-                    file, start, content = self._ready.popleft()
-                    view[: len(content)] = content
-                    return Piece(file, start, len(content))
-                if self._left and self._current is not None:
-                    piece = self._content(self._current, view)
-                    if piece is not None:
-                        return piece
-                elif self._ended or not self._chunk():
-                    self._ended = True
-                    return None
+            try:
+                piece = None if self._ended else self._next(view)
+            except BaseException:
+                self._ended = True
+                raise
+            self._ended = piece is None
+            return piece
+
+    def _next(self, view: memoryview) -> Piece[File] | None:
+        while True:
+            if self._ready:
+                file, start, content = self._ready.popleft()
+                view[: len(content)] = content
+                return Piece(file, start, len(content))
+            if self._left and self._current is not None:
+                piece = self._content(self._current, view)
+                if piece is not None:
+                    return piece
+            elif not self._chunk():
+                return None
 
     def _content(self, one: _Open[File], view: memoryview) -> Piece[File] | None:
         """More of the chunk's content; a piece if there are whole blocks to give out."""
