@@ -37,9 +37,11 @@ async def copy_running(sockets: Path, destination: Path, build: EngineBuild, use
 async def stream_running(sockets: Path, working: Path, build: EngineBuild, user: User, pipe: int) -> None:
     """Into a pipe, which is to be read by `mainstay.backups.streams`; what is restored of it is to be prepared.
 
-    `working` is an empty directory of the user's. Raises `Permanent` with the tool's words.
+    `working` is an empty directory of the user's: nothing of an encrypted volume may come to be anywhere else. Raises
+    `Permanent` with the tool's words.
     """
-    await _run([*_taking(sockets, build, user), "--stream=mbstream"], working, build, user, stdout=pipe)
+    command = [*_taking(sockets, build, user), "--stream=mbstream", f"--tmpdir={working}"]
+    await _run(command, working, build, user, stdout=pipe)
 
 
 def is_prepared(data: Path) -> bool:
