@@ -18,6 +18,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 BENCHES = (
     "create",
     "mariadb",
+    "mariadb_backups",
     "mysql",
     "recovery",
     "describe",

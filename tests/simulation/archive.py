@@ -63,10 +63,14 @@ class SimulatedBackup:
     """`OpenBackup` of a simulated engine."""
 
     sources: Sequence[SourceFile] = ()
+    streamed_bytes = None
     from_standby = False
 
     def __init__(self, clock: SimulatedClock) -> None:
         self._clock = clock
+
+    async def stream(self, pipe: int) -> None:
+        """Never asked."""
 
     async def finish(self) -> BackupEnd:
         now = self._clock.wall()
@@ -97,6 +101,9 @@ class SimulatedBackups:
     @asynccontextmanager
     async def begin(self, spec: NodeSpec, host: Any, backup_id: str, standby: Any) -> AsyncIterator[SimulatedBackup]:
         yield SimulatedBackup(self._clock)
+
+    async def complete_copy(self, data: Path, build: Any, user: User) -> None:
+        """Nothing to be done."""
 
     def prepare_restored(self, data: Path, user: User) -> None:
         """Nothing to be done."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
@@ -115,7 +116,8 @@ class Copying:
     async def _restore(self, spec: NodeSpec, restore: RestoreSpec) -> None:
         try:
             started = self._tools.clock.monotonic()
-            await self._restoring.copy(restore, lambda: self._kept.note_placed(spec))
+            build = partial(self._tools.build, spec)
+            await self._restoring.copy(restore, build, lambda: self._kept.note_placed(spec))
             self._remember(had_data=True)
             seconds = round(self._tools.clock.monotonic() - started, 3)
             log.info("node.restored", node_id=spec.node_id, backup_id=restore.backup_id, seconds=seconds)

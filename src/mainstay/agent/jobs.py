@@ -8,7 +8,7 @@ under way is ordered again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext, suppress
 
 import msgspec
@@ -17,7 +17,7 @@ import structlog
 from mainstay.agent.archiver import read_range
 from mainstay.agent.keeper import Keeper
 from mainstay.agent.local_snapshots import LocalSnapshots
-from mainstay.agent.repositories import Ended, Repositories
+from mainstay.agent.repositories import Ended, Repositories, ToStore
 from mainstay.agent.standby_source import StandbySource, standby_source
 from mainstay.agent.verification import Verified
 from mainstay.backups.log_archive import LogArchive, Segment
@@ -25,7 +25,6 @@ from mainstay.engines.backups import BackupEnd, EngineBackups, OpenBackup
 from mainstay.engines.base import EngineDriver
 from mainstay.host.clock import Clock
 from mainstay.host.threads import to_its_end
-from mainstay.model.backup import SourceFile
 from mainstay.model.errors import MainstayError, Permanent, Transient
 from mainstay.model.repository_job import (
     BackupFacts,
@@ -185,8 +184,8 @@ class Jobs:
 
         async with self._snapshots.opened(job, self._drivers[job.engine]) as sources:
 
-            async def begin() -> Sequence[SourceFile]:
-                return sources
+            async def begin(_pipe: int) -> ToStore:
+                return ToStore(sources=sources)
 
             note = self._noting(job)
             stored = await self._repositories.back_up(job.repository, job.backup_id, begin, end, note)
@@ -212,11 +211,13 @@ class Jobs:
         async with AsyncExitStack() as stack:
             opened: OpenBackup
 
-            async def begin() -> Sequence[SourceFile]:
+            async def begin(pipe: int) -> ToStore:
                 nonlocal opened
                 opened = await stack.enter_async_context(driver.backups.begin(spec, host, job.backup_id, standby))
                 log.info("job.reads", job_id=job.job_id, from_standby=opened.from_standby)
-                return opened.sources
+                if opened.streamed_bytes is not None:
+                    await opened.stream(pipe)
+                return ToStore(sources=opened.sources, streamed_bytes=opened.streamed_bytes)
 
             async def end() -> Ended:
                 ended = await opened.finish()

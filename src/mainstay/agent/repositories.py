@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -28,6 +31,7 @@ from mainstay.backups.log_archive import LogArchive, Segment
 from mainstay.backups.manifests import MANIFESTS, list_backups
 from mainstay.backups.objects import Objects, object_storage, open_objects
 from mainstay.backups.repository import Repository
+from mainstay.backups.streams import Streaming
 from mainstay.backups.worker import run_job
 from mainstay.backups.write import Late
 from mainstay.engines.backups import EngineBackups
@@ -40,11 +44,21 @@ from mainstay.model.node import RestoreSpec
 from mainstay.model.repository_job import BackupFacts, LogPromise, RepositoryRef
 from mainstay.settings import Settings
 
+PIPE_BYTES = 1 << 20
+
 Note = Callable[[int, int], None]
 """Told (bytes done, bytes in all)."""
 
-Begin = Callable[[], Awaitable[Sequence[SourceFile]]]
-"""Called first: what is to be stored."""
+
+class ToStore(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backup stores. `streamed_bytes`: about how much comes through the pipe; None if nothing does."""
+
+    sources: Sequence[SourceFile] = ()
+    streamed_bytes: int | None = None
+
+
+Begin = Callable[[int], Awaitable[ToStore]]
+"""Called first, with the end of a pipe that files may be written into (`backups/streams.py`), which is closed here."""
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,10 +146,19 @@ class SystemRepositories:
     async def back_up(self, ref: RepositoryRef, backup_id: str, begin: Begin, end: End, note: Note) -> BackupFacts:
         facts: BackupFacts | None = None
 
-        async def job() -> BackupJob:
-            base = await asyncio.to_thread(_newest, self._open(ref))
-            sources = tuple(await begin())
-            return BackupJob(place=self._place(ref), backup_id=backup_id, base_id=base, sources=sources, ask_late=True)
+        async def job(reading: int, writing: BinaryIO) -> BackupJob:
+            with writing:
+                base = await asyncio.to_thread(_newest, self._open(ref))
+                found = await begin(writing.fileno())
+            size = found.streamed_bytes
+            return BackupJob(
+                place=self._place(ref),
+                backup_id=backup_id,
+                base_id=base,
+                streaming=None if size is None else Streaming(descriptor=reading, size=size),
+                sources=tuple(found.sources),
+                ask_late=True,
+            )
 
         async def late() -> Late:
             nonlocal facts
@@ -145,7 +168,9 @@ class SystemRepositories:
             return Late(sources=ended.sources, attributes=attributes)
 
         async with self._alone(ref):
-            done = await run_job(job, report=note, late=late)
+            reading, writing = _pipe()
+            with writing:
+                done = await run_job(partial(job, reading, writing), report=note, late=late, pipe=reading)
         if facts is None or done.summary is None:
             raise Transient("the backup ended without saying what it is")
         return msgspec.structs.replace(facts, size_bytes=done.summary.size, stored_bytes=done.summary.stored)
@@ -241,6 +266,14 @@ class SystemRepositories:
         lock = self._locks.setdefault(ref.prefix, asyncio.Lock())
         async with lock:
             yield
+
+
+def _pipe() -> tuple[int, BinaryIO]:
+    """Both ends of a pipe, as large as the kernel lets anybody make one without asking."""
+    reading, writing = os.pipe()
+    with suppress(OSError):  # where the user has too many pipes already it works with less
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    return reading, os.fdopen(writing, "wb", buffering=0)
 
 
 def _directory(ref: RepositoryRef) -> str:

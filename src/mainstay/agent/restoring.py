@@ -25,6 +25,7 @@ from mainstay.host.processes import User
 from mainstay.host.threads import to_its_end
 from mainstay.host.volumes import VolumePlace
 from mainstay.host.volumes.clones import Clones
+from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import MainstayError, Transient
 from mainstay.model.node import RestoreProgress, RestoreSpec
 
@@ -55,7 +56,9 @@ class Restoring:
         if restore is not None and restore.crash_consistent:
             await to_its_end(self._clones.lend, restore.repository.prefix, restore.backup_id, place)
 
-    async def copy(self, restore: RestoreSpec, placing: Callable[[], None] = lambda: None) -> None:
+    async def copy(
+        self, restore: RestoreSpec, build: Callable[[], EngineBuild], placing: Callable[[], None] = lambda: None
+    ) -> None:
         """Puts the backup's files in place; everything is checked and on disk before it is the data directory.
 
         `placing` is called just before. Raises `Permanent` for a backup that is damaged or not there, `Transient` for a
@@ -71,6 +74,8 @@ class Restoring:
             self._user.give(unfinished)
             await self._require_stored(restore)
             await self._repositories.restore(restore, unfinished, self._user, self._note)
+            if not restore.crash_consistent:
+                await self._driver.backups.complete_copy(unfinished, build, self._user)
         placing()
         await to_its_end(self._put_in_place, unfinished, crash_consistent=restore.crash_consistent)
 

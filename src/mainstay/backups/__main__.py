@@ -143,6 +143,7 @@ class Worker:
         repository = job.place.open()
         options = BackupOptions(
             base=read_manifest(repository, job.base_id) if job.base_id else None,
+            streaming=job.streaming,
             attributes=job.attributes,
             late=self._ask_late if job.ask_late else None,
         )

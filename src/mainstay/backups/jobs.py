@@ -16,6 +16,7 @@ from mainstay.backups.parallel import Cancelled
 from mainstay.backups.repository import Repository
 from mainstay.backups.sealing import LEVEL_DEFAULT, Damaged
 from mainstay.backups.sources import walk
+from mainstay.backups.streams import StreamBroken, Streaming
 from mainstay.backups.verify_log import NeededSegment
 from mainstay.host.randomness import SystemRandomness
 from mainstay.model.backup import BackupSummary, SourceFile
@@ -62,12 +63,13 @@ class BackupJob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, t
     """Write a backup. With `ask_late` the worker says `Copied` once all was read, and waits for a `Late`.
 
     As root, with uid and gid, the files are opened as that user, who may own them and so could point elsewhere with
-    links.
+    links. `streaming`: files that come through a pipe which the worker was started with.
     """
 
     place: Place
     backup_id: str
     base_id: str = ""
+    streaming: Streaming | None = None
     trees: tuple[Tree, ...] = ()
     sources: tuple[SourceFile, ...] = ()
     attributes: dict[str, str] = {}
@@ -177,6 +179,8 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag=
             return ObjectNotFound(self.key)
         if self.kind == "cancelled":
             return Cancelled()
+        if self.kind == "stream-broken":
+            return StreamBroken(self.message)
         if self.kind == "transient":
             return Transient(self.message, retry_after_s=self.retry_after_s, hint=self.hint)
         return Permanent(self.message, hint=self.hint)
@@ -193,6 +197,8 @@ def failed(error: MainstayError) -> Failed:
         return Failed(kind="not-found", message=error.message, key=error.key)
     if isinstance(error, Cancelled):
         return Failed(kind="cancelled", message=error.message)
+    if isinstance(error, StreamBroken):
+        return Failed(kind="stream-broken", message=error.message)
     if isinstance(error, Transient):
         return Failed(kind="transient", message=error.message, hint=error.hint, retry_after_s=error.retry_after_s)
     return Failed(kind="permanent", message=error.message, hint=error.hint)

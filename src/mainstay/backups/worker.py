@@ -29,25 +29,32 @@ async def run_job(
     report: Report | None = None,
     late: AskLate | None = None,
     deadline_s: float | None = None,
+    pipe: int | None = None,
 ) -> Done:
     """Does the job in a process of its own. `late` is asked when a backup has read everything (`ask_late`).
 
-    A job that is yet to be made is made while the process starts.
+    A job that is yet to be made is made while the process starts. `pipe` is a descriptor to read from, under the same
+    number there; it is closed here, whatever happens, so that whoever writes sees when the process has ended.
 
     Raises what the worker raised, and `Transient` when it dies or the deadline passes. When the caller is cancelled,
     the worker is stopped before this returns.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "mainstay.backups",
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=PIPE,
-        limit=JOB_BYTES_MAX,
-        cwd="/",
-        env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "mainstay.backups",
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            limit=JOB_BYTES_MAX,
+            cwd="/",
+            env={name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ},
+            pass_fds=() if pipe is None else (pipe,),
+        )
+    finally:
+        if pipe is not None:
+            os.close(pipe)
     try:
         async with asyncio.timeout(deadline_s):
             return await _talk(process, job, report, late)

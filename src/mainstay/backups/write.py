@@ -17,6 +17,7 @@ from mainstay.backups.packs import PackUploads, PackWriter
 from mainstay.backups.parallel import Progress, Report, run_parallel, workers_default
 from mainstay.backups.repository import Repository, check_backup_id
 from mainstay.backups.sources import Content, check_path, open_source
+from mainstay.backups.streams import ChunkStream, Streaming
 from mainstay.model.backup import (
     DIGEST_BYTES,
     DIGEST_KEY_BYTES,
@@ -36,6 +37,7 @@ SPAN_BYTES = 16 << 20
 SPANS_TOGETHER_MAX = 256
 SPARSE_PACK_LIVE_FRACTION = 0.3
 RESTORED_AGAIN_FRACTION = 0.01
+STREAMED_FILE_MODE, STREAMED_DIRECTORY_MODE = 0o660, 0o700
 
 OpenSource = Callable[[SourceFile], Content | None]
 
@@ -51,9 +53,11 @@ class BackupOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How to write. `base` is the manifest of an earlier backup of this repository that is not being deleted.
 
     `late` is called once, after all sources were read and before the manifest is stored. `attributes` are the caller's.
+    `streaming`: files that come through a pipe, besides the sources, and are read to its end.
     """
 
     base: Manifest | None = None
+    streaming: Streaming | None = None
     attributes: Mapping[str, str] = {}
     late: Callable[[], Late] | None = None
     digest_key: bytes = b""
@@ -62,10 +66,10 @@ class BackupOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Part(msgspec.Struct):
-    """What became of one span of a file."""
+    """What became of one span of a file, or of one piece of a stream."""
 
     extents: ExtentsBuilder
-    digests: bytes
+    digests: bytes | bytearray
     length: int
 
 
@@ -78,6 +82,17 @@ class _File:
         self.stored = stored
         self.parts: dict[int, _Part] = {}
         self.vanished = False
+        self._joining = threading.Lock()
+
+    def join(self, start: int, part: _Part) -> None:
+        """Takes in one of very many parts: where it continues what is behind the first block, they become one."""
+        with self._joining:
+            self.parts[start] = part
+            grown = self.parts.get(self.block_bytes)
+            while grown and (following := self.parts.pop(self.block_bytes + grown.length, None)):
+                grown.extents.add_all(following.extents)
+                grown.digests += following.digests
+                grown.length += following.length
 
 
 class _Span(msgspec.Struct, frozen=True):
@@ -131,6 +146,7 @@ class _Writing:
         self._base_packs = header.packs if header else ()
         self._sparse = self._sparse_packs()
         self._total = sum(_size(source) for source in sources)
+        self._total += options.streaming.size if options.streaming else 0
         self._block_bytes = options.block_bytes or block_bytes_for(self._total)
         self._attributes = dict(options.attributes)
         self._directories: dict[str, BackupDirectory] = {}
@@ -151,6 +167,10 @@ class _Writing:
             writers = [PackWriter(uploads) for _ in range(workers)]
             work = [self._worker(writer, progress) for writer in writers]
             run_parallel(_tasks(self._new), work, stop)
+            if self._options.streaming:
+                stream = ChunkStream(self._options.streaming.descriptor, self, stop)
+                readers = [self._reader(stream, writer, progress) for writer in writers]
+                run_parallel(stream.turns(), readers, stop)
             if self._options.late:
                 late = self._options.late()
                 self._attributes |= late.attributes
@@ -190,6 +210,43 @@ class _Writing:
             files.append(file)
         return files
 
+    def begin(self, path: str, *, anew: bool) -> _File:
+        """See `streams.Directory`."""
+        if anew:
+            self.remove(path)
+        names = path.split("/")
+        for depth in range(1, len(names)):
+            parent = "/".join(names[:depth])
+            self._directories.setdefault(parent, BackupDirectory(parent, STREAMED_DIRECTORY_MODE))
+        [file] = self._add([SourceFile(path=path, mode=STREAMED_FILE_MODE)])
+        return file
+
+    def rename(self, path: str, to: str) -> None:
+        """See `streams.Directory`."""
+        file = self._files.pop(path, None)
+        if file is not None:
+            check_path(to)
+            file.source = msgspec.structs.replace(file.source, path=to)
+            self._files[to] = file
+
+    def remove(self, path: str) -> None:
+        """See `streams.Directory`. What was stored of it is in the packs, and nobody refers to it."""
+        self._files.pop(path, None)
+
+    def _reader(self, stream: ChunkStream[_File], writer: PackWriter, progress: Progress) -> Callable[[None], None]:
+        def read(_turn: None) -> None:
+            position, view = writer.room()
+            piece = stream.next(view)
+            if piece is None:
+                return
+            extents = ExtentsBuilder()
+            content = view[: piece.length]
+            digests = self._place(piece.file, piece.start, position, content, extents, writer)
+            piece.file.join(piece.start, _Part(extents, bytearray(digests), piece.length))
+            progress.add(piece.length)
+
+        return read
+
     def _worker(self, writer: PackWriter, progress: Progress) -> Callable[[list[_Span]], None]:
         def work(spans: list[_Span]) -> None:
             for span in spans:
@@ -216,7 +273,7 @@ class _Writing:
                 wanted -= wanted % block  # a block is never cut
             count = content.read_into(view[:wanted], span.start + done)
             if count:
-                digests.append(self._place(span, done, position, view[:count], extents, writer))
+                digests.append(self._place(span.file, span.start + done, position, view[:count], extents, writer))
                 done += count
                 progress.add(count)
             if count < wanted:
@@ -225,15 +282,15 @@ class _Writing:
 
     def _place(
         self,
-        span: _Span,
-        done: int,
+        file: _File,
+        start: int,
         position: int,
         view: memoryview,
         extents: ExtentsBuilder,
         writer: PackWriter,
     ) -> bytes:
         """Says where each block of the view is stored, after storing those that are not stored yet. Returns digests."""
-        file, start, length = span.file, span.start + done, len(view)
+        length = len(view)
         digests = self._digests.of(view, file.block_bytes)
         before = file.stored.digests(start, length) if file.stored else b""
         zero = self._digests.zero(file.block_bytes)
@@ -298,7 +355,7 @@ class _Writing:
                 part.length,
                 file.block_bytes,
                 part.extents.encoded(renumbered),
-                part.digests,
+                bytes(part.digests),
             )
             for file, part in whole
         )

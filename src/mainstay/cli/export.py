@@ -12,6 +12,7 @@ import os
 import pwd
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,7 @@ from mainstay.agent.repositories import SystemRepositories
 from mainstay.cli.agent import ask_control
 from mainstay.cli.progress import Show, bar
 from mainstay.decide.progress import Pace, Told, is_due, pace_words, size
-from mainstay.engines.base import EngineDriver
+from mainstay.engines.builds import Builds
 from mainstay.engines.registry import drivers
 from mainstay.host.file_identity import files_as
 from mainstay.host.files import fsync_directory
@@ -76,7 +77,6 @@ def export_snapshot(settings: Settings, snapshot: str, directory: Path, *, regio
     answer = ask_control(settings, "open_backup", {"name": snapshot, "region": region})
     ref = msgspec.convert(answer["repository"], RepositoryRef)
     facts = msgspec.convert(answer["facts"], BackupFacts)
-    driver = drivers()[answer["engine"]]
     telling = Telling(settings, snapshot, region, directory)
     with bar() as show:
 
@@ -85,7 +85,7 @@ def export_snapshot(settings: Settings, snapshot: str, directory: Path, *, regio
             if doing == FILES:
                 telling.note(done, total)
 
-        asyncio.run(_write(settings, ref, facts, driver, directory, user, note))
+        asyncio.run(_write(settings, ref, facts, answer["engine"], directory, user, note))
     telling.end()
     print(
         f"{snapshot} is in {directory}: {size(facts.size_bytes)} and its log. {directory / README} says how to use it."
@@ -108,14 +108,17 @@ async def _write(
     settings: Settings,
     ref: RepositoryRef,
     facts: BackupFacts,
-    driver: EngineDriver,
+    engine: str,
     directory: Path,
     user: User,
     show: Show,
 ) -> None:
-    repositories = SystemRepositories(settings, SystemRandomness())
+    driver, repositories = drivers()[engine], SystemRepositories(settings, SystemRandomness())
     spec = RestoreSpec(repository=ref, backup_id=facts.backup_id, target=RestoreTarget(timeline=facts.timeline))
     await repositories.restore(spec, directory, user, lambda done, total: show(FILES, done, total))
+    if not facts.crash_consistent:
+        build = partial(Builds(settings).resolve, engine, facts.engine_version)
+        await driver.backups.complete_copy(directory, build, user)
     archive = repositories.log_archive(ref)
     needed = log_of(facts, archive, driver.backups)
     name = driver.backups.history_file(facts.timeline) if needed else ""

@@ -128,8 +128,18 @@ class OpenBackup(Protocol):
         """What to copy, and the directories that must exist. What has gone or shrunk when it is read is no error."""
 
     @property
+    def streamed_bytes(self) -> int | None:
+        """About how much `stream` writes; None if there is nothing to be stored but `sources`."""
+
+    async def stream(self, pipe: int) -> None:
+        """Begins to write files into a pipe (`mainstay.backups.streams`), and does not wait for the end of that.
+
+        Asked once, and only if there are `streamed_bytes`. The caller may close the descriptor afterwards.
+        """
+
+    @property
     def from_standby(self) -> bool:
-        """Whether `sources` are files of the standby."""
+        """Whether the files are the standby's."""
 
     async def finish(self) -> BackupEnd:
         """Ends the backup in the engine: only now there is one. Raises `Transient`, then there is none."""
@@ -203,6 +213,13 @@ class EngineBackups(Protocol):
         """Begins a backup of this node, which leads; leaving the context without `finish` gives it up.
 
         The files are the standby's, if there is one and it can be brought to where its files will do.
+        """
+
+    async def complete_copy(self, data: Path, build: Callable[[], EngineBuild], user: User) -> None:
+        """Does what was left to be done on the files when they were backed up, before anything else is done with them.
+
+        `build` is asked if it takes the engine's own programs. Everything is durable when this returns. May not be
+        repeated on files on which it failed. Raises `Permanent`, `Transient`.
         """
 
     def prepare_restored(self, data: Path, user: User) -> None:

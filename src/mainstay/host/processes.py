@@ -60,8 +60,9 @@ async def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdin: bytes = b"",
+    stdout: int = asyncio.subprocess.PIPE,
 ) -> bytes:
-    """The program's standard output.
+    """The program's standard output; nothing of it if that is to go to the descriptor `stdout`.
 
     Raises `Permanent` with the end of its output if it fails or cannot be started, `Transient` if it takes too long
     (it is killed then).
@@ -73,7 +74,7 @@ async def run(
         process = await asyncio.create_subprocess_exec(
             *argv,
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=stdout,
             stderr=asyncio.subprocess.PIPE,
             env={**SAFE_ENVIRONMENT, **(env or {})},
             cwd=cwd or "/",
@@ -94,4 +95,4 @@ async def run(
     if process.returncode != 0:
         shown = (errors or output)[-OUTPUT_BYTES_SHOWN:].decode(errors="replace").strip()
         raise Permanent(f"{Path(argv[0]).name} failed with status {process.returncode}: {shown}")
-    return output
+    return output or b""

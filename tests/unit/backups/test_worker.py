@@ -7,10 +7,12 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,7 @@ from mainstay.backups.manifests import list_backups, list_intents, read_manifest
 from mainstay.backups.objects import ObjectNotFound
 from mainstay.backups.read import verify_backup
 from mainstay.backups.sealing import Damaged
+from mainstay.backups.streams import StreamBroken, Streaming
 from mainstay.backups.worker import run_job
 from mainstay.backups.write import Late
 from mainstay.model.backup import SourceFile
@@ -92,6 +95,27 @@ async def test_a_copy_onto_an_earlier_copy_stores_only_what_changed(place: Place
     assert first and second and second.new == 8192 and second.stored < first.stored / 50
     await run_job(RestoreJob(place=other, backup_id="two", destination=str(tmp_path / "restored")))
     assert contents(tmp_path / "restored") == contents(data)
+
+
+async def test_files_that_come_through_a_pipe_are_backed_up_and_half_of_them_are_not(
+    place: Place, tmp_path: Path
+) -> None:
+    """As mbstream writes them: one file of ten bytes, then the same without its end."""
+    name = (1).to_bytes(4, "little") + b"a"
+    file = b"XBSTCK01\0P" + name + struct.pack("<QQI", 10, 0, zlib.crc32(b"0123456789")) + b"0123456789"
+    for backup_id, sent in (("one", file + b"XBSTCK01\0E" + name), ("half", file)):
+        reading, writing = os.pipe()
+        os.write(writing, sent)
+        os.close(writing)
+        job = BackupJob(place=place, backup_id=backup_id, streaming=Streaming(descriptor=reading, size=10))
+        if backup_id == "one":
+            await run_job(job, pipe=reading)
+        else:
+            with pytest.raises(StreamBroken, match="ended within a"):
+                await run_job(job, pipe=reading)
+    assert list_backups(place.open()) == ["one"]
+    await run_job(RestoreJob(place=place, backup_id="one", destination=str(tmp_path / "restored")))
+    assert contents(tmp_path / "restored") == {"a": b"0123456789"}
 
 
 async def test_what_the_engine_tells_in_the_end_is_part_of_the_backup(place: Place, data: Path, tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
-"""Backups of this family: a physical copy beside the data, as a server can be started on it, and its binary logs.
+"""Backups of this family: a physical copy of the data, and its binary logs.
 
-The engine's own tool makes the copy while everybody goes on writing. It needs no log to be consistent, knows in its own
-tables which transactions it has, and says of itself from which place on the log is replayed on it (`replay.RECOVERY`).
-Most of its blocks are those of the backup before.
+The engine's own tool makes the copy while everybody goes on writing. It needs no binary log to be consistent, and says
+which transactions it has, and from which place on the log is replayed on it (`replay.RECOVERY`). Most of its blocks are
+those of the backup before.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -21,9 +20,8 @@ import msgspec
 import structlog
 
 from mainstay.backups.log_archive import LogArchive, StoredSegment
-from mainstay.backups.sources import walk
 from mainstay.backups.verify_log import NeededSegment
-from mainstay.engines.backups import BackupEnd, BackupHost, CrashCopies, LogSource, Standby
+from mainstay.engines.backups import BackupEnd, BackupHost, CrashCopies, LogSource, OpenBackup, Standby
 from mainstay.engines.mysql_family import checking, exported
 from mainstay.engines.mysql_family.events import KNOWN, EventState, present
 from mainstay.engines.mysql_family.followers import follows
@@ -50,7 +48,6 @@ from mainstay.engines.mysql_family.replay import (
     FamilyReplay,
     Origin,
     read_origin,
-    write_origin,
 )
 from mainstay.engines.mysql_family.sessions import Error
 from mainstay.engines.mysql_family.words import Words
@@ -66,23 +63,25 @@ from mainstay.model.repository_job import BackupFacts
 UNFINISHED = "data.backing-up-"
 SHIPPING_PATIENCE_S = 60.0
 SHIPPING_LOOK_S = 0.1
-ROOM_PERCENT = 110
 SETTLE_PATIENCE_S = 60.0
 
 log = structlog.get_logger()
 
 
-class Copying(msgspec.Struct, frozen=True, kw_only=True):
-    """A copy that is to be made: of the engine whose socket is in `source`, as `data`, which is not there yet.
+class Begun(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that may be copied now: of the engine whose socket is in `source`, the standby's if there is one here.
 
-    `data` is in a directory of the engine's user, in which other things may be left. `events`: what is to be set right
-    in the copy, of a standby, on which no event is enabled.
+    `working` is an empty directory of the engine's user, on the volume or beside it, which goes when the backup ends.
+    `end` is where the leader's log ended before. `events`: what is to be set right in a copy of a standby, on which no
+    event is enabled.
     """
 
     spec: NodeSpec
     host: BackupHost
     source: Path
-    data: Path
+    working: Path
+    end: tuple[str, int]
+    standby: Standby | None
     events: tuple[EventState, ...]
 
 
@@ -98,19 +97,20 @@ class FamilyBackups(ABC):
     crash_copies: CrashCopies | None = None
 
     @abstractmethod
-    async def copy(self, copying: Copying) -> tuple[EventState, ...]:
-        """Makes it; what of its events is still to be set right when it is restored. It need not be on the disk.
-
-        Raises `Permanent`, `Transient`.
-        """
+    def open(self, begun: Begun) -> AbstractAsyncContextManager[OpenBackup]:
+        """The copy, made or about to be made. Raises `Permanent`, `Transient`."""
 
     def log_source(self, spec: NodeSpec, files: NodeFiles) -> LogSource:
         return FamilyLogSource(spec, files, self.words, self.replay.log_format)
 
     def begin(
         self, spec: NodeSpec, host: BackupHost, backup_id: str, standby: Standby | None
-    ) -> AbstractAsyncContextManager[PhysicalBackup]:
-        return self._physical_backup(spec, host, standby)
+    ) -> AbstractAsyncContextManager[OpenBackup]:
+        return self._begin(spec, host, standby)
+
+    @abstractmethod
+    async def complete_copy(self, data: Path, build: Callable[[], EngineBuild], user: User) -> None:
+        """See `EngineBackups`."""
 
     def prepare_restored(self, data: Path, user: User) -> None:
         """Nothing has to be done: what was backed up is a data directory that says that it was restored."""
@@ -178,9 +178,7 @@ class FamilyBackups(ABC):
         raise Permanent(f"imports are not built for {self.title}")
 
     @asynccontextmanager
-    async def _physical_backup(
-        self, spec: NodeSpec, host: BackupHost, standby: Standby | None
-    ) -> AsyncIterator[PhysicalBackup]:
+    async def _begin(self, spec: NodeSpec, host: BackupHost, standby: Standby | None) -> AsyncIterator[OpenBackup]:
         """Of a standby, its state when the copy is made: it has applied all that the leader had logged before.
 
         The place is the leader's in any case, from before the copy: what of the log behind it is in the copy is left
@@ -189,7 +187,6 @@ class FamilyBackups(ABC):
         await _await_shipping(spec, host.files)
         beside = host.files.volume if host.files.logs_on_volume else host.files.root
         await _remove_copies(host.files)
-        await asyncio.to_thread(self._require_room, host.files, beside)
         working = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=beside))
         try:
             host.user.give(working)
@@ -199,17 +196,9 @@ class FamilyBackups(ABC):
             else:
                 standby = None
             events = () if standby is None else await _events(host.files)
-            copying = Copying(spec=spec, host=host, source=source, data=working / "data", events=events)
-            try:
-                left = await self.copy(copying)
-            except Permanent as error:  # no room, an engine that stopped: it may be gone at the next try
-                raise Transient(f"copying failed: {error.message}", retry_after_s=2.0, hint=error.hint) from error
-            if standby is not None and not standby.unchanged():
-                raise Transient("the standby was restarted or has taken over while it was copied", retry_after_s=1.0)
-            async with answering(host.files.sockets) as session:
-                consistent_at = float(await session.value("SELECT UNIX_TIMESTAMP(NOW(6))"))
-            place = await asyncio.to_thread(_finish_copy, host.files.data, copying.data, end, left)
-            yield PhysicalBackup(copying.data, place, consistent_at, from_standby=standby is not None)
+            begun = Begun(spec=spec, host=host, source=source, working=working, end=end, standby=standby, events=events)
+            async with self.open(begun) as opened:
+                yield opened
         finally:
             await asyncio.to_thread(shutil.rmtree, working, ignore_errors=True)
 
@@ -231,37 +220,24 @@ class FamilyBackups(ABC):
             return False
         return waited == 1 and standby.unchanged()
 
-    def _require_room(self, files: NodeFiles, beside: Path) -> None:
-        """Raises `Permanent` rather than fill the disk that a database, this one perhaps, lives on."""
-        size = sum(one.size for one in walk(files.data) if not one.path.startswith(BINLOG))
-        free = os.statvfs(beside)
-        if size * ROOM_PERCENT // 100 > free.f_bavail * free.f_frsize:
-            raise Permanent(
-                f"a backup of {self.title} is copied beside the data first, which takes {size >> 20} MiB;"
-                f" {beside} has {free.f_bavail * free.f_frsize >> 20} MiB free",
-                hint="Allocate more storage." if beside == files.volume else "Make room on this host.",
-            )
 
-
-class PhysicalBackup:
-    """`OpenBackup` of a copy that was made."""
-
-    def __init__(self, copy: Path, place: Place, consistent_at: float, *, from_standby: bool) -> None:
-        self._place = place
-        self._consistent_at = consistent_at
-        self.from_standby = from_standby
-        self.sources: Sequence[SourceFile] = list(walk(copy))
-
-    async def finish(self) -> BackupEnd:
-        """See `OpenBackup`. The copy needs nothing of the log: both positions are one."""
-        return BackupEnd(
-            timeline=timeline_name(self._place.timeline),
-            start_position=str(self._place),
-            stop_position=str(self._place),
-            consistent_at=self._consistent_at,
-            extra_files=(),
-            log=(),
-        )
+async def end_of(begun: Begun) -> BackupEnd:
+    """When the copy is made. It needs nothing of the log: both positions are one. Raises `Transient`."""
+    standby, files = begun.standby, begun.host.files
+    if standby is not None and not standby.unchanged():
+        raise Transient("the standby was restarted or has taken over while it was copied", retry_after_s=1.0)
+    async with answering(files.sockets) as session:
+        consistent_at = float(await session.value("SELECT UNIX_TIMESTAMP(NOW(6))"))
+    place = await asyncio.to_thread(_place, files.data, begun.end)
+    origin = Origin(position=str(place), events=begun.events)
+    return BackupEnd(
+        timeline=timeline_name(place.timeline),
+        start_position=str(place),
+        stop_position=str(place),
+        consistent_at=consistent_at,
+        extra_files=(SourceFile(path=RECOVERY, mode=0o600, content=msgspec.json.encode(origin)),),
+        log=(),
+    )
 
 
 async def _await_shipping(spec: NodeSpec, files: NodeFiles) -> None:
@@ -285,14 +261,12 @@ async def _events(files: NodeFiles) -> tuple[EventState, ...]:
         return tuple(one for one in await present(session) if one.status in KNOWN)
 
 
-def _finish_copy(data: Path, copy: Path, end: tuple[str, int], events: tuple[EventState, ...]) -> Place:
-    """Writes into the copy where in the log it is; that place."""
+def _place(data: Path, end: tuple[str, int]) -> Place:
+    """The place in the archive's log that is this end of a binary log."""
     shipped = read_shipped(data)
     timeline = FIRST_TIMELINE if shipped is None else shipped.lineage.timeline
     name, offset = end
-    place = Place(timeline, file_number(name), offset)
-    write_origin(copy, Origin(position=str(place), events=events))
-    return place
+    return Place(timeline, file_number(name), offset)
 
 
 async def _remove_copies(files: NodeFiles) -> None:

@@ -19,7 +19,7 @@ import structlog
 
 from mainstay.backups.log_archive import LogArchive
 from mainstay.engines.mysql_family.binlog import FORMAT_DESCRIPTION, MAGIC, Event
-from mainstay.engines.mysql_family.events import EventState, restore_from_log
+from mainstay.engines.mysql_family.events import EventState, restore_from_log, set_status
 from mainstay.engines.mysql_family.history import History, Logged, Reached
 from mainstay.engines.mysql_family.layout import OPTION_FILE
 from mainstay.engines.mysql_family.lineages import as_owner
@@ -33,7 +33,7 @@ from mainstay.engines.mysql_family.log_places import (
     timeline_name,
 )
 from mainstay.engines.mysql_family.option_file import parse as parse_options
-from mainstay.engines.mysql_family.sessions import Error, Session, message_of, silent
+from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
 from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory, make_private_directory, write_atomically
@@ -46,6 +46,8 @@ RECOVERY = "mainstay.recovery"
 
 RELAY_LOG = "relaylog"
 BATCH_BYTES = 64 << 20
+FLUSH = "FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS"
+NO_SUCH_EVENT = 1539
 LOOK_S = 0.02
 AGAIN_S = 0.1
 SESSION_TIMEOUT_S = 120.0
@@ -56,10 +58,12 @@ log = structlog.get_logger()
 class Origin(msgspec.Struct, frozen=True, kw_only=True):
     """What a backup says of itself: a place in the log at or before its state, and what is still to be set right in it.
 
-    `events`: those whose state in the copy, which is a follower's, is not that in the leader. `set_right`: it was done.
+    `gtids`: up to where the copy has its source's log, if its own tables do not say so ("": they do). `events`: those
+    whose state in the copy, which is a follower's, is not that in the leader. `set_right`: it was done.
     """
 
     position: str
+    gtids: str = ""
     events: tuple[EventState, ...] = ()
     set_right: bool = False
 
@@ -146,16 +150,25 @@ class FamilyReplay:
         shutil.rmtree(self._files.restoring, ignore_errors=True)
 
     async def set_right(self, session: Session, origin: Origin) -> None:
-        """What is in the copy and should not be in a database of its own, before anything is replayed; perhaps again.
+        """What in the copy is not as in a database of its own, before anything is replayed; perhaps again.
 
         Raises `Error`.
         """
+        for event in origin.events:
+            try:
+                await set_status(session, event, event.status)
+            except Error as error:
+                if silent(error) or number_of(error) != NO_SUCH_EVENT:
+                    raise
+                # It was made in this moment: its making is in the log.
+                log.info("restore.no_such_event", name=event.name, error=message_of(error))
 
     async def _bring_to_target(self, session: Session) -> None:
         origin = read_origin(self._files.data)
         await self._forget_relay_logs(session)
         if not origin.set_right:
             await self.set_right(session, origin)
+            await session.execute(FLUSH)  # what is committed meanwhile need not be durable (`options`)
             await asyncio.to_thread(write_origin, self._files.data, msgspec.structs.replace(origin, set_right=True))
         if not self._restore.target.immediate:
             await self._replay(session, origin)
@@ -238,7 +251,7 @@ class FamilyReplay:
         wanted = parse_options((self._files.configuration / OPTION_FILE).read_text())
         for name in ("sync_binlog", "innodb_flush_log_at_trx_commit", "event_scheduler"):
             await session.execute(f"SET GLOBAL {name} = {wanted.get(name) or 'DEFAULT'}")
-        await session.execute("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        await session.execute(FLUSH)
         with as_owner(self._files.data):
             (self._files.data / RECOVERY).unlink()
         fsync_directory(self._files.data)

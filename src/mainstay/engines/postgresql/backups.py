@@ -87,6 +87,9 @@ class PostgresqlBackups:
     ) -> AbstractAsyncContextManager[BaseBackup]:
         return _base_backup(spec, host.files, backup_id, standby)
 
+    async def complete_copy(self, data: Path, build: Callable[[], EngineBuild], user: User) -> None:
+        """Nothing: it is the log that makes the files consistent."""
+
     def prepare_restored(self, data: Path, user: User) -> None:
         """Leaves nothing of the source's own life behind and asks for archive recovery (manual 25.3.5, step 7)."""
         for name, content in ((RECOVERY_FILE, b""), ("postgresql.auto.conf", b"")):
@@ -192,6 +195,8 @@ class PostgresqlBackups:
 class BaseBackup:
     """`OpenBackup` for PostgreSQL; see `_base_backup`."""
 
+    streamed_bytes = None
+
     def __init__(self, session: Session, files: NodeFiles, start_position: str, standby: Standby | None) -> None:
         self._data = files.data
         self._session = session
@@ -199,6 +204,9 @@ class BaseBackup:
         self._standby = standby
         self.from_standby = standby is not None
         self.sources = list(walk(files.data if standby is None else standby.files.data, excluded))
+
+    async def stream(self, pipe: int) -> None:
+        """Never asked: there are only `sources`."""
 
     async def finish(self) -> BackupEnd:
         """See `OpenBackup`."""
