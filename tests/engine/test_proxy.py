@@ -427,7 +427,9 @@ def test_a_restart_serves_the_same_proxy(proxy: ProxyUnderTest) -> None:
         assert session.execute("SELECT 1").fetchone() == (1,)
 
 
-@pytest.mark.parametrize("how", ["SET search_path TO 'pg_temp'", "SELECT set_config('search_path', 'pg_temp', false)", ""])
+@pytest.mark.parametrize(
+    "how", ["SET search_path TO 'pg_temp'", "SELECT set_config('search_path', 'pg_temp', false)", ""]
+)
 def test_a_search_path_of_temporary_tables_pins(proxy: ProxyUnderTest, how: str) -> None:
     narrow(proxy, 2)
     came_with = {} if how else {"options": "-c search_path=pg_temp"}

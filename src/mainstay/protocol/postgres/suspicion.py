@@ -15,8 +15,8 @@ _SUSPICIOUS: Final = re.compile(
     rb"|(?<=[;\n\r])[ \t\f\v]*set\b|(?<=\*/)[ \t\f\v]*set\b"
     rb"|rollback\b(?!\s*(?:;\s*)?\Z))"
 )
-"""In lower case: a search that has to fold cases takes twice as long. Every find begins after what is no part of a word,
-so that the search runs over words without trying each letter: twice as fast again.
+"""In lower case: a search that has to fold cases takes twice as long. Every find begins after what is no part of a
+word, so that the search runs over words without trying each letter: twice as fast again.
 """
 
 _SHORT_BYTES: Final = 1024
