@@ -432,7 +432,7 @@ def test_a_restart_serves_the_same_proxy(proxy: ProxyUnderTest) -> None:
 )
 def test_a_search_path_of_temporary_tables_pins(proxy: ProxyUnderTest, how: str) -> None:
     narrow(proxy, 2)
-    came_with = {} if how else {"options": "-c search_path=pg_temp"}
+    came_with: dict[str, Any] = {} if how else {"options": "-c search_path=pg_temp"}
     with proxy.connect(**came_with) as session, proxy.connect() as other:
         if how:
             session.execute(how)
