@@ -427,6 +427,48 @@ def test_a_restart_serves_the_same_proxy(proxy: ProxyUnderTest) -> None:
         assert session.execute("SELECT 1").fetchone() == (1,)
 
 
+@pytest.mark.parametrize(
+    "how", ["SET search_path TO 'pg_temp'", "SELECT set_config('search_path', 'pg_temp', false)", ""]
+)
+def test_a_search_path_of_temporary_tables_pins(proxy: ProxyUnderTest, how: str) -> None:
+    narrow(proxy, 2)
+    came_with: dict[str, Any] = {} if how else {"options": "-c search_path=pg_temp"}
+    with proxy.connect(**came_with) as session, proxy.connect() as other:
+        if how:
+            session.execute(how)
+        session.execute("CREATE TABLE unseen (i int)")
+        found = other.execute("SELECT to_regclass('pg_temp.unseen')").fetchone()
+        assert found == (None,), "the table of one client is in the session of another"
+        session.execute("INSERT INTO unseen VALUES (1)")
+        session.execute("DROP TABLE unseen")
+        assert proxy.pins(), "the next table would be a temporary one too"
+        session.execute("SET search_path TO public")
+        eventually(lambda: not proxy.pins())
+
+
+def test_text_that_the_engine_reads_otherwise_leaks_nothing(proxy: ProxyUnderTest) -> None:
+    """The two disagree where a string ends: what follows it sets a parameter, unseen by the proxy."""
+    narrow(proxy, 1)
+    with proxy.connect(options="-c standard_conforming_strings=off") as session:
+        session.execute(r"SELECT 'it\'; --'; SET work_mem = '7MB' --'")
+        assert session.execute("SHOW work_mem").fetchone() == ("7MB",)
+    with proxy.connect() as other:
+        assert other.execute("SHOW work_mem").fetchone() != ("7MB",)
+
+
+def test_a_long_text_holds_nobody_up(proxy: ProxyUnderTest) -> None:
+    text = "SELECT length('" + "word, " * 4_000_000 + "')"
+    with proxy.connect() as session, proxy.connect() as other, ThreadPoolExecutor() as threads:
+        running = threads.submit(session.execute, text.encode())
+        longest = 0.0
+        while not running.done():
+            began = time.monotonic()
+            other.execute("SELECT 1")
+            longest = max(longest, time.monotonic() - began)
+        assert running.result().fetchone() == (24_000_000,)
+    assert longest < 1, f"another client waited {longest:.1f} s"
+
+
 def test_strict_pinning_pins_as_aws_does(proxy: ProxyUnderTest) -> None:
     proxy.put(pool=PoolConfiguration(strict_pinning=True, connection_borrow_timeout_s=30.0))
     for sql, words in (

@@ -28,10 +28,12 @@ CREATING, MODIFYING, DELETING = "creating", "modifying", "deleting"
 class EngineFamily(msgspec.Struct, frozen=True, kw_only=True):
     """One EngineFamily: the engines in it, the port of its proxies, and what goes for its clients.
 
+    `served`: whether the proxy process speaks its protocol.
     `client_password_auth_types`: the default one first. `pinning_filters`: those that ModifyDBProxyTargetGroup takes.
     """
 
     engines: frozenset[str]
+    served: bool
     port: int
     client_password_auth_types: tuple[ClientPasswordAuthType, ...]
     pinning_filters: frozenset[str] = frozenset()
@@ -41,6 +43,7 @@ ENGINE_FAMILIES = MappingProxyType(
     {
         "POSTGRESQL": EngineFamily(
             engines=frozenset({"postgres"}),
+            served=True,
             port=5432,
             client_password_auth_types=(
                 ClientPasswordAuthType.POSTGRES_SCRAM_SHA_256,
@@ -49,6 +52,7 @@ ENGINE_FAMILIES = MappingProxyType(
         ),
         "MYSQL": EngineFamily(
             engines=frozenset({"mysql", "mariadb"}),
+            served=False,
             port=3306,
             client_password_auth_types=(
                 ClientPasswordAuthType.MYSQL_CACHING_SHA2_PASSWORD,

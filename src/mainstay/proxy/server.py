@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from mainstay.protocol.postgres import wire
-from mainstay.protocol.postgres.effects import DeallocateAll, DiscardAll, RollbackTo
+from mainstay.protocol.postgres.effects import DeallocateAll, DiscardAll, RollbackTo, misleads
 from mainstay.protocol.postgres.wire import WireError
 from mainstay.proxy.engine_login import EngineLogin, LoginFailed
 from mainstay.proxy.expected import (
@@ -78,16 +78,15 @@ class ServerConnection(DirectReceiver):
         self.unnamed: Statement | None = None
         self.status = IDLE
         self.parameters: dict[str, str] = {}
+        self.misleads = False
         self.process_id = 0
         self.secret = b""
         self.cancels = 0
-        self.opened_at = 0.0
-        self.idle_since = 0.0
+        self.opened_at = self.idle_since = 0.0
         self.retired = False
         self.closed = False
         self.ask_error: LoginFailed | None = None
-        self._tail = b""
-        self._skip = 0
+        self._tail, self._skip = b"", 0
         self._statement_index = 0
         self._failed = False
         self.ignoring = False
@@ -115,6 +114,7 @@ class ServerConnection(DirectReceiver):
         finally:
             self._login = None
         self.parameters, self.process_id, self.secret = login.parameters, login.process_id, login.secret
+        self.misleads = misleads(self.parameters)
 
     # Requests
 
@@ -292,6 +292,9 @@ class ServerConnection(DirectReceiver):
         if kind == _S:
             name, value, _ = wire.two_strings(data[position + 5 : end])
             self.parameters[name.decode(errors="replace")] = value.decode(errors="replace")
+            self.misleads = misleads(self.parameters)
+            if self.misleads and self.owner is not None:
+                self.owner.misread()
             return self.owner is not None and not (self.expected and self.expected.first().swallow)
         if kind == _A or kind == _N:
             return self.owner is not None

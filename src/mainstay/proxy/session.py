@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from mainstay.protocol.postgres import wire
-from mainstay.protocol.postgres.effects import SETTINGS_CHANGED
+from mainstay.protocol.postgres.effects import SETTINGS_CHANGED, TEMPORARY, makes_temporary
 from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.expected import CALL, QUERY, SYNC, Expected
@@ -293,10 +293,14 @@ class ClientSession(DirectReceiver):
         if self._write_paused:
             server.pause_reading()
         if server.applied_version is not self.state.version:
+            if makes_temporary(self.state.settings.get("search_path", b"")):  # it came with the startup packet
+                self._pin(TEMPORARY, probe=True)
             sql = difference(server.applied, self.state.settings)
             server.applied, server.applied_version = self.state.settings, self.state.version
             if sql:
                 server.ask(sql, "settings")
+        if server.misleads:
+            self.misread()
 
     def _go_on(self) -> None:
         data = bytes(self._pending) + self._backlog if self._pending else self._backlog
@@ -316,6 +320,8 @@ class ClientSession(DirectReceiver):
         self.requests.transaction_ended()
         state = self.state
         if state.pins:
+            if self._told is not None:  # what the client brings pins it before it is let in
+                self._tell(dict(server.parameters))
             if server.applied != state.settings:  # a RESET has brought the engine's defaults, not this client's
                 self._take(server)
             if state.probeable and state.may_unpin and not self.asking:
@@ -335,9 +341,12 @@ class ClientSession(DirectReceiver):
             self._tell(learned)
 
     def misread(self) -> None:
-        """The engine has seen other statements in a text than we have."""
-        if self.state.pin(SETTINGS_CHANGED, probe=False):
-            self.pool.pinned(self, SETTINGS_CHANGED)
+        """The engine sees, or may see, other statements in a text than we do."""
+        self._pin(SETTINGS_CHANGED, probe=False)
+
+    def _pin(self, reason: str, *, probe: bool) -> None:
+        if self.state.pin(reason, probe=probe):
+            self.pool.pinned(self, reason)
 
     def state_left(self, some: bool) -> None:
         """The engine has counted what would pin the session."""

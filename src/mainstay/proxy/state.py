@@ -35,7 +35,8 @@ STATE_LEFT = b"""SELECT (SELECT pg_catalog.count(*) FROM pg_catalog.pg_locks
  WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())
  OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM pg_catalog.pg_listening_channels())
  OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM pg_catalog.pg_cursors WHERE is_holdable)
- OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements WHERE from_sql)"""
+ OPERATOR(pg_catalog.+) (SELECT pg_catalog.count(*) FROM pg_catalog.pg_prepared_statements WHERE from_sql)
+ OPERATOR(pg_catalog.+) pg_catalog.strpos(pg_catalog.current_setting('search_path'), 'pg_temp')"""
 """How much of what can be asked for is still there in a server session; 0: nothing pins it any more."""
 
 

@@ -9,7 +9,7 @@ Source of the lexical rules: PostgreSQL documentation 4.1; of what counts as ses
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -26,6 +26,9 @@ _BLOCK = re.compile(r"(?:\A|[;'\"$]|\*/|\n|\r|\bbegin|\bthen|\bloop|\belse)\s{0,
 
 _LEXICAL = frozenset({"standard_conforming_strings", "client_encoding"})
 """These change how the next text must be read: standard_conforming_strings off, an encoding that hides ASCII bytes."""
+
+_HIDING = frozenset({"BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"})
+"""Client encodings in which a byte that is ASCII can be part of another character (PostgreSQL documentation 23.3.1)."""
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -115,6 +118,11 @@ def _strict(found: tuple[Effect, ...], words: list[str]) -> tuple[Effect, ...]:
     return found
 
 
+def misleads(parameters: Mapping[str, str]) -> bool:
+    """Whether an engine that reports these parameters may read a text otherwise than `effects` does."""
+    return parameters.get("standard_conforming_strings") == "off" or parameters.get("client_encoding") in _HIDING
+
+
 # Which statement does what
 
 
@@ -157,7 +165,15 @@ def _set(statement: str, words: list[str]) -> list[Effect]:
         return [Setting(name, None)]
     if not statement.isascii():  # its bytes mean what client_encoding says now; elsewhere they could mean another value
         return [Pin(SETTINGS_CHANGED, probe=False)]
-    return [Setting(name, statement.encode(errors="surrogateescape"))]
+    sql = statement.encode(errors="surrogateescape")
+    if name == "search_path":
+        return [Setting(name, sql), Pin(TEMPORARY) if makes_temporary(sql) else MaybeUnpin()]
+    return [Setting(name, sql)]
+
+
+def makes_temporary(search_path: bytes) -> bool:
+    """Whether this SQL could set a search_path in which a table made without a schema is a temporary one."""
+    return b"pg_temp" in search_path.lower() or b"\\" in search_path  # a name may be written with escapes
 
 
 _OF_TRANSACTION = frozenset({"transaction_isolation", "transaction_read_only", "transaction_deferrable"})
@@ -305,7 +321,7 @@ def _functions(tokens: list[tuple[str, str]], words: list[str]) -> list[Effect]:
         if name in _FUNCTION_PINS:
             found.append(_FUNCTION_PINS[name])
         elif name == "SET_CONFIG" and not _is_local(words[index:]):
-            found.append(_configured(words))
+            found += _configured(words)
         elif name.startswith(("PG_ADVISORY_UNLOCK", "PG_ADVISORY_XACT", "PG_TRY_ADVISORY_XACT")):
             if "UNLOCK" in name:
                 found.append(MaybeUnpin())
@@ -323,14 +339,16 @@ _CONFIGURED = re.compile(
 )
 
 
-def _configured(words: list[str]) -> Effect:
+def _configured(words: list[str]) -> list[Effect]:
     """What a call of set_config for the session does: Django sets its time zone by SELECT set_config('…', '…', false)
     and nothing else, which can be done again elsewhere."""
     match = _CONFIGURED.fullmatch(" ".join(words))
     name = match.group(1)[1:-1].lower() if match else ""
     if match is None or name in _LEXICAL | _OF_TRANSACTION | {"session_authorization"} or not match.group(2).isascii():
-        return Pin(SETTINGS_CHANGED, probe=False)
-    return Setting(name, f"SELECT pg_catalog.set_config({match.group(1)}, {match.group(2)}, false)".encode())
+        return [Pin(SETTINGS_CHANGED, probe=False)]
+    sql = f"SELECT pg_catalog.set_config({match.group(1)}, {match.group(2)}, false)".encode()
+    temporary = name == "search_path" and makes_temporary(sql)
+    return [Setting(name, sql), Pin(TEMPORARY)] if temporary else [Setting(name, sql)]
 
 
 def _is_local(words: list[str]) -> bool:

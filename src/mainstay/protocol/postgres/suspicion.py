@@ -5,13 +5,19 @@ from __future__ import annotations
 import re
 from typing import Final
 
+UNREAD_BYTES_MIN: Final = 2 * 1024 * 1024
+"""From here on a text is not even searched: 50 MB took seconds, in which no other client of the process was served."""
+
 _SUSPICIOUS: Final = re.compile(
-    rb"(?:\A|;|\*/|\n|\r)[ \t\f\v]*set\b"
-    rb"|\b(?:reset|prepare|deallocate|discard|listen|unlisten|declare|close|temp|temporary|pg_temp\w*|load|nextval|setval"
-    rb"|currval|lastval|set_config|pg_advisory_\w+|pg_try_advisory_\w+|drop|do|setseed|dblink_connect\w*|pg_settings|pg_replication_origin_session_setup)\b"
-    rb"|\brollback\b(?!\s*(?:;\s*)?\Z)"
+    rb"\W(?:(?:reset|prepare|listen|load|lastval|unlisten|close|currval|temp(?:orary)?|nextval"
+    rb"|d(?:eallocate|iscard|eclare|rop|o|blink_connect\w*)|set(?:val|_config|seed)"
+    rb"|pg_(?:temp\w*|advisory_\w+|try_advisory_\w+|settings|replication_origin_session_setup))\b"
+    rb"|(?<=[;\n\r])[ \t\f\v]*set\b|(?<=\*/)[ \t\f\v]*set\b"
+    rb"|rollback\b(?!\s*(?:;\s*)?\Z))"
 )
-"""In lower case: a search that has to fold cases takes twice as long."""
+"""In lower case: a search that has to fold cases takes twice as long. Every find begins after what is no part of a
+word, so that the search runs over words without trying each letter: twice as fast again.
+"""
 
 _SHORT_BYTES: Final = 1024
 _DIGITS: Final = bytes.maketrans(b"123456789", b"000000000")
@@ -21,7 +27,7 @@ def suspicious(sql: bytes) -> bool:
     """Whether `effects` could find anything. False is certain."""
     # Clients send the same texts again and again, with other numbers in them. No digit differs from another here.
     if len(sql) > _SHORT_BYTES:
-        return _search(sql)
+        return len(sql) >= UNREAD_BYTES_MIN or _search(sql)
     shape = sql.translate(_DIGITS)
     known = _KNOWN.get(shape)
     if known is None:
@@ -32,7 +38,7 @@ def suspicious(sql: bytes) -> bool:
 
 
 def _search(sql: bytes) -> bool:
-    return _SUSPICIOUS.search(sql.lower()) is not None
+    return _SUSPICIOUS.search(b"\n" + sql.lower()) is not None
 
 
 _KNOWN: Final[dict[bytes, bool]] = {}

@@ -168,11 +168,10 @@ def _require_free(call: Call, name: str) -> None:
 
 
 def _family(call: Call, family: str) -> str:
-    """The engine family, if an engine of it is here."""
-    known = ENGINE_FAMILIES.get(family)
+    """The engine family, if proxies of it are served and an engine of it is here."""
     engines = call.use(Engines).names()
-    if known is None or known.engines.isdisjoint(engines):
-        here = [name for name, one in ENGINE_FAMILIES.items() if not one.engines.isdisjoint(engines)]
+    here = [name for name, one in ENGINE_FAMILIES.items() if one.served and not one.engines.isdisjoint(engines)]
+    if family not in here:
         raise invalid_value(
             f"The engine family {family} is not available in this version of Mainstay. Valid values: {', '.join(here)}"
         )

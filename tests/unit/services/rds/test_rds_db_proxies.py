@@ -8,6 +8,8 @@ import pytest
 
 from harness.proxies import READS_ALL, ROLE_ARN, TRUSTS_RDS, Proxies
 from harness.rds_calls import Rds
+from mainstay.engines.mariadb.rules import MariadbRules
+from mainstay.engines.registry import Engines
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.model.addresses import AddressLease
 from mainstay.model.db_proxy import DBProxy, GivenProxySpec
@@ -156,6 +158,19 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"Auth": None}, VALUE, "At least one UserAuthConfig is required"),
     ({"Tags": [{"Key": "aws:x", "Value": ""}]}, VALUE, "must not begin with aws:"),
 ]
+
+
+def test_a_family_that_the_proxy_process_does_not_speak_is_refused_whatever_is_installed(proxies: Proxies) -> None:
+    """MariaDB's clients wait for the server to speak first: at a listener of PostgreSQL's they wait forever."""
+    before = proxies.rds.collaborators[Engines]
+    rules = {"postgres": before.rules("postgres"), "mariadb": MariadbRules(lambda _build: {})}
+    proxies.rds.collaborators[Engines] = Engines(before.builds, rules)
+    refused = proxies.rds.refused(
+        "CreateDBProxy", **proxies.request(EngineFamily="MYSQL", Auth=[{"SecretArn": SECRET}])
+    )
+    assert refused.endswith("MYSQL is not available in this version of Mainstay. Valid values: POSTGRESQL"), refused
+
+
 SECRET = "arn:aws:secretsmanager:us-east-1:123456789012:secret:db-AbCdEf"
 REFUSED_AUTH: list[tuple[dict[str, Any], str]] = [
     ({"UserName": "app"}, "Username must not be provided in UserAuthConfig"),
