@@ -106,18 +106,16 @@ EVENTS = MappingProxyType(
             "notification", "DB instance is being started due to it exceeding the maximum allowed time being stopped"
         ),
         "RDS-EVENT-0155": EventKind("maintenance", "A DB engine minor version upgrade is available: {version}"),
-        "RDS-EVENT-0203": EventKind("creation", "RDS created the DB proxy {name}."),
-        "RDS-EVENT-0204": EventKind("configuration change", "RDS modified the DB proxy {name}."),
-        "RDS-EVENT-0205": EventKind("deletion", "RDS deleted the DB proxy {name}."),
-        "RDS-EVENT-0206": EventKind("creation", "RDS created the endpoint {endpoint} for the DB proxy {name}."),
-        "RDS-EVENT-0207": EventKind(
-            "configuration change", "RDS modified the endpoint {endpoint} of the DB proxy {name}."
-        ),
-        "RDS-EVENT-0208": EventKind("deletion", "RDS deleted the endpoint {endpoint} for the DB proxy {name}."),
+        "RDS-EVENT-0203": EventKind("creation", "RDS created DB proxy {name}."),
+        "RDS-EVENT-0204": EventKind("configuration change", "RDS modified DB proxy {name}."),
+        "RDS-EVENT-0205": EventKind("deletion", "RDS deleted DB proxy {name}."),
+        "RDS-EVENT-0206": EventKind("creation", "RDS created endpoint {endpoint} for DB proxy {name}."),
+        "RDS-EVENT-0207": EventKind("configuration change", "RDS modified endpoint {endpoint} of DB proxy {name}."),
+        "RDS-EVENT-0208": EventKind("deletion", "RDS deleted endpoint {endpoint} for DB proxy {name}."),
         "RDS-EVENT-0214": EventKind(
             "configuration change",
-            "RDS detected the deletion of the DB instance {instance} and automatically removed it from the target group"
-            " of the DB proxy {name}.",
+            "RDS detected deletion of DB instance {instance} and automatically removed it from target group"
+            " {target_group} of DB proxy {name}.",
         ),
         "RDS-EVENT-0217": EventKind(
             "configuration change", "Applying autoscaling-initiated modification to allocated storage"

@@ -13,6 +13,7 @@ from mainstay.host.clock import Clock
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_proxy import (
     CREATING,
+    DEFAULT_TARGET_GROUP,
     DELETING,
     MODIFYING,
     DBProxy,
@@ -168,6 +169,6 @@ def deregister_deleted(tx: Transaction, clock: Clock, instance: DBInstance) -> N
         if proxy is not None:
             record_event(
                 tx, clock, proxy, "RDS-EVENT-0214",
-                name=proxy.db_proxy_name, instance=instance.db_instance_identifier,
+                name=proxy.db_proxy_name, target_group=DEFAULT_TARGET_GROUP, instance=instance.db_instance_identifier,
             )  # fmt: skip
             request_convergence_in(tx, clock.wall(), proxy)

@@ -58,7 +58,7 @@ def test_a_proxy_is_created_in_under_three_seconds_with_aws_defaults(proxies: Pr
     }  # fmt: skip
     tags = proxies.rds.call("ListTagsForResource", ResourceName=shown["DBProxyArn"])["TagList"]
     assert tags == [{"Key": "team", "Value": "blue"}]
-    assert messages(proxies) == ["RDS created the DB proxy pool."]
+    assert messages(proxies) == ["RDS created DB proxy pool."]
     assert proxies.rds.call("DescribeDBProxyTargets", DBProxyName="pool")["Targets"] == []
 
 
@@ -98,7 +98,7 @@ def test_a_deleted_proxy_leaves_nothing(proxies: Proxies) -> None:
     with proxies.rds.store.read() as view:
         for kind in (NetworkInterface, AddressLease, GivenProxySpec):
             assert view.scan(kind) == []
-    assert messages(proxies)[-1] == "RDS deleted the DB proxy pool."
+    assert messages(proxies)[-1] == "RDS deleted DB proxy pool."
 
 
 def test_a_proxy_that_the_process_never_heard_of_is_deleted_without_it(proxies: Proxies) -> None:
@@ -230,7 +230,7 @@ def test_modify_changes_in_place_and_a_new_name_moves_the_dns_name(proxies: Prox
     assert spec.listeners[0].name.startswith("pond.proxy-") and spec.listeners[0].admits == ("10.1.0.0/16",)
     with proxies.rds.store.read() as view:
         assert {one.group_ids for one in view.scan(NetworkInterface)} == {("sg-app",)}
-    assert messages(proxies, "pond") == ["RDS modified the DB proxy pond."]
+    assert messages(proxies, "pond") == ["RDS modified DB proxy pond."]
     proxies.create("pool")
     assert "DBProxyAlreadyExistsFault" in proxies.rds.refused(
         "ModifyDBProxy", DBProxyName="pond", NewDBProxyName="pool"
@@ -346,8 +346,8 @@ def test_a_deleted_instance_is_deregistered_with_an_event(proxies: Proxies) -> N
     assert proxies.spec().target == ""
     assert proxies.rds.call("DescribeDBProxyTargets", DBProxyName="pool")["Targets"] == []
     assert messages(proxies)[-1] == (
-        "RDS detected the deletion of the DB instance db1 and automatically removed it from the target group of the DB"
-        " proxy pool."
+        "RDS detected deletion of DB instance db1 and automatically removed it from target group default"
+        " of DB proxy pool."
     )
 
 
@@ -496,9 +496,9 @@ def test_endpoints_come_change_and_go_beside_the_default_one(proxies: Proxies) -
     assert len(proxies.spec().listeners) == 1
     assert "DBProxyEndpointNotFoundFault" in proxies.rds.refused("DescribeDBProxyEndpoints", DBProxyEndpointName="bi")
     assert [one for one in messages(proxies) if "endpoint" in one] == [
-        "RDS created the endpoint reports for the DB proxy pool.",
-        "RDS modified the endpoint bi of the DB proxy pool.",
-        "RDS deleted the endpoint bi for the DB proxy pool.",
+        "RDS created endpoint reports for DB proxy pool.",
+        "RDS modified endpoint bi of DB proxy pool.",
+        "RDS deleted endpoint bi for DB proxy pool.",
     ]
 
 
