@@ -129,7 +129,7 @@ def test_it_may_die_before_and_after_every_effect(proxies: Proxies) -> None:
             life.live(f"p{number}-{when}", (number, when))
     assert life.mortal.deaths == 2 * effects
     events = [event.message for event in proxies.rds.events()]
-    for message in ("RDS created DB proxy {}.", "RDS deleted the DB proxy {}-new."):
+    for message in ("RDS created DB proxy {}.", "RDS deleted DB proxy {}-new."):
         for number in range(effects):
             assert events.count(message.format(f"p{number}-before")) == 1, "told exactly once"
 
