@@ -35,7 +35,7 @@ from mainstay.model.errors import Permanent
 
 HEADING = "RDS Proxy beside PgBouncer"
 POOL = 20
-ROUNDS = 3
+ROUNDS, PACED_ROUNDS = 7, 3
 SCALE = 5
 TRANSACTIONS = {1: 6_000, 20: 20_000, 100: 20_000, 1000: 24_000}
 """Of a run, for each number of clients: a few seconds."""
@@ -329,7 +329,7 @@ def _latencies(
     for load in PACED:
         present = {name: way for name, way in ways.items() if name != "direct" or load.clients <= POOL}
         found: dict[str, list[list[float]]] = {name: [] for name in present}
-        for number in range(ROUNDS):
+        for number in range(PACED_ROUNDS):
             names = list(present)
             for name in names[number % len(names) :] + names[: number % len(names)]:
                 found[name].append(_paced(pgbench, environment, present[name], load))
@@ -348,7 +348,7 @@ def _latencies(
         say(f"{load.name} at {load.rate} tps, {load.clients} clients, p50 / p99 in ms: {cells}, {ratio}")
         rows.append((load.name, str(load.clients), str(load.rate), *cells, ratio))
     return Table(
-        title=f"pgbench -S at a fixed rate, p50 / p99 in ms, median of {ROUNDS} rounds",
+        title=f"pgbench -S at a fixed rate, p50 / p99 in ms, median of {PACED_ROUNDS} rounds",
         columns=("mode", "clients", "tps", "direct", label, "RDS Proxy", "p99, proxy / PgBouncer"),
         rows=tuple(rows),
         notes=("From the moment at which a transaction was due (pgbench -R), so that waiting counts.",),
