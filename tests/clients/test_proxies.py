@@ -313,7 +313,7 @@ def test_the_process_runs_while_there_is_a_proxy_through_kills_and_restarts(own_
     own_service.delete_instance("alone")
     assert pooled.rds.describe_db_proxy_targets(DBProxyName="alone")["Targets"] == []
     events = pooled.rds.describe_events(SourceType="db-proxy", SourceIdentifier="alone")["Events"]
-    assert "automatically removed it from the target group" in events[-1]["Message"]
+    assert "automatically removed it from target group default" in events[-1]["Message"]
     pooled.delete()
     eventually(lambda: process(own_service) is None)
     assert files_below(own_service.home / "proxy") == []
