@@ -35,7 +35,7 @@ from mainstay.model.errors import Permanent
 
 HEADING = "RDS Proxy beside PgBouncer"
 POOL = 20
-ROUNDS, PACED_ROUNDS = 7, 3
+ROUNDS, PACED_ROUNDS = 5, 3
 SCALE = 5
 TRANSACTIONS = {1: 6_000, 20: 20_000, 100: 20_000, 1000: 24_000}
 """Of a run, for each number of clients: a few seconds."""
