@@ -46,6 +46,7 @@ _F: Final = ord("F")
 _COPY: Final = b"dcf"
 _PARSED: Final = b"1\0\0\0\4"
 _CLOSED: Final = b"3\0\0\0\4"
+_OUR_NAME = re.compile(rb'"(mainstay_\d+)"')
 _ENDS = re.compile(rb"\s*(?:commit|rollback|end|abort|prepare\s+transaction)\b", re.IGNORECASE)
 _EMPTY: Final[tuple[tuple[Effect, ...], ...]] = ()
 
@@ -81,8 +82,15 @@ class Requests:
         """The unnamed statement was not parsed."""
         self._unnamed = None
 
-    def name_of(self, ours: bytes) -> bytes:
-        """The client's name of a prepared statement that its transaction has used, by ours: for error messages."""
+    def renamed(self, error: bytes) -> bytes:
+        """An error that names a prepared statement, with the client's name for it; b"" if it names none."""
+        if b'"mainstay_' not in error:
+            return b""
+        body = _OUR_NAME.sub(lambda found: b'"' + self._name_of(found[1]) + b'"', error[HEADER_BYTES:])
+        return wire.message(b"E", body)
+
+    def _name_of(self, ours: bytes) -> bytes:
+        """The client's name of a prepared statement that its transaction has used, by ours."""
         return self._bound_as if ours == self._bound_name else self._names.get(ours, ours)
 
     def lost(self) -> None:

@@ -8,7 +8,6 @@ says that no transaction is open; nothing else counts (PostgreSQL documentation 
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import TYPE_CHECKING, Final
 
 from mainstay.protocol.postgres import wire
@@ -57,7 +56,6 @@ _STALE_PLAN: Final = b"\0RRevalidateCachedQuery\0"
 
 _STREAMED: Final = b"DdV"
 """Rows, COPY data and results of function calls can be long; they are passed on as they come."""
-_OUR_NAME = re.compile(rb'"(mainstay_\d+)"')
 _NO_DATA: Final = ord("n")
 _SUSPENDED: Final = ord("s")
 _COPY_DATA: Final = ord("d")
@@ -195,7 +193,8 @@ class ServerConnection(DirectReceiver):
                 if kind == _E or not self.expected:
                     self._forward(data, start, position, spans)
                     spans, start = [], position
-                renamed = self._renamed(data[position:end]) if kind == _E else b""
+                owner = self.owner
+                renamed = owner.requests.renamed(data[position:end]) if kind == _E and owner is not None else b""
                 forward = self._answer_or_end(data, start, position, end, spans)
                 if self.closed:
                     return
@@ -213,14 +212,6 @@ class ServerConnection(DirectReceiver):
         if position < size:
             position = self._partial(data, position, size)
         self._deliver(data, start, position, spans)
-
-    def _renamed(self, message: bytes) -> bytes:
-        """An error that names a prepared statement, with the client's name for it; b"" if it names none."""
-        if b'"mainstay_' not in message or self.owner is None:
-            return b""
-        requests = self.owner.requests
-        body = _OUR_NAME.sub(lambda found: b'"' + requests.name_of(found[1]) + b'"', message[5:])
-        return wire.message(b"E", body)
 
     def _row(self, data: bytes, position: int, end: int) -> bool:
         """A row or a piece of a COPY; ours are kept. Returns whether it is for the client."""
