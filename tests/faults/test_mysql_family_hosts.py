@@ -123,27 +123,20 @@ def test_control_what_is_on_no_disk_is_lost_in_a_power_cut(
 
 def test_disk_full_below_the_primary(make: Callable[[Service], MysqlFamilyMultiAZ]) -> None:
     """F11: it can write no commit any more, and waits for room. Its standby has some, and takes over."""
-    with Service() as service:
-        pair = make(service)
+    with Service() as service, writing_with_little_room(service, make) as (pair, writers, before, ballast):
+        filled_at = time.monotonic()
+        fill(ballast)
+        after = pair.await_epoch(before.epoch + 1)
+        assert after.primary == before.standby
+        eventually(lambda: writers.acknowledged_since(time.monotonic() - 0.5))
+        assert service.describe(pair.identifier)["DBInstanceStatus"] == "available"
+        ballast.unlink()
         pair.await_in_sync()
-        pair.make_table()
-        with cramped(pair, VOLUME_MIB) as node_id, pair.writers(writers=4) as writers:
-            before = pair.await_in_sync()
-            eventually(writers.acknowledged)
-            ballast = pair.volume(node_id) / "ballast"
-            filled_at = time.monotonic()
-            fill(ballast)
-            after = pair.await_epoch(before.epoch + 1)
-            assert after.primary == before.standby
-            eventually(lambda: writers.acknowledged_since(time.monotonic() - 0.5))
-            assert service.describe(pair.identifier)["DBInstanceStatus"] == "available"
-            ballast.unlink()
-            pair.await_in_sync()
-            writers.stop()
-            verdict = judge(writers.operations, writers.read, pair.rows())
-            print(f"F11, {pair.name}: {verdict}; {describe_gaps(gaps(writers.operations, [filled_at]))}")
-            assert verdict.clean, str(verdict)
-            assert [pair.damage(node) for node in pair.node_ids] == [[], []]
+        writers.stop()
+        verdict = judge(writers.operations, writers.read, pair.rows())
+        print(f"F11, {pair.name}: {verdict}; {describe_gaps(gaps(writers.operations, [filled_at]))}")
+        assert verdict.clean, str(verdict)
+        assert [pair.damage(node) for node in pair.node_ids] == [[], []]
 
 
 def test_a_primary_that_lacks_room_for_commits_only(make: Callable[[Service], MysqlFamilyMultiAZ]) -> None:
@@ -178,20 +171,25 @@ def test_control_a_wait_for_room_that_is_not_seen_costs_the_standby(
 
 
 @contextmanager
-def waiting_for_room(
+def writing_with_little_room(
     service: Service, make: Callable[[Service], MysqlFamilyMultiAZ]
 ) -> Iterator[tuple[MysqlFamilyMultiAZ, Writers, PairRecord, Path]]:
-    """A pair in sync whose primary has had no room while nobody looked, and has very little now: no commit comes.
-
-    Also its writers, the record of it, and the file that takes the room.
-    """
+    """A pair in sync whose primary's volume is small, its writers, the record of it, and the file to fill it with."""
     pair = make(service)
     pair.await_in_sync()
     pair.make_table()
     with cramped(pair, VOLUME_MIB) as node_id, pair.writers(writers=4) as writers:
         before = pair.await_in_sync()
         eventually(writers.acknowledged)
-        ballast = pair.volume(node_id) / "ballast"
+        yield pair, writers, before, pair.volume(node_id) / "ballast"
+
+
+@contextmanager
+def waiting_for_room(
+    service: Service, make: Callable[[Service], MysqlFamilyMultiAZ]
+) -> Iterator[tuple[MysqlFamilyMultiAZ, Writers, PairRecord, Path]]:
+    """The same, whose primary has had no room while nobody looked, and has very little now: no commit comes."""
+    with writing_with_little_room(service, make) as (pair, writers, before, ballast):
         with service.stopped("agent"):
             fill(ballast)
             eventually(lambda: not writers.acknowledged_since(time.monotonic() - 2))
