@@ -46,12 +46,19 @@ def moment_text(at: float) -> str:
 
 
 def restore_window(backups: Sequence[BackupFacts], latest_at: float | None, gap: Gap) -> RestoreWindow | None:
-    """The newest unbroken stretch, None without one."""
+    """The newest unbroken stretch that has a moment in it, None without one.
+
+    A backup that heals a gap begins the new stretch once the log has gone past it; till then the old one counts.
+    """
     if latest_at is None:
         return None
-    healed = [backup for backup in backups if backup.started_at >= gap.until]
-    last = latest_at if healed or not gap.until else min(latest_at, gap.since)
-    moments = [backup.consistent_at for backup in healed or backups if backup.consistent_at <= last]
+    healed = _stretch([backup for backup in backups if backup.started_at >= gap.until], latest_at)
+    return healed or _stretch(backups, min(latest_at, gap.since))
+
+
+def _stretch(backups: Sequence[BackupFacts], last: float) -> RestoreWindow | None:
+    """From the first of the backups that was consistent by then."""
+    moments = [backup.consistent_at for backup in backups if backup.consistent_at <= last]
     if not moments:
         return None
     earliest, latest = ceil(min(moments) * 1000) / 1000, floor(last * 1000) / 1000

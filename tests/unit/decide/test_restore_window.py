@@ -65,6 +65,15 @@ def test_a_gap_ends_the_window_until_a_backup_heals_it() -> None:
     assert window is not None and (window.earliest_at, window.latest_at) == (2500.0, 3000.0)
 
 
+def test_the_old_stretch_counts_until_the_log_has_gone_past_the_backup_that_heals() -> None:
+    backups, gap = [facts(1000.0), facts(2500.0004)], Gap(2000.0, 2100.0)
+    for latest in (2400.0, 2500.0004):
+        window = restore_window(backups, latest, gap)
+        assert window is not None and (window.earliest_at, window.latest_at) == (1000.0, 2000.0)
+    window = restore_window(backups, 2501.0, gap)
+    assert window is not None and (window.earliest_at, window.latest_at) == (2500.001, 2501.0)
+
+
 def test_nothing_is_promised_without_backup_or_log() -> None:
     assert restore_window([], 3000.0, Gap()) is None
     assert restore_window([facts(1000.0)], None, Gap()) is None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -47,6 +48,8 @@ class LogServer:
         self._fetch = fetch
         self._places = asyncio.Semaphore(FETCHES_MAX)
         self._laying: dict[str, asyncio.Task[bool]] = {}
+        self._putting = threading.Lock()
+        self._removed = False
         self.failure = ""
         """What is wrong with the archive, in words for a person."""
 
@@ -138,11 +141,14 @@ class LogServer:
             self.lacking = f"{len(content)} bytes only of segment {name}"
             content = whole(content)
         path = self._path(name, "part")
-        path.write_bytes(content)
-        path.chmod(0o600)
-        self._user.give(path)
-        path.rename(self._path(name, "ready"))
-        self.served_bytes += len(content)
+        with self._putting:
+            if self._removed:
+                return
+            path.write_bytes(content)
+            path.chmod(0o600)
+            self._user.give(path)
+            path.rename(self._path(name, "ready"))
+            self.served_bytes += len(content)
 
     def _mark(self, name: str, word: str) -> None:
         path = self._path(name, word)
@@ -153,5 +159,7 @@ class LogServer:
         return self._directory / f"{name}.{word}"
 
     def remove(self) -> None:
-        """Nothing is asked for any more."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        """Nothing is asked for any more. A thread that outlives its task puts nothing there afterwards."""
+        with self._putting:
+            self._removed = True
+            shutil.rmtree(self._directory, ignore_errors=True)

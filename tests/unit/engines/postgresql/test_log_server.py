@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from mainstay.engines.node_files import NodeFiles
+from mainstay.engines.postgresql import log_server
 from mainstay.engines.postgresql.configuration import _fetch_script
 from mainstay.engines.postgresql.log_server import AHEAD, FETCHES_MAX, LogServer
-from mainstay.engines.postgresql.wal import SEGMENT_BYTES, segment_name
+from mainstay.engines.postgresql.wal import SEGMENT_BYTES, segment_name, whole
 from mainstay.host.processes import User
 from mainstay.model.errors import Permanent, Transient
 
@@ -97,10 +100,33 @@ async def test_what_was_asked_of_a_server_that_went_is_asked_of_the_next(tmp_pat
     node.server.remove()
     await asyncio.sleep(0.3)
     assert not asking.done()
-    serving = asyncio.create_task(node.server.run())
+    serving = asyncio.create_task(LogServer(node.files.restoring, User("me"), lambda _name: None).run())
     assert await asking == 1
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
+
+
+async def test_what_is_being_put_there_at_the_end_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread cannot be cancelled: it goes on when nobody waits for it any more."""
+    reached, go_on, over = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(content: bytes) -> bytes:
+        reached.set()
+        go_on.wait(10)
+        over.set()
+        return whole(content)
+
+    monkeypatch.setattr(log_server, "whole", slow)
+    async with serving(tmp_path, lambda name: name.encode()) as node:
+        (node.files.restoring / f"{NAMES[0]}.wanted").touch()
+        await asyncio.to_thread(reached.wait, 10)
+    node.files.restoring.mkdir()  # a removal that is under way finds what comes after its look
+    go_on.set()
+    await asyncio.to_thread(over.wait, 10)
+    await asyncio.sleep(0.1)
+    assert not list(node.files.restoring.iterdir())
 
 
 async def test_the_same_file_can_be_asked_for_twice_in_a_row(tmp_path: Path) -> None:
