@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Compiles the modules of `mainstay.compiled.MODULES` with mypyc, if this host can. Run by `bootstrap.py`.
+"""Compiles the hot paths, those of `mainstay.compiled`, with mypyc and a C compiler if this host can. Run by
+`bootstrap.py`.
 
     .venv/bin/python scripts/compile.py
 
@@ -32,12 +33,15 @@ KEPT_BUILDS = 3
 
 BUILD = """
 import sys
-from setuptools import setup
+from setuptools import Extension, setup
 from mypyc.build import mypycify
 
 out, scratch, optimisation, *files = sys.argv[1:]
-extensions = mypycify(["--strict", "--python-version", "%d.%d" % sys.version_info[:2], *files],
+in_python = [file for file in files if "=" not in file]
+in_c = [file.split("=") for file in files if "=" in file]
+extensions = mypycify(["--strict", "--python-version", "%d.%d" % sys.version_info[:2], *in_python],
                       opt_level=optimisation, debug_level="0", target_dir=scratch + "/c")
+extensions += [Extension(name, [file], extra_compile_args=["-O" + optimisation]) for name, file in in_c]
 setup(name="mainstay-compiled", packages=[], ext_modules=extensions,
       script_args=["-q", "build_ext", "--build-lib", out, "--build-temp", scratch + "/o"])
 """
@@ -81,6 +85,7 @@ def build(target: Path, path: str) -> str | None:
     """
     environment = {**os.environ, "MYPYPATH": str(ROOT / "src"), "PYTHONPATH": path}
     files = [str(compiled.source(module).relative_to(ROOT)) for module in compiled.MODULES]
+    files += [f"{module}={compiled.source_in_c(module).relative_to(ROOT)}" for module in compiled.IN_C]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
         out = Path(scratch) / "out"

@@ -1,9 +1,10 @@
 """Which modules are also compiled, and how a process gets the compiled ones instead of their sources.
 
 The hot paths are ordinary typed Python that mypyc turns into C where there is a compiler (`scripts/compile.py`, run by
-the bootstrap). The result lies outside the source tree, in a directory of the environment named by a digest of the very
-sources, so that a changed source is never run from an old build: without a build of just these sources, the sources
-run. MAINSTAY_PURE=1 in the environment asks for that. Either all modules of a build are used or none.
+the bootstrap), but for one module that is system calls and nothing else, which has a twin in C. The result lies outside
+the source tree, in a directory of the environment named by a digest of the very sources, so that a changed source is
+never run from an old build: without a build of just these sources, the sources run. MAINSTAY_PURE=1 in the environment
+asks for that. Either all modules of a build are used or none.
 
 Standard library only: every process of ours passes here.
 """
@@ -47,6 +48,9 @@ declare, and nothing refers to its objects weakly (mypyc documentation, "Native 
 else in mypyc, and the fuzz tests find such: a slice of bytes that ends before it begins is an error, not b""; and two
 `except` clauses of one function must not give different kinds of exception one name."""
 
+IN_C = ("mainstay.host.socket_calls",)
+"""Beside the source of each there is one in C of the same name, with the same functions."""
+
 OPTIMISATION = "2"
 PURE = "MAINSTAY_PURE"
 COMPLETE = "complete"
@@ -62,14 +66,19 @@ def source(module: str, sources: Path = _SOURCES) -> Path:
     return sources.joinpath(*module.split(".")[1:]).with_suffix(".py")
 
 
+def source_in_c(module: str, sources: Path = _SOURCES) -> Path:
+    """The file of the twin of one of `IN_C`."""
+    return source(module, sources).with_suffix(".c")
+
+
 def directory(sources: Path = _SOURCES) -> Path:
     """Where a build of the present sources is, or would be."""
     import hashlib  # not at the top: most processes import nothing that is compiled
 
     digest = hashlib.sha256(f"{_SUFFIX} {OPTIMISATION} {sys.version}".encode())
-    for module in MODULES:
-        content = source(module, sources).read_bytes()
-        digest.update(f"{module} {len(content)} ".encode() + content)
+    for file in (*(source(one, sources) for one in MODULES), *(source_in_c(one, sources) for one in IN_C)):
+        content = file.read_bytes()
+        digest.update(f"{file.name} {len(content)} ".encode() + content)
     return Path(sys.prefix) / "compiled" / digest.hexdigest()[:32]
 
 
@@ -83,7 +92,7 @@ class _Finder(MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """As `MetaPathFinder.find_spec`."""
-        if fullname in MODULES:
+        if fullname in MODULES or fullname in IN_C:
             file = self._build() / (fullname.replace(".", "/") + _SUFFIX)
         elif self._directory is not None and fullname.endswith(_SHARED):
             file = self._directory / (fullname + _SUFFIX)

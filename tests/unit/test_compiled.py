@@ -69,10 +69,13 @@ def test_one_word_asks_for_the_sources(copy: Path) -> None:
     assert source_runs(copy, MAINSTAY_PURE="1")
 
 
-@pytest.mark.parametrize("changed", compiled.MODULES)
-def test_a_build_of_other_sources_is_not_used(copy: Path, changed: str) -> None:
+SOURCES = [compiled.source(one) for one in compiled.MODULES] + [compiled.source_in_c(one) for one in compiled.IN_C]
+
+
+@pytest.mark.parametrize("changed", SOURCES, ids=lambda path: path.name)
+def test_a_build_of_other_sources_is_not_used(copy: Path, changed: Path) -> None:
     put_build(copy)
-    with compiled.source(changed, copy / "src/mainstay").open("a") as file:
+    with (copy / changed.relative_to(ROOT)).open("a") as file:
         file.write("\n")
     assert source_runs(copy)
 

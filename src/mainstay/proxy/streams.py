@@ -15,6 +15,7 @@ import select
 import socket
 import ssl
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 from typing import Final
@@ -22,23 +23,21 @@ from typing import Final
 import structlog
 
 from mainstay.host.alarm import Alarm
+from mainstay.host.socket_calls import EVENT_BITS, receive, transmit, wait
 from mainstay.proxy.transport import DirectReceiver, Receiver
 
-RECEIVE_BYTES: Final = 32 * 1024
-"""Of more, malloc would tidy up its heap each time."""
-
-SMALL_BYTES: Final = 512 - 33
-"""Asked for after less than this has come, as most statements and answers are: room for that, a bytes object with its
-header, is Python's own allocator's business, in a few instructions."""
+DECRYPT_BYTES: Final = 32 * 1024
+"""Asked of TLS: more than a record has, so that nothing of one is left. Of more, malloc would tidy up its heap each
+time."""
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """With more than this to send, the protocol is asked to pause."""
 
 LOW_WATER_BYTES: Final = 16 * 1024
-EVENTS_MAX: Final = 42
-"""In one look: room for these, of 12 bytes each, comes from Python's own allocator as well."""
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
+_BITS: Final = EVENT_BITS
+_EVENTS: Final = (1 << EVENT_BITS) - 1
 
 log = structlog.get_logger()
 
@@ -110,18 +109,18 @@ class Poller:
         Looks never have a time limit of their own, the alarm ends them: setting one costs the kernel as much as half a
         system call, and with every statement there are two looks.
         """
-        watched, aside = self._watched, False
+        watched, epoll, aside = self._watched, self.epoll, False
         self.interrupted = False
         if self._ended:
             self._bury()
             if self.interrupted:
                 return False
         at_once = timeout_s is not None and timeout_s <= 0.0
-        wait_s = 0.0 if at_once else None  # not -1.0, which would be made into a number twice
         if timeout_s is not None and not at_once:
             self._alarm.no_later_than(monotonic() + timeout_s)
         while True:
-            for fd, events in self.epoll.poll(wait_s, EVENTS_MAX):
+            for word in wait(epoll, not at_once):
+                fd, events = word >> _BITS, word & _EVENTS
                 one = watched[fd] if fd < len(watched) else None
                 if one is None:
                     aside = aside or fd == self._aside  # else: closed earlier in this turn
@@ -165,13 +164,10 @@ class Stream(Watched):
         self.fd = connection.fileno()
         self._protocol = protocol
         self._direct = protocol if isinstance(protocol, DirectReceiver) else None
-        self._receive = connection.recv
-        self._transmit = connection.send
         self._out: bytearray | None = None
         """What the peer has not taken yet; None: nothing."""
 
         self._tls: _Tls | None = None
-        self._ask: int = SMALL_BYTES
         self._events: int = _IN
         self._reading = True
         self._closing = False
@@ -259,14 +255,13 @@ class Stream(Watched):
         if self._closing or not self._reading or events == _OUT:
             return
         try:
-            data = self._receive(self._ask)
-        except BlockingIOError:
-            return
+            data = receive(self.fd)
         except OSError as error:
             self._closing = True
             self._lose(error)
             return
-        self._ask = SMALL_BYTES if len(data) < SMALL_BYTES else RECEIVE_BYTES
+        if data is None:
+            return
         if not data:
             self.close()
         elif self._tls is not None:
@@ -329,9 +324,7 @@ class Stream(Watched):
             self._out += data
         else:
             try:
-                sent = self._transmit(data)
-            except BlockingIOError:
-                sent = 0
+                sent = transmit(self.fd, data)
             except OSError as error:
                 self._break(error)
                 return
@@ -400,6 +393,7 @@ class Stream(Watched):
 
     def lost(self, error: Exception | None) -> None:
         """For the poller: the very end."""
+        self._broken = True  # the descriptor may be another's from now on
         self._socket.close()
         self._protocol.connection_lost(error)
 
@@ -410,6 +404,11 @@ class _Tls:
     def __init__(self, context: ssl.SSLContext, alpn: str) -> None:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        bare = getattr(self._object, "_sslobj", self._object)  # the same two, without a function in Python around each
+        self._read: Callable[[int], bytes] = bare.read
+        self._write: Callable[[bytes], int] = bare.write
+        self._put: Callable[[bytes], int] = self._incoming.write
+        self._take: Callable[[], bytes] = self._outgoing.read
         self._alpn = alpn
         self.ready = False
         self.held = False
@@ -418,7 +417,7 @@ class _Tls:
     def received(self, data: bytes) -> None:
         """Bytes of the socket."""
         if data:
-            self._incoming.write(data)
+            self._put(data)
 
     def shaken(self) -> bool:
         """Goes on with the handshake as far as it can; whether it is complete. Raises `ssl.SSLError`."""
@@ -434,24 +433,24 @@ class _Tls:
     def decrypted(self) -> bytes | None:
         """What was received in the clear; b"" if there is no more now, None at the end. Raises `ssl.SSLError`."""
         try:
-            return self._object.read(RECEIVE_BYTES) or None
+            return self._read(DECRYPT_BYTES) or None
         except ssl.SSLWantReadError:
             return b""
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return None
 
     def more(self) -> bool:
-        """Whether something received is left."""
-        return self._incoming.pending > 0 or self._object.pending() > 0
+        """Whether something received is left. Of a record that was read from, nothing is: see `DECRYPT_BYTES`."""
+        return self._incoming.pending > 0
 
     def encrypted(self, data: bytes) -> bytes:
         """What to send for it."""
-        self._object.write(data)
-        return self._outgoing.read()
+        self._write(data)
+        return self._take()
 
     def alert(self) -> bytes:
         """What TLS itself has to say."""
-        return self._outgoing.read() if self._outgoing.pending else b""
+        return self._take() if self._outgoing.pending else b""
 
     def farewell(self) -> bytes:
         """close_notify."""

@@ -15,9 +15,10 @@ import pytest
 
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.host.clock import SystemClock
+from mainstay.host.socket_calls import RECEIVE_BYTES
 from mainstay.proxy.accepting import Acceptor
 from mainstay.proxy.loop import connect, run, running_poller
-from mainstay.proxy.streams import HIGH_WATER_BYTES, RECEIVE_BYTES, SMALL_BYTES, Stream
+from mainstay.proxy.streams import HIGH_WATER_BYTES, Stream
 
 LONG = bytes(range(256)) * 16 * 1024
 
@@ -360,7 +361,7 @@ def _talk(theirs: socket.socket, over: threading.Event) -> None:
 
 @in_loop
 async def test_pieces_of_every_size_about_a_small_one_arrive_whole() -> None:
-    for size in (1, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1, RECEIVE_BYTES, RECEIVE_BYTES + 1):
+    for size in (1, RECEIVE_BYTES - 1, RECEIVE_BYTES, RECEIVE_BYTES + 1, 3 * RECEIVE_BYTES):
         stream, seen, theirs = pair()
         sent = bytearray()
         for piece in (b"a" * size, b"b", b"c" * size, b"d"):  # the last one with the end directly behind it

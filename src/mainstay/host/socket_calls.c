@@ -1,0 +1,98 @@
+/* The same as socket_calls.py, which says what each function guarantees.
+ *
+ * The interpreter's lock is held in calls that do not wait, and given away only while nothing is ready. Whatever was
+ * sent is never told to be an error: a call that was interrupted is as one that found nothing.
+ */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#define RECEIVE_BYTES (32 * 1024)
+#define EVENTS_MAX 42
+#define EVENT_BITS 16
+#define EVENTS ((1UL << EVENT_BITS) - 1)
+
+/* What is received passes here, so that no room for 32 KiB is made for each small message. Guarded by the lock. */
+static char room[RECEIVE_BYTES];
+
+static int nothing_now(void) { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
+
+static int count_is(const char *name, Py_ssize_t given, Py_ssize_t wanted) {
+  if (given == wanted) return 1;
+  PyErr_Format(PyExc_TypeError, "%s() takes %zd arguments, %zd were given", name, wanted, given);
+  return 0;
+}
+
+static PyObject *receive(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given) {
+  if (!count_is("receive", given, 1)) return NULL;
+  const long fd = PyLong_AsLong(arguments[0]);
+  if (fd == -1 && PyErr_Occurred()) return NULL;
+  const ssize_t count = recv((int)fd, room, sizeof room, MSG_DONTWAIT);
+  if (count >= 0) return PyBytes_FromStringAndSize(room, count);
+  if (nothing_now()) Py_RETURN_NONE;
+  return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *transmit(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given) {
+  char *data;
+  Py_ssize_t size;
+  if (!count_is("transmit", given, 2)) return NULL;
+  const long fd = PyLong_AsLong(arguments[0]);
+  if (fd == -1 && PyErr_Occurred()) return NULL;
+  if (PyBytes_AsStringAndSize(arguments[1], &data, &size) < 0) return NULL;
+  const ssize_t count = send((int)fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (count >= 0) return PyLong_FromSsize_t(count);
+  if (nothing_now()) return PyLong_FromLong(0);
+  return PyErr_SetFromErrno(PyExc_OSError);
+}
+
+static PyObject *wait_(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given) {
+  struct epoll_event ready[EVENTS_MAX];
+  int count;
+  if (!count_is("wait", given, 2)) return NULL;
+  const int fd = PyObject_AsFileDescriptor(arguments[0]);
+  if (fd < 0) return NULL;
+  const int forever = PyObject_IsTrue(arguments[1]);
+  if (forever < 0) return NULL;
+  if (forever) {
+    Py_BEGIN_ALLOW_THREADS
+    count = epoll_wait(fd, ready, EVENTS_MAX, -1);
+    Py_END_ALLOW_THREADS
+  } else {
+    count = epoll_wait(fd, ready, EVENTS_MAX, 0);
+  }
+  if (count < 0) {
+    if (errno != EINTR) return PyErr_SetFromErrno(PyExc_OSError);
+    if (PyErr_CheckSignals() < 0) return NULL;
+    count = 0;
+  }
+  PyObject *told = PyList_New(count);
+  for (int index = 0; told != NULL && index < count; index++) {
+    const unsigned long word = (unsigned long)ready[index].data.fd << EVENT_BITS | (ready[index].events & EVENTS);
+    PyObject *one = PyLong_FromUnsignedLong(word);
+    if (one == NULL) Py_CLEAR(told);
+    else PyList_SET_ITEM(told, index, one);
+  }
+  return told;
+}
+
+static PyMethodDef functions[] = {
+    {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
+    {"transmit", (PyCFunction)(void (*)(void))transmit, METH_FASTCALL, NULL},
+    {"wait", (PyCFunction)(void (*)(void))wait_, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "socket_calls", NULL, -1, functions, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit_socket_calls(void) {
+  PyObject *module = PyModule_Create(&definition);
+  if (module == NULL) return NULL;
+  if (PyModule_AddIntMacro(module, RECEIVE_BYTES) < 0 || PyModule_AddIntMacro(module, EVENTS_MAX) < 0 ||
+      PyModule_AddIntMacro(module, EVENT_BITS) < 0)
+    Py_CLEAR(module);
+  return module;
+}

@@ -1,0 +1,163 @@
+"""System calls of the proxy: the module in Python and its twin in C do the same."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from typing import Any
+
+import pytest
+
+from mainstay import compiled
+
+MODULE = "mainstay.host.socket_calls"
+
+
+def _in_python() -> Any:
+    spec = spec_from_file_location("socket_calls_in_python", compiled.source(MODULE))
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(params=["python", "c"])
+def calls(request: pytest.FixtureRequest) -> Any:
+    if request.param == "python":
+        return _in_python()
+    module = import_module(MODULE)
+    if str(module.__file__).endswith(".py"):
+        pytest.skip("nothing is compiled here")
+    return module
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with ours, theirs:
+        yield ours, theirs
+
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+def test_both_have_the_same_limits(calls: Any) -> None:
+    mine = _in_python()
+    names = ("RECEIVE_BYTES", "EVENTS_MAX", "EVENT_BITS")
+    assert [getattr(calls, name) for name in names] == [getattr(mine, name) for name in names]
+
+
+def test_what_has_come_is_received_and_nothing_and_the_end_are_told_apart(calls: Any, pair: Pair) -> None:
+    ours, theirs = pair
+    assert calls.receive(ours.fileno()) is None
+    theirs.sendall(b"a\0b")
+    assert calls.receive(ours.fileno()) == b"a\0b"
+    theirs.sendall(bytes(calls.RECEIVE_BYTES + 1))
+    assert [len(calls.receive(ours.fileno())) for _ in range(2)] == [calls.RECEIVE_BYTES, 1]
+    theirs.close()
+    assert calls.receive(ours.fileno()) == b""
+
+
+def test_what_the_peer_takes_is_sent_and_of_more_it_is_told_how_much(calls: Any, pair: Pair) -> None:
+    ours, theirs = pair
+    assert calls.transmit(ours.fileno(), b"a\0b") == 3 and theirs.recv(10) == b"a\0b"
+    sent, data = 0, os.urandom(1 << 20)
+    while count := calls.transmit(ours.fileno(), data[sent:]):
+        sent += count
+    assert 0 < sent < len(data)
+    theirs.setblocking(False)
+    got = b""
+    while len(got) < sent:
+        got += theirs.recv(1 << 20)
+    assert got == data[:sent]
+
+
+def test_errors_are_those_of_the_system(calls: Any, pair: Pair) -> None:
+    ours, theirs = pair
+    theirs.close()
+    with pytest.raises(BrokenPipeError):  # and no signal
+        calls.transmit(ours.fileno(), b"a")
+    unknown: list[Callable[[], object]] = [lambda: calls.receive(9999), lambda: calls.transmit(9999, b"a")]
+    for call in unknown:
+        with pytest.raises(OSError) as caught:
+            call()
+        assert caught.value.errno == errno.EBADF
+    wrong: list[Callable[[], object]] = [
+        calls.receive, lambda: calls.receive("a"), lambda: calls.transmit(1), lambda: calls.wait(1),
+    ]  # fmt: skip
+    for call in wrong:
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_a_reset_is_an_error(calls: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        ours = socket.create_connection(listening.getsockname())
+        theirs, _address = listening.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        theirs.close()
+        ours.setblocking(False)
+        with ours, pytest.raises(ConnectionResetError):
+            while calls.receive(ours.fileno()) is None:
+                pass
+
+
+def test_who_is_ready_is_told_with_all_events(calls: Any, pair: Pair) -> None:
+    ours, theirs = pair
+    with select.epoll() as epoll:
+        epoll.register(ours.fileno(), select.EPOLLIN)
+        assert calls.wait(epoll, False) == []
+        epoll.register(theirs.fileno(), select.EPOLLOUT)
+        assert calls.wait(epoll, True) == [theirs.fileno() << calls.EVENT_BITS | select.EPOLLOUT]
+        epoll.unregister(theirs.fileno())
+        theirs.close()
+        word = ours.fileno() << calls.EVENT_BITS | select.EPOLLIN | select.EPOLLHUP
+        assert calls.wait(epoll, True) == [word] == calls.wait(epoll, False), "still so"
+
+
+def test_no_more_are_told_of_at_once_than_the_limit(calls: Any) -> None:
+    pairs = [socket.socketpair() for _ in range(calls.EVENTS_MAX + 3)]
+    with select.epoll() as epoll:
+        for one, _other in pairs:
+            epoll.register(one.fileno(), select.EPOLLOUT)
+        assert len(calls.wait(epoll, True)) == calls.EVENTS_MAX
+    for one, other in pairs:
+        one.close()
+        other.close()
+
+
+def test_others_run_while_it_waits(calls: Any, pair: Pair) -> None:
+    ours, theirs = pair
+    with select.epoll() as epoll:
+        epoll.register(ours.fileno(), select.EPOLLIN)
+        timer = threading.Timer(0.05, theirs.sendall, (b"a",))
+        timer.start()
+        assert len(calls.wait(epoll, True)) == 1
+        timer.join()
+
+
+def test_a_signal_is_handled_at_once(calls: Any) -> None:
+    class Heard(Exception):
+        """By the handler."""
+
+    def hear(_number: int, _frame: object) -> None:
+        raise Heard
+
+    before = signal.signal(signal.SIGUSR1, hear)
+    sending = threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+    try:
+        with select.epoll() as epoll:
+            sending.start()
+            with pytest.raises(Heard):
+                calls.wait(epoll, True)
+    finally:
+        sending.join()
+        signal.signal(signal.SIGUSR1, before)
