@@ -99,5 +99,5 @@ PLAIN_CLOSE: Final = Expected(CLOSE)
 PLAIN_SYNC: Final = Expected(SYNC)
 PLAIN_CALL: Final = Expected(CALL)
 
-UNKNOWN: Final = Statement(b"", b"", ())
+UNKNOWN: Final = Statement(b"", b"", (), b"", False)
 """What is prepared without a name is not known."""

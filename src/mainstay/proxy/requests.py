@@ -54,11 +54,24 @@ _EMPTY: Final[tuple[tuple[Effect, ...], ...]] = ()
 class Requests:
     """The requests of one client session."""
 
-    __slots__ = ("_bound_as", "_bound_name", "_names", "_portals", "_session", "_unnamed", "batch_open", "last")
+    __slots__ = (
+        "_bound_as",
+        "_bound_name",
+        "_names",
+        "_portals",
+        "_read_as",
+        "_session",
+        "_unnamed",
+        "batch_open",
+        "last",
+    )
 
     def __init__(self, session: ClientSession) -> None:
         self._session = session
         self._unnamed: Statement | None = None
+        self._read_as: object = None
+        """The version of the session's settings with which that was parsed last."""
+
         self._portals: dict[bytes, Statement] = {}
         self._names: dict[bytes, bytes] = {}
         self._bound_name, self._bound_as = b"", b""
@@ -133,7 +146,8 @@ class Requests:
             unnamed = self._unnamed
             if unnamed is not None and data[position + 5 : position + 6] == b"\0":
                 rest = data[position + 6 : max(position + 6, end)]
-                if unnamed.rest == rest and len(rest) <= STATEMENT_BYTES_MAX:  # as the last time: judged and known
+                same = unnamed.rest == rest and self._read_as is self._session.state.version
+                if same and len(rest) <= STATEMENT_BYTES_MAX:  # as the last time: judged and known
                     server.unnamed = unnamed
                     server.expected.append(PLAIN_PARSE)
                     return None
@@ -158,9 +172,15 @@ class Requests:
         known = self._session.pool.effects_of(sql)
         self._judge_length(sql)
         for statement in known:
-            for reason in self._session.state.started(statement):
-                self._session.pool.pinned(self._session, reason)
+            self._started(statement)
         return known
+
+    def _started(self, effects: tuple[Effect, ...]) -> None:
+        session = self._session
+        for reason in session.state.started(effects):
+            session.pool.pinned(session, reason)
+        if session.state.reads_anew:
+            self._read_as = None
 
     def _judge_length(self, sql: bytes) -> None:
         session = self._session
@@ -185,19 +205,21 @@ class Requests:
         if suspicious(sql):
             found = self._session.pool.effects_of(sql)
         self._judge_length(sql)
-        statement = self._session.pool.statements.intern(rest, found[0] if found else ())
+        state = self._session.state
+        statement = self._statement(rest, found[0] if found else ())
         if not name:
             self._unnamed = server.unnamed = statement
+            self._read_as = state.version
             server.expected.append(PLAIN_PARSE)
             return None
-        if name in self._session.state.statements:
+        if name in state.statements:
             # The engine refuses a name that is taken; so must we, though it has never heard this one.
-            taken = self._session.state.statements[name]
+            taken = self._known_as(server, name, state.statements[name])
             self._names[taken.name] = name
             before = self._bring(server, taken)
             server.expected.append(PLAIN_PARSE)
             return before + wire.parse(taken.name, rest)
-        self._session.state.statements[name] = statement
+        state.statements[name] = statement
         self._names[statement.name] = name
         if server.prepared.knows(statement):
             if server.status == FAILED and not _ENDS.match(sql):  # the engine refuses it before it looks at the name
@@ -208,6 +230,27 @@ class Requests:
         closing = server.remember(statement)
         server.expected.append(Expected(PARSE, statement=statement, undo=name))
         return closing + wire.parse(statement.name, rest)
+
+    def _statement(self, rest: bytes, effects: tuple[Effect, ...]) -> Statement:
+        """What a text that is parsed now will mean; others who send it may mean the same."""
+        state, statements = self._session.state, self._session.pool.statements
+        if state.reads_anew:
+            return statements.alone(rest, effects, state.reading())
+        return statements.intern(rest, effects, state.reading())
+
+    def _known_as(self, server: ServerConnection, name: bytes, statement: Statement) -> Statement:
+        """The statement itself; if this server has to parse it while the session reads literals otherwise than when
+        the client had it parsed, another one, so that nobody else takes it for what others mean by it.
+        """
+        state = self._session.state
+        if not statement.shared or server.prepared.knows(statement):
+            return statement
+        if statement.reading == state.reading() and not state.reads_anew:
+            return statement
+        other = self._statement(statement.rest, statement.effects)
+        if not state.reads_anew:
+            state.statements[name] = other
+        return other
 
     def _bind(self, server: ServerConnection, data: bytes, position: int, end: int) -> bytes | None:
         first = wire.zero_after(data, position + HEADER_BYTES, end)
@@ -226,6 +269,8 @@ class Requests:
         if statement is None:  # the engine says that there is no such statement
             server.expected.append(PLAIN_BIND)
             return wire.renamed(data, position, end, first + 1, second, _nobodys(name))
+        if not server.prepared.knows(statement):
+            statement = self._known_as(server, name, statement)
         self.last = statement.rest
         ours = statement.name
         if ours != self._bound_name:
@@ -269,17 +314,19 @@ class Requests:
         if statement is None:
             server.expected.append(PLAIN_EXECUTE)
             return
-        for reason in self._session.state.started(statement.effects):
-            self._session.pool.pinned(self._session, reason)
+        self._started(statement.effects)
         server.expected.append(Expected(EXECUTE, effects=(statement.effects,)))
 
     def _describe(self, server: ServerConnection, message: bytes) -> bytes | None:
         name, _ = wire.one_string(message[6:])
         statement = self._session.state.statements.get(name) if name else None
-        before = self._bring(server, statement) if statement else (b"" if name else self._bring_unnamed(server))
-        server.expected.append(PLAIN_DESCRIBE)
         if statement is not None:
+            statement = self._known_as(server, name, statement)
             self._names[statement.name] = name
+            before = self._bring(server, statement)
+        else:
+            before = b"" if name else self._bring_unnamed(server)
+        server.expected.append(PLAIN_DESCRIBE)
         theirs = _nobodys(name) if statement is None else statement.name
         return before + wire.message(b"D", b"S" + theirs + b"\0")
 

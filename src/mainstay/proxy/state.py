@@ -10,11 +10,13 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from mainstay.protocol.postgres.effects import (
+    READ_BY,
     SETTINGS_CHANGED,
     Deallocate,
     DeallocateAll,
     DiscardAll,
     Effect,
+    LocalSetting,
     MaybeUnpin,
     Pin,
     ResetAll,
@@ -45,12 +47,16 @@ class SessionState:
 
     __slots__ = (
         "_initial",
+        "_reading",
+        "_reading_version",
         "_waiting",
         "lasting",
         "may_unpin",
         "pins",
         "probeable",
+        "reads_anew",
         "settings",
+        "stained",
         "statements",
         "version",
     )
@@ -61,6 +67,11 @@ class SessionState:
         self.version = _version_of(tuple(settings.items()))
         """Changes with every change of `settings`. Sessions that begin with equal ones have the same."""
 
+        self._reading = b""
+        self._reading_version: object = None
+        self.reads_anew = False
+        """Whether what has been asked for and is not over yet may change how literals are read."""
+
         self._waiting: list[Effect] = []
         self.pins: set[str] = set()
         self.lasting = False
@@ -68,6 +79,9 @@ class SessionState:
 
         self.probeable = True
         self.may_unpin = False
+        self.stained = False
+        """Whether its server session cannot be made as new by DISCARD ALL."""
+
         self.statements: dict[bytes, Statement] = {}
 
     @property
@@ -79,6 +93,13 @@ class SessionState:
     def waits(self) -> bool:
         """Whether the transaction has changed settings that its end decides about."""
         return bool(self._waiting)
+
+    def reading(self) -> bytes:
+        """The settings by which literals in this session's texts are read, as SQL; b"" if it has none of its own."""
+        if self._reading_version is not self.version:
+            self._reading_version = self.version
+            self._reading = b";".join([sql for name, sql in self.settings.items() if name.lower() in READ_BY])
+        return self._reading
 
     @property
     def attentive(self) -> bool:
@@ -104,7 +125,17 @@ class SessionState:
 
     def started(self, effects: Iterable[Effect]) -> list[str]:
         """A statement is about to run: pins count from now on. Returns the new reasons."""
-        return [e.reason for e in effects if isinstance(e, Pin) and self.pin(e.reason, probe=e.probe)]
+        reasons = []
+        for effect in effects:
+            if isinstance(effect, Pin):
+                self.stained = self.stained or effect.stains
+                if self.pin(effect.reason, probe=effect.probe):
+                    reasons.append(effect.reason)
+            elif isinstance(effect, (LocalSetting, ResetAll, DiscardAll)) or (
+                isinstance(effect, Setting) and effect.name in READ_BY
+            ):
+                self.reads_anew = True
+        return reasons
 
     def done(self, effects: Iterable[Effect]) -> None:
         """A statement has run; what it set counts when its transaction commits."""
@@ -118,7 +149,7 @@ class SessionState:
                 self.statements.pop(effect.name.encode(errors="surrogateescape"), None)
             elif isinstance(effect, DeallocateAll):
                 self.statements.clear()
-            elif not isinstance(effect, Pin):
+            elif not isinstance(effect, (Pin, LocalSetting)):
                 self._waiting.append(effect)
 
     def transaction_ended(self, *, committed: bool) -> list[Effect]:
@@ -154,21 +185,31 @@ def applied(settings: Settings, defaults: Settings, changes: Iterable[Effect]) -
     return settings
 
 
-def difference(present: Settings, wanted: Settings) -> bytes:
-    """SQL that brings a server session from some settings to others, b"" if there is nothing to do."""
-    if list(present.items()) == list(wanted.items()):
+def resets(change: Effect) -> bool:
+    """Whether it brings the engine's own value back to a parameter, whatever the initialization query has set."""
+    return isinstance(change, (ResetAll, DiscardAll)) or (isinstance(change, Setting) and change.sql is None)
+
+
+def difference(present: Settings, wanted: Settings, initial: bytes = b"", *, bare: bool = False) -> bytes:
+    """SQL that brings a server session from some settings to others, b"" if there is nothing to do. `initial`: what
+    each has run when it was new, and runs again when what that set may be gone: if it is `bare`, or by a RESET here.
+    """
+    bare = bare and bool(initial)
+    if not bare and list(present.items()) == list(wanted.items()):
         return b""
     # What came later may depend on what came before (a role, then what that role may set): from the first
     # difference on everything is set again.
     kept = 0
     for one, other in zip(present.items(), wanted.items(), strict=False):
-        if one != other:
+        if one != other or bare:
             break
         kept += 1
     later = list(wanted.items())[kept:]
     gone = [name for name in reversed(list(present)[kept:]) if name not in dict(later) or name == "role"]
-    sql = [b"RESET " + _quoted(name) for name in gone] + [text for _name, text in later]
-    return b"; ".join(sql)
+    if gone and initial and not bare:
+        return difference(present, wanted, initial, bare=True)
+    sql = [b"RESET " + _quoted(name) for name in gone] + ([initial + b"\n"] if bare else [])
+    return b"; ".join(sql + [text for _name, text in later])
 
 
 def _quoted(name: str) -> bytes:

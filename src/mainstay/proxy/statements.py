@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from mainstay.protocol.postgres.effects import Effect
@@ -10,15 +11,23 @@ KEPT_MAX: Final = 5_000
 KEPT_BYTES_MAX: Final = 8_388_608
 
 
+_CLOCK = re.compile(rb"'[^']*\b(?:now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+"""Literals whose value is that of the moment in which the statement is parsed (PostgreSQL documentation 8.5.1.4)."""
+
+
 class Statement:
-    """A prepared statement by what it is: text and parameter types. Two clients' equal ones are one on a server."""
+    """A prepared statement by what it is: text, parameter types, and the settings by which its literals are read. Two
+    clients' equal ones are one on a server, if it is `shared`.
+    """
 
-    __slots__ = ("effects", "name", "rest")
+    __slots__ = ("effects", "name", "reading", "rest", "shared")
 
-    def __init__(self, name: bytes, rest: bytes, effects: tuple[Effect, ...]) -> None:
+    def __init__(self, name: bytes, rest: bytes, effects: tuple[Effect, ...], reading: bytes, shared: bool) -> None:
         self.name = name
         self.rest = rest
         self.effects = effects
+        self.reading = reading
+        self.shared = shared
 
 
 class Statements:
@@ -29,24 +38,32 @@ class Statements:
     """
 
     def __init__(self) -> None:
-        self._known: dict[bytes, Statement] = {}
+        self._known: dict[tuple[bytes, bytes], Statement] = {}
         self._bytes = 0
         self._count = 0
 
-    def intern(self, rest: bytes, effects: tuple[Effect, ...]) -> Statement:
-        """The statement of this text and these types (`rest` of a Parse message)."""
+    def intern(self, rest: bytes, effects: tuple[Effect, ...], reading: bytes = b"") -> Statement:
+        """The statement of this text and these types (`rest` of a Parse message), read by these settings."""
         known = self._known
-        found = known.pop(rest, None)
+        key = (reading, rest)
+        found = known.pop(key, None)
         if found is None:
+            if _CLOCK.search(rest) is not None:
+                return self.alone(rest, effects, reading)
             self._count += 1
-            found = Statement(b"mainstay_%d" % self._count, rest, effects)
-            self._bytes += len(rest)
-        known[rest] = found  # the last one now
+            found = Statement(b"mainstay_%d" % self._count, rest, effects, reading, True)
+            self._bytes += len(reading) + len(rest)
+        known[key] = found  # the last one now
         while len(known) > KEPT_MAX or self._bytes > KEPT_BYTES_MAX:
             oldest = next(iter(known))
             del known[oldest]
-            self._bytes -= len(oldest)
+            self._bytes -= len(oldest[0]) + len(oldest[1])
         return found
+
+    def alone(self, rest: bytes, effects: tuple[Effect, ...], reading: bytes) -> Statement:
+        """A statement of one client only: what it means cannot be told from its text and settings."""
+        self._count += 1
+        return Statement(b"mainstay_%d" % self._count, rest, effects, reading, False)
 
     def renew(self) -> None:
         """A text parsed from now on is a statement of its own: those of before have plans for tables as they were."""

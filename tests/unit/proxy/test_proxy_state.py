@@ -32,6 +32,39 @@ def test_difference(present: Settings, wanted: Settings, sql: bytes) -> None:
     assert difference(present, wanted) == sql
 
 
+INIT = b"SET a = 0 -- of ours"
+
+
+@pytest.mark.parametrize(
+    ("present", "wanted", "bare", "sql"),
+    [
+        ({"a": A1}, {"a": A1}, False, b""),
+        ({}, {"a": A1}, False, b"SET a = 1"),
+        ({"b": B1}, {}, False, b'RESET "b"; SET a = 0 -- of ours\n'),
+        ({"a": A1, "b": B1}, {"a": A1}, False, b'RESET "b"; SET a = 0 -- of ours\n; SET a = 1'),
+        ({}, {}, True, b"SET a = 0 -- of ours\n"),
+        ({"role": ROLE}, {"role": ROLE}, True, b"RESET ROLE; SET a = 0 -- of ours\n; SET ROLE x"),
+    ],
+)
+def test_what_the_initialization_query_has_set_comes_back(
+    present: Settings, wanted: Settings, bare: bool, sql: bytes
+) -> None:
+    assert difference(present, wanted, INIT, bare=bare) == sql
+
+
+def test_how_literals_are_read() -> None:
+    state = SessionState({"TimeZone": b"SET x", "application_name": b"SET y"})
+    assert state.reading() == b"SET x"
+    state.started((Setting("datestyle", b"SET z"),))
+    assert state.reads_anew, "from when it is asked for"
+    state.done((Setting("datestyle", b"SET z"),))
+    state.transaction_ended(committed=True)
+    assert state.reading() == b"SET x;SET z"
+    state = SessionState({})
+    state.started((Setting("work_mem", b"SET w"),))
+    assert not state.reads_anew and state.reading() == b""
+
+
 def test_applied() -> None:
     defaults = {"a": A1}
     assert applied({}, defaults, [Setting("b", B1)]) == {"b": B1}

@@ -33,3 +33,19 @@ def test_no_more_text_is_kept_than_allowed() -> None:
     assert statements.intern(long, ()).rest == long, "also what is too long to be kept can be prepared"
     assert statements.intern(b"SELECT 1\0\0\0", ()).name != small.name
     assert statements.intern(b"SELECT 1\0\0\0", ()) is statements.intern(b"SELECT 1\0\0\0", ())
+
+
+def test_a_statement_is_shared_only_by_those_who_read_it_alike() -> None:
+    statements = Statements()
+    text = b"SELECT '2026-01-02'::timestamptz\0\0\0"
+    here, there = (statements.intern(text, (), zone) for zone in (b"SET timezone = 1", b"SET timezone = 2"))
+    assert here.name != there.name
+    assert statements.intern(text, (), b"SET timezone = 1") is here
+    assert statements.alone(text, (), b"SET timezone = 1").name != here.name
+
+
+def test_a_statement_that_holds_the_moment_of_its_parsing_is_nobody_elses() -> None:
+    statements = Statements()
+    for text in (b"SELECT 'now'::timestamptz\0\0\0", b"SELECT 1 WHERE d > ' Today 12:00'\0\0\0"):
+        assert statements.intern(text, ()).name != statements.intern(text, ()).name
+    assert statements.intern(b"SELECT now(), 'x'\0\0\0", ()) is statements.intern(b"SELECT now(), 'x'\0\0\0", ())

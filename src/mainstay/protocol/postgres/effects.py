@@ -27,6 +27,13 @@ _BLOCK = re.compile(r"(?:\A|[;'\"$]|\*/|\n|\r|\bbegin|\bthen|\bloop|\belse)\s{0,
 _LEXICAL = frozenset({"standard_conforming_strings", "client_encoding"})
 """These change how the next text must be read: standard_conforming_strings off, an encoding that hides ASCII bytes."""
 
+READ_BY = frozenset({
+    "array_nulls", "client_encoding", "datestyle", "intervalstyle", "lc_monetary", "timezone", "timezone_abbreviations",
+    "transform_null_equals", "xmloption",
+})  # fmt: skip
+"""What a prepared statement means is decided by these when it is parsed: a literal such as '2026-01-02 00:00' is read
+then, not when the statement runs."""
+
 _HIDING = frozenset({"BIG5", "GB18030", "GBK", "JOHAB", "SHIFT_JIS_2004", "SJIS", "UHC"})
 """Client encodings in which a byte that is ASCII can be part of another character (PostgreSQL documentation 23.3.1)."""
 
@@ -47,10 +54,12 @@ class DiscardAll(msgspec.Struct, frozen=True):
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """The session has state that cannot be moved. `probe`: whether it is still there can be asked of the engine."""
+    """The session has state that cannot be moved. `probe`: whether it is still there can be asked of the engine.
+    `stains`: DISCARD ALL would leave it."""
 
     reason: str
     probe: bool = True
+    stains: bool = False
 
 
 class MaybeUnpin(msgspec.Struct, frozen=True):
@@ -67,11 +76,15 @@ class Deallocate(msgspec.Struct, frozen=True):
     name: str
 
 
+class LocalSetting(msgspec.Struct, frozen=True):
+    """Up to the end of the transaction texts may be read otherwise: one of `READ_BY` may have another value."""
+
+
 class RollbackTo(msgspec.Struct, frozen=True):
     """The transaction goes back to a savepoint: settings made since are undone."""
 
 
-Effect = Setting | ResetAll | DiscardAll | Pin | MaybeUnpin | DeallocateAll | Deallocate | RollbackTo
+Effect = Setting | LocalSetting | ResetAll | DiscardAll | Pin | MaybeUnpin | DeallocateAll | Deallocate | RollbackTo
 
 SETTINGS_CHANGED = "SQL changed session settings that the proxy doesn't track."
 PREPARED = "Running a prepared statement."
@@ -86,10 +99,14 @@ TOO_LONG = "The connection ran a SQL query which exceeded the 16384 byte limit."
 CONNECTED = "SQL opened something that belongs to the session."
 
 
+_UNSEEN = Pin(OPAQUE, probe=False, stains=True)
+_SEEDED = Pin(SETTINGS_CHANGED, probe=False, stains=True)
+
+
 def effects(sql: bytes, *, strict: bool = False) -> tuple[tuple[Effect, ...], ...]:
     """For each statement of the text, in order, what it does to the session. `strict`: as RDS Proxy judges."""
     if len(sql) > JUDGED_BYTES_MAX:
-        return ((Pin(OPAQUE, probe=False),),) if suspicious(sql) else ()
+        return ((_UNSEEN,),) if suspicious(sql) else ()
     return tuple(_strict(found, words) if strict else found for words, found in _judged(sql))
 
 
@@ -130,7 +147,7 @@ def _effects(statement: str, tokens: list[tuple[str, str]], words: list[str]) ->
     verb = words[0] if words else ""
     found = _VERBS[verb](statement, words) if verb in _VERBS else []
     if verb == "DO" and any(kind == "string" and _changes_session(token) for kind, token in tokens):
-        found = [Pin(OPAQUE, probe=False)]
+        found = [_UNSEEN]
     if verb not in ("CREATE", "INSERT", "MERGE"):
         found = found + _into_temporary(words)
     if "UPDATE" in words and any(_folded(word).lower() == "pg_settings" for word in words):
@@ -148,8 +165,7 @@ def _set(statement: str, words: list[str]) -> list[Effect]:
     if rest[:1] in (["TRANSACTION"], ["CONSTRAINTS"]):
         return []
     if rest[:1] == ["LOCAL"]:
-        lexical = _setting_name(rest[1:]) in _LEXICAL and not _harmless(words)
-        return [Pin(SETTINGS_CHANGED, probe=False)] if lexical else []
+        return _set_local(_setting_name(rest[1:]), words)
     if rest[:1] == ["SESSION"] and rest[1:2] != ["AUTHORIZATION"]:
         if rest[1:2] == ["CHARACTERISTICS"]:
             return _characteristics(rest[2:])
@@ -157,6 +173,8 @@ def _set(statement: str, words: list[str]) -> list[Effect]:
     if rest[:2] == ["SESSION", "AUTHORIZATION"]:
         return [Pin(SETTINGS_CHANGED, probe=False)]
     name = _setting_name(rest)
+    if name == "seed":
+        return [_SEEDED]
     if name is None or (name in _LEXICAL and not _harmless(words)):
         return [Pin(SETTINGS_CHANGED, probe=False)]
     if name in _OF_TRANSACTION:
@@ -169,6 +187,14 @@ def _set(statement: str, words: list[str]) -> list[Effect]:
     if name == "search_path":
         return [Setting(name, sql), Pin(TEMPORARY) if makes_temporary(sql) else MaybeUnpin()]
     return [Setting(name, sql)]
+
+
+def _set_local(name: str | None, words: list[str]) -> list[Effect]:
+    if name == "seed":  # the generator does not go back with the transaction
+        return [_SEEDED]
+    if name in _LEXICAL and not _harmless(words):
+        return [Pin(SETTINGS_CHANGED, probe=False)]
+    return [LocalSetting()] if name in READ_BY else []
 
 
 def makes_temporary(search_path: bytes) -> bool:
@@ -221,7 +247,7 @@ def _harmless(words: list[str]) -> bool:
     )
 
 
-_SPECIAL = {"TIME": "timezone", "NAMES": "client_encoding", "ROLE": "role", "SCHEMA": "search_path", "SEED": None,
+_SPECIAL = {"TIME": "timezone", "NAMES": "client_encoding", "ROLE": "role", "SCHEMA": "search_path", "SEED": "seed",
             "XML": "xmloption"}  # fmt: skip
 
 
@@ -302,13 +328,12 @@ _VERBS: dict[str, Callable[[str, list[str]], list[Effect]]] = {
     "UNLISTEN": lambda statement, words: [MaybeUnpin()],
     "CLOSE": lambda statement, words: [MaybeUnpin()],
     "DROP": lambda statement, words: [MaybeUnpin()],
-    "LOAD": lambda statement, words: [Pin(LOADED, probe=False)],
+    "LOAD": lambda statement, words: [Pin(LOADED, probe=False, stains=True)],
 }
 
 _FUNCTION_PINS = {
     "NEXTVAL": Pin(SEQUENCE, probe=False), "SETVAL": Pin(SEQUENCE, probe=False), "CURRVAL": Pin(SEQUENCE, probe=False),
-    "LASTVAL": Pin(SEQUENCE, probe=False), "SETSEED": Pin(SETTINGS_CHANGED, probe=False),
-    "PG_REPLICATION_ORIGIN_SESSION_SETUP": Pin(SETTINGS_CHANGED, probe=False),
+    "LASTVAL": Pin(SEQUENCE, probe=False), "SETSEED": _SEEDED, "PG_REPLICATION_ORIGIN_SESSION_SETUP": _SEEDED,
 }  # fmt: skip
 
 
@@ -320,15 +345,15 @@ def _functions(tokens: list[tuple[str, str]], words: list[str]) -> list[Effect]:
         name = (_folded(word) if kind == "quoted" else word).upper()
         if name in _FUNCTION_PINS:
             found.append(_FUNCTION_PINS[name])
-        elif name == "SET_CONFIG" and not _is_local(words[index:]):
-            found += _configured(words)
+        elif name == "SET_CONFIG":
+            found += _configured_locally(words[index:]) if _is_local(words[index:]) else _configured(words)
         elif name.startswith(("PG_ADVISORY_UNLOCK", "PG_ADVISORY_XACT", "PG_TRY_ADVISORY_XACT")):
             if "UNLOCK" in name:
                 found.append(MaybeUnpin())
         elif name.startswith(("PG_ADVISORY_", "PG_TRY_ADVISORY_")):
             found.append(Pin(LOCKED))
         elif name.startswith("DBLINK_CONNECT"):
-            found.append(Pin(CONNECTED, probe=False))
+            found.append(Pin(CONNECTED, probe=False, stains=True))
         elif name.startswith("PG_TEMP"):
             found.append(Pin(TEMPORARY))
     return found
@@ -344,11 +369,22 @@ def _configured(words: list[str]) -> list[Effect]:
     and nothing else, which can be done again elsewhere."""
     match = _CONFIGURED.fullmatch(" ".join(words))
     name = match.group(1)[1:-1].lower() if match else ""
+    if any(word.lower() == "'seed'" for word in words):
+        return [_SEEDED]
     if match is None or name in _LEXICAL | _OF_TRANSACTION | {"session_authorization"} or not match.group(2).isascii():
         return [Pin(SETTINGS_CHANGED, probe=False)]
     sql = f"SELECT pg_catalog.set_config({match.group(1)}, {match.group(2)}, false)".encode()
     temporary = name == "search_path" and makes_temporary(sql)
     return [Setting(name, sql), Pin(TEMPORARY)] if temporary else [Setting(name, sql)]
+
+
+def _configured_locally(words: list[str]) -> list[Effect]:
+    """What a call of set_config for the transaction does; its first argument may be anything."""
+    name = words[2] if words[2:3] and words[3:4] == [","] else ""
+    if name.lower() == "'seed'":
+        return [_SEEDED]
+    other = re.fullmatch(r"'[A-Za-z_][\w$.]*'", name, re.ASCII) and name[1:-1].lower() not in READ_BY
+    return [] if other else [LocalSetting()]
 
 
 def _is_local(words: list[str]) -> bool:

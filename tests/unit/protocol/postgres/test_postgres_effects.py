@@ -22,6 +22,7 @@ from mainstay.protocol.postgres.effects import (
     DeallocateAll,
     DiscardAll,
     Effect,
+    LocalSetting,
     MaybeUnpin,
     Pin,
     ResetAll,
@@ -32,6 +33,8 @@ from mainstay.protocol.postgres.effects import (
 from mainstay.protocol.postgres.suspicion import suspicious
 
 CHANGED = Pin(SETTINGS_CHANGED, probe=False)
+SEEDED = Pin(SETTINGS_CHANGED, probe=False, stains=True)
+UNSEEN = Pin(OPAQUE, probe=False, stains=True)
 UNPIN = MaybeUnpin()
 
 
@@ -120,7 +123,17 @@ ONE_STATEMENT: list[tuple[str, list[Effect]]] = [
     ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY SOMETIMES", [CHANGED]),
     ("SET SESSION CHARACTERISTICS AS TRANSACTION", [CHANGED]),
     ("SET SESSION CHARACTERISTICS READ ONLY", [CHANGED]),
-    ("SET SEED TO 0.5", [CHANGED]),
+    ("SET SEED TO 0.5", [SEEDED]),
+    ('SET "seed" = 0.5', [SEEDED]),
+    ("SET LOCAL seed = 0.5", [SEEDED]),
+    ("SELECT set_config('seed', '0.5', false)", [SEEDED]),
+    ("SELECT set_config('seed', '0.5', true)", [SEEDED]),
+    ("SET LOCAL timezone = 'Asia/Tokyo'", [LocalSetting()]),
+    ("SET LOCAL TIME ZONE 'Asia/Tokyo'", [LocalSetting()]),
+    ("SELECT set_config('DateStyle', 'SQL', true)", [LocalSetting()]),
+    ("SELECT set_config($1, $2, true)", [LocalSetting()]),
+    ("SELECT set_config('app.tenant', $1, true)", []),
+    ("SET LOCAL statement_timeout = 5", []),
     ("SELECT set_config('a', 'b', false) WHERE false", [CHANGED]),
     ("SELECT set_config('a', 'b', false), set_config('c', 'd', false)", [CHANGED, CHANGED]),
     ("SELECT set_config('a', E'b', false)", [CHANGED]),
@@ -133,13 +146,13 @@ ONE_STATEMENT: list[tuple[str, list[Effect]]] = [
     ("SELECT set_config('session_authorization', 'other', false)", [CHANGED]),
     ("SELECT pg_catalog.set_config('work_mem', $1, $2)", [CHANGED]),
     ("SELECT \"set_config\"('work_mem', '7MB', false)", [CHANGED]),
-    ("SELECT setseed(0.1)", [CHANGED]),
+    ("SELECT setseed(0.1)", [SEEDED]),
     ("UPDATE pg_settings SET setting = '1' WHERE name = 'work_mem'", [CHANGED]),
     ("WITH a AS (UPDATE pg_catalog.\"pg_settings\" SET setting = 1) SELECT 1", [CHANGED]),
-    ("DO $$BEGIN SET work_mem = 1; END$$", [Pin(OPAQUE, probe=False)]),
-    ("DO $x$BEGIN IF true THEN SET work_mem = 1; END IF; END$x$", [Pin(OPAQUE, probe=False)]),
-    ("DO 'BEGIN PERFORM pg_advisory_lock(1); END'", [Pin(OPAQUE, probe=False)]),
-    ("DO $$BEGIN EXECUTE 'SET a = 1'; END$$", [Pin(OPAQUE, probe=False)]),
+    ("DO $$BEGIN SET work_mem = 1; END$$", [UNSEEN]),
+    ("DO $x$BEGIN IF true THEN SET work_mem = 1; END IF; END$x$", [UNSEEN]),
+    ("DO 'BEGIN PERFORM pg_advisory_lock(1); END'", [UNSEEN]),
+    ("DO $$BEGIN EXECUTE 'SET a = 1'; END$$", [UNSEEN]),
     # State, and its end
     ("CREATE TEMP TABLE t (i int)", [Pin(TEMPORARY)]),
     ("CREATE LOCAL TEMPORARY TABLE t (i int)", [Pin(TEMPORARY)]),
@@ -154,7 +167,7 @@ ONE_STATEMENT: list[tuple[str, list[Effect]]] = [
     ("DROP TABLE t", [UNPIN]),
     ("LISTEN a", [Pin(LISTENING)]),
     ("UNLISTEN *", [UNPIN]),
-    ("LOAD 'auto_explain'", [Pin(LOADED, probe=False)]),
+    ("LOAD 'auto_explain'", [Pin(LOADED, probe=False, stains=True)]),
     ("PREPARE a AS SELECT 1", [Pin(PREPARED)]),
     ("DEALLOCATE a", [Deallocate("a"), UNPIN]),
     ("DEALLOCATE PREPARE \"A b\"", [Deallocate("A b"), UNPIN]),
@@ -168,7 +181,7 @@ ONE_STATEMENT: list[tuple[str, list[Effect]]] = [
     ("SELECT pg_try_advisory_lock_shared(1, 2)", [Pin(LOCKED)]),
     ("SELECT pg_advisory_unlock(1)", [UNPIN]),
     ("SELECT pg_advisory_lock(1), pg_advisory_unlock(1)", [Pin(LOCKED), UNPIN]),
-    ("SELECT dblink_connect('x')", [Pin(CONNECTED, probe=False)]),
+    ("SELECT dblink_connect('x')", [Pin(CONNECTED, probe=False, stains=True)]),
     ("ROLLBACK TO a", [RollbackTo()]),
     ("ROLLBACK WORK TO SAVEPOINT a", [RollbackTo()]),
     ("ROLLBACK /* x */ TO a", [RollbackTo()]),
@@ -227,7 +240,7 @@ def test_strict_pins_as_rds_proxy() -> None:
 def test_texts_that_are_too_long_to_be_read() -> None:
     long = b"INSERT INTO t VALUES ('" + b"x" * JUDGED_BYTES_MAX + b"')"
     assert effects(long) == ()
-    assert effects(long + b"; RESET ALL") == ((Pin(OPAQUE, probe=False),),)
+    assert effects(long + b"; RESET ALL") == ((UNSEEN,),)
 
 
 @pytest.mark.parametrize(
