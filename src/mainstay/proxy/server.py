@@ -27,7 +27,7 @@ from mainstay.proxy.expected import (
     Expected,
 )
 from mainstay.proxy.prepared import Prepared
-from mainstay.proxy.state import Settings, applied
+from mainstay.proxy.state import Settings, applied, resets
 from mainstay.proxy.statements import Statement
 from mainstay.proxy.streams import Stream
 from mainstay.proxy.transport import NOWHERE, DirectReceiver, Transport
@@ -82,6 +82,9 @@ class ServerConnection(DirectReceiver):
         self.cancels = 0
         self.opened_at = self.idle_since = 0.0
         self.retired = False
+        self.bare = False
+        """Whether what the initialization query has set may be gone."""
+
         self.closed = False
         self.ask_error: LoginFailed | None = None
         self._tail, self._skip = b"", 0
@@ -358,9 +361,12 @@ class ServerConnection(DirectReceiver):
         changes = owner.state.transaction_ended(committed=committed)
         self.applied = applied(self.applied, {}, changes)
         self.applied_version = owner.state.version if self.applied == owner.state.settings else None
+        if self.pool.target.init_query and any(resets(change) for change in changes):
+            self.bare, self.applied_version = True, None
         if any(isinstance(change, DiscardAll) for change in changes):
             self.prepared.clear()
             self.unnamed = None
+            self.retired = self.retired or owner.state.stained
 
     def _error(self, body: bytes) -> bool:
         """Answers up to the end of the request will not come (55.2.3, 55.2.2). False if the whole connection ends."""
@@ -416,6 +422,7 @@ class ServerConnection(DirectReceiver):
         owner = self.owner
         if owner is not None and not expected.swallow:
             owner.status = status
+            owner.last_request_at = self.pool.target.looked_at
             if expected.effects and not failed and completed != len(expected.effects):
                 owner.misread()
             if owner.state.waits and status == IDLE:

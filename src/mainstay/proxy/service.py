@@ -210,7 +210,7 @@ class Proxy:
         target.max_connections_percent = pool.max_connections_percent
         target.max_idle_percent = pool.max_idle_connections_percent
         target.borrow_timeout_s = pool.connection_borrow_timeout_s
-        target.init_query = pool.init_query.encode()
+        target.initialise_by(pool.init_query.encode())
         target.strict = pool.strict_pinning
         wanted = {listener.endpoint_id: listener for listener in spec.listeners}
         for endpoint_id, listener in list(self._listeners.items()):
@@ -288,7 +288,7 @@ class Proxy:
             generation=self._settled,
             target_state=state,
             target_reason=reason,
-            target_description=self.target.problem if reason else "",
+            target_description=self.target.health_problem if reason else "",
             failure=self.failure,
             metrics=self.stats(),
         )
@@ -297,12 +297,12 @@ class Proxy:
         target = self.target
         if not self.spec.users:
             return TargetState.UNAVAILABLE, "AUTH_FAILURE"
-        if target.connections and not target.problem:
+        if target.connections and not target.health_problem:
             return TargetState.AVAILABLE, ""
         if target.database.place is None:
             return TargetState.UNAVAILABLE, "UNREACHABLE"
-        if target.problem:
-            return TargetState.UNAVAILABLE, "CONNECTION_FAILED"
+        if target.health_problem:
+            return TargetState.UNAVAILABLE, "AUTH_FAILURE" if target.refuses_user else "CONNECTION_FAILED"
         return TargetState.AVAILABLE, ""
 
     def stats(self) -> dict[str, float]:

@@ -17,7 +17,7 @@ from mainstay.protocol.postgres import wire
 from mainstay.protocol.postgres.effects import SETTINGS_CHANGED, TEMPORARY, makes_temporary
 from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
 from mainstay.proxy.engine_login import LoginFailed
-from mainstay.proxy.expected import CALL, QUERY, SYNC, Expected
+from mainstay.proxy.expected import CALL, EXECUTE, QUERY, SYNC, Expected
 from mainstay.proxy.requests import Requests
 from mainstay.proxy.server import IDLE, ServerConnection
 from mainstay.proxy.state import STATE_LEFT, SessionState, Settings, difference
@@ -68,6 +68,8 @@ class ClientSession(DirectReceiver):
         self.server: ServerConnection | None = None
         self.status = IDLE
         self.last_request_at = pool.now()
+        """When it has last sent something, or been answered, to about a tenth of a second."""
+
         self.waiting = False
         self.asking = False
         self.closed = False
@@ -84,8 +86,8 @@ class ClientSession(DirectReceiver):
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way: no request, no wait, no transaction."""
-        return not self.waiting and (self.server is None or (not self.server.expected and self.status == IDLE))
+        """Whether it is the client's turn: it waits for nothing, though it may have a transaction open."""
+        return not self.waiting and (self.server is None or not self.server.expected)
 
     @property
     def activity(self) -> str:
@@ -295,8 +297,8 @@ class ClientSession(DirectReceiver):
         if server.applied_version is not self.state.version:
             if makes_temporary(self.state.settings.get("search_path", b"")):  # it came with the startup packet
                 self._pin(TEMPORARY, probe=True)
-            sql = difference(server.applied, self.state.settings)
-            server.applied, server.applied_version = self.state.settings, self.state.version
+            sql = difference(server.applied, self.state.settings, self.pool.target.init_query, bare=server.bare)
+            server.applied, server.applied_version, server.bare = self.state.settings, self.state.version, False
             if sql:
                 server.ask(sql, "settings")
         if server.misleads:
@@ -319,6 +321,7 @@ class ClientSession(DirectReceiver):
             return
         self.requests.transaction_ended()
         state = self.state
+        state.reads_anew = False
         if state.pins:
             if self._told is not None:  # what the client brings pins it before it is let in
                 self._tell(dict(server.parameters))
@@ -376,19 +379,22 @@ class ClientSession(DirectReceiver):
         log.info("proxy.server_lost", client=self.number, reason=reason, open=chr(server.status))
         if self._tell(LoginFailed("08006", f"Request returned an error: {reason}")):
             return
+        pending = [one for one in server.expected.entries() if not one.swallow]
+        unknown = bool(pending) and (server.status == IDLE or _may_commit(self.requests.last, pending))
         if self.state.pins:
-            self.fail("57P01", f"The pinned database connection of this session was lost: {reason}.")
+            words = "; whether the statement took effect is not known" if unknown else ""
+            sqlstate = "08007" if unknown else "57P01"
+            self.fail(sqlstate, f"The pinned database connection of this session was lost: {reason}{words}.")
             return
         if server.mid_message or self._skip:
             self.transport.abort()
             return
-        pending = [one for one in server.expected.entries() if not one.swallow]
         if not pending:
             self.requests.lost()
             self._lost_transaction = server.status != IDLE or batch_open
             self._go_on()
             return
-        if server.status == IDLE or _may_commit(self.requests.last, pending):
+        if unknown:
             self._answer_lost(pending, "08007", f"{reason}; whether the statement took effect is not known")
         else:
             self._answer_lost(pending, "08006", f"{reason}; the transaction was rolled back")
@@ -429,6 +435,7 @@ class ClientSession(DirectReceiver):
         server, self.server = self.server, None
         if server is not None:
             server.owner = None
+            server.retired = server.retired or self.state.stained
             if self._write_paused:
                 server.resume_reading()
             self.pool.abandoned(
@@ -466,4 +473,5 @@ class ClientSession(DirectReceiver):
 
 def _may_commit(last: bytes, pending: list[Expected]) -> bool:
     """Whether a transaction's end may be among the requests: its last text is known, earlier ones are not."""
-    return sum(1 for one in pending if one.kind in (QUERY, SYNC, CALL)) > 1 or _COMMITS.search(last) is not None
+    requests = sum(1 for one in pending if one.kind in (QUERY, SYNC, CALL))
+    return requests > 1 or sum(1 for one in pending if one.kind == EXECUTE) > 1 or _COMMITS.search(last) is not None

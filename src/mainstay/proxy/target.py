@@ -33,6 +33,17 @@ RESERVED_CONNECTIONS = 3
 """Of max_connections the engine keeps some for superusers (superuser_reserved_connections)."""
 
 IDLE_SURPLUS_AFTER_S = 300.0
+SETTLING_S = 10.0
+"""So long a connection may take from its login until it can be used: the initialization query may hang."""
+
+LOOK_AGAIN_S = 10.0
+"""So often a connection is tried while the last one could not be had and nobody waits: has the target come back?"""
+
+_OF_THE_REQUEST = frozenset({"3D000", "42501"})
+"""What is wrong with the database that a client named; it says nothing of the target."""
+
+_OF_THE_USER = frozenset({"28000", "28P01"})
+
 LIFETIME_S = 24 * 3600.0
 OPEN_RETRY_S = 0.25
 LENDING_S = 0.25
@@ -101,7 +112,18 @@ class Target:
         self.opening = 0
         self.connections: set[ServerConnection] = set()
         self.waiters: deque[tuple[float, ClientSession]] = deque()
+        self.settling: dict[ServerConnection, float] = {}
+        """Those that are logged in and cannot be used yet, and since when."""
+
         self.problem = ""
+        """Why the last connection could not be had; "" if it could."""
+
+        self.problem_sqlstate = ""
+        self._failed_at = 0.0
+        self._failed_pool: Pool | None = None
+        self.looked_at = now()
+        """The time, to about a tenth of a second."""
+
         self.on_left: Callable[[ClientSession], None] = lambda session: None
         self.lender: Lender | None = None
         self.over = False
@@ -154,7 +176,8 @@ class Target:
     @property
     def wanted(self) -> int:
         """How many more connections those who wait could use at once; none while a failure must be waited out."""
-        return 0 if self._retry is not None else max(0, len(self.waiters) - self.opening)
+        coming = self.opening + len(self.settling)
+        return 0 if self._retry is not None else max(0, len(self.waiters) - coming)
 
     def pool(self, user: ProxyUser, database: str) -> Pool:
         """The pool of a user in a database; a changed password counts for connections opened from now on."""
@@ -168,6 +191,31 @@ class Target:
         """Users by name, with the passwords that count for connections opened from now on."""
         for pool in self.pools.values():
             pool.user = users.get(pool.user.username, pool.user)
+        failed = self._failed_pool
+        if failed is not None and failed.user.username not in users:
+            self.problem = ""
+
+    def initialise_by(self, sql: bytes) -> None:
+        """The query that every connection runs first; those that have run another one serve nobody new."""
+        if sql == self.init_query:
+            return
+        self.init_query = sql
+        for connection in list(self.settling):  # the other query may hang
+            self._give_up(connection)
+        for connection in list(self.connections):
+            connection.retired = True
+            if connection in connection.pool.idle:
+                connection.close()
+
+    @property
+    def health_problem(self) -> str:
+        """Why the target would not serve a client now; "" if it would, though perhaps not every user."""
+        return "" if self.connections and self.problem_sqlstate in _OF_THE_USER else self.problem
+
+    @property
+    def refuses_user(self) -> bool:
+        """Whether the problem is that the engine does not take what the secret says."""
+        return self.problem_sqlstate in _OF_THE_USER
 
     def moved(self, place: str | tuple[str, int] | None, epoch: int) -> None:
         """The database is elsewhere now, or nowhere: what is connected to another place is of no use."""
@@ -213,7 +261,7 @@ class Target:
                 session.granted(connection)
                 continue
             kept.append((asked_at, session))
-            if opening.setdefault(pool, pool.opening):
+            if opening.setdefault(pool, pool.opening + sum(1 for one in self.settling if one.pool is pool)):
                 opening[pool] -= 1
             elif self._make_room(pool):
                 self._open(pool)
@@ -258,10 +306,12 @@ class Target:
         pool.opening -= 1
         self.opening -= 1
         if connection is not None and not connection.closed and epoch == self.database.epoch:
-            self.problem = ""
+            self.problem = self.problem_sqlstate = ""
             pool.logged_in(password)
             pool.welcome.learn(connection.parameters)
             self.connections.add(connection)
+            if self.init_query or not self.max_connections:
+                self.settling[connection] = self.now()
             if not self.max_connections:
                 connection.ask(b"SHOW max_connections", "max-connections")
             elif self.init_query:
@@ -274,18 +324,20 @@ class Target:
         self._failed(pool, error, password)
 
     def _failed(self, pool: Pool, error: Exception | None, password: str) -> None:
-        self.problem = str(error or "the database moved meanwhile")
+        problem = str(error or "the database moved meanwhile")
         if isinstance(error, LoginFailed) and pool.hopeless(error, password):
             # No retry heals a wrong password or a database that does not exist: whoever waits for this pool is told.
             for entry in [entry for entry in self.waiters if entry[1].pool is pool]:
                 self.waiters.remove(entry)
                 entry[1].refused(error.sqlstate, f"Request returned an error: {error}")
-        self.unreachable(self.problem, pool)
+        self.unreachable(problem, pool, error.sqlstate if isinstance(error, LoginFailed) else "")
 
-    def unreachable(self, problem: str, pool: Pool | None = None) -> None:
+    def unreachable(self, problem: str, pool: Pool | None = None, sqlstate: str = "") -> None:
         """A connection could not be opened; it is tried again soon if somebody waits."""
         self.metrics.add("DatabaseConnectionsSetupFailed")
-        self.problem = problem
+        if sqlstate not in _OF_THE_REQUEST:
+            self.problem, self.problem_sqlstate = problem, sqlstate
+            self._failed_at, self._failed_pool = self.now(), pool
         user, database = ("", "") if pool is None else (pool.user.username, pool.database)
         log.warning("proxy.connection_failed", user=user, database=database, error=problem)
         if self.waiters and self._retry is None:
@@ -332,6 +384,7 @@ class Target:
             return
         if connection in connection.pool.idle:
             return
+        self.settling.pop(connection, None)
         if connection.retired or self.surplus > 0:
             connection.close()
         else:
@@ -356,13 +409,14 @@ class Target:
                 failure = LoginFailed("08006", f"the initialization query failed: {error}")
                 self._failed(connection.pool, failure, connection.pool.user.password)
         elif purpose == "clean":
-            connection.applied, connection.applied_version = {}, None
+            connection.applied, connection.applied_version, connection.bare = {}, None, True
             connection.prepared.clear()
             connection.unnamed = None
 
     def forget(self, connection: ServerConnection) -> None:
         """The connection is closed."""
         self.connections.discard(connection)
+        self.settling.pop(connection, None)
         if connection in connection.pool.idle:
             connection.pool.idle.remove(connection)
         self.over = self.surplus > 0
@@ -370,7 +424,8 @@ class Target:
             asyncio.get_running_loop().call_soon(self.serve)
 
     def expire(self) -> None:
-        """Tells those who have waited too long; called often."""
+        """Tells those who have waited too long; called about ten times a second."""
+        self.looked_at = self.now()
         # What others keep idle comes a moment later, also for who would not wait at all.
         timeout_s = self.borrow_timeout_s if self.lender is None else max(self.borrow_timeout_s, LENDING_S)
         oldest = self.now() - timeout_s
@@ -405,6 +460,27 @@ class Target:
                 connection.close()
                 surplus -= 1
         self.shrink()
+        for connection, since in list(self.settling.items()):
+            if now - since > SETTLING_S:
+                pool = self._give_up(connection)
+                words = f"the initialization query took longer than {SETTLING_S:.0f} s"
+                self._failed(pool, LoginFailed("08006", words), pool.user.password)
+        self._look_again(now)
+
+    def _give_up(self, connection: ServerConnection) -> Pool:
+        """Ends a connection that is not ready yet, and what it is doing."""
+        del self.settling[connection]
+        connection.pool.abandoned(connection, dirty=False, started=True)
+        return connection.pool
+
+    def _look_again(self, now: float) -> None:
+        """Whether the target is there again after a failure; with clients that wait nobody else needs to look."""
+        pool, busy = self._failed_pool, self.waiters or self.opening or self.settling
+        if not self.problem or pool is None or busy or self.lender is not None or self.database.place is None:
+            return
+        if now - self._failed_at > LOOK_AGAIN_S and len(self.connections) < self.budget:
+            self._failed_at = now
+            self._open(pool)
 
     def shrink(self) -> None:
         """Closes idle connections beyond the budget, the longest unused first; the others go when they come free."""

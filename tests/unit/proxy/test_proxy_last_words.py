@@ -74,3 +74,40 @@ async def test_messages_without_a_body_are_no_accident() -> None:
     session.data_received(wire.message(b"D") + wire.message(b"S"))
     assert not session.closed
     session.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [(wire.query(b"COMMIT"), b"C08007\0"), (wire.query(b"INSERT"), b"C57P01\0"), (b"", b"C57P01\0")],
+    ids=["commit", "statement", "nothing"],
+)
+async def test_of_a_commit_in_a_pinned_session_the_outcome_is_not_known(asked: bytes, told: bytes) -> None:
+    parts = Parts()
+    session = parts.session()
+    session.data_received(wire.query(b"BEGIN"))
+    await turn()
+    (connection,) = parts.opened
+    connection.data_received(wire.message(b"C", b"BEGIN\0") + wire.ready_for_query(b"T"))
+    session.state.pin("a reason", probe=False)
+    client_got(session)
+    if asked:
+        session.data_received(asked)
+    connection.data_received(GOING)
+    assert told in client_got(session) and session.closed
+
+
+async def test_a_commit_among_other_statements_of_a_batch_is_not_called_rolled_back() -> None:
+    parts = Parts()
+    session = parts.session()
+    session.data_received(wire.query(b"BEGIN"))
+    await turn()
+    (connection,) = parts.opened
+    connection.data_received(wire.message(b"C", b"BEGIN\0") + wire.ready_for_query(b"T"))
+    client_got(session)
+    commit = (
+        wire.parse(b"", b"COMMIT\0\0\0") + wire.message(b"B", b"\0\0\0\0\0\0\0\0") + wire.message(b"E", b"\0\0\0\0\0")
+    )
+    session.data_received(commit + BATCH)
+    connection.data_received(GOING)
+    assert b"C08007\0" in client_got(session)
+    session.close()

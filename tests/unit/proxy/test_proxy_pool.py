@@ -8,6 +8,7 @@ from mainstay.protocol.postgres import wire
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.pool import ROTATION_S
 from mainstay.proxy.session import ClientSession
+from mainstay.proxy.target import LOOK_AGAIN_S, SETTLING_S
 
 ASK = wire.query(b"SELECT 1")
 
@@ -224,3 +225,64 @@ async def test_a_broken_engine_is_left() -> None:
         told = client_got(session)
         assert kinds(told) == "EZ" and b"C08007\0" in told
         assert not session.closed
+
+
+async def test_a_client_that_names_no_database_says_nothing_of_the_target() -> None:
+    parts = Parts()
+    parts.refuse = LoginFailed("3D000", 'database "none" does not exist')
+    session = parts.session(parts.pool(database="none"))
+    session.data_received(ASK)
+    await turn()
+    assert b"does not exist" in client_got(session)
+    assert not parts.target.health_problem
+
+
+async def test_a_user_that_is_refused_says_nothing_of_the_target_while_others_are_served() -> None:
+    parts = Parts(budget=2)
+    refused, served = parts.session(parts.pool("wrongly")), parts.session()
+    parts.refuse = LoginFailed("28P01", "password authentication failed")
+    refused.data_received(ASK)
+    await turn()
+    assert parts.target.health_problem and parts.target.refuses_user
+    parts.refuse = None
+    served.data_received(ASK)
+    await turn()
+    assert not parts.target.health_problem
+    parts.refuse = LoginFailed("28P01", "password authentication failed")
+    refused.data_received(ASK)
+    await turn()
+    assert parts.target.problem and not parts.target.health_problem
+
+
+async def test_whether_a_target_is_back_is_looked_at_though_nobody_asks() -> None:
+    parts = Parts()
+    parts.refuse = OSError("no route")
+    session = parts.session()
+    session.data_received(ASK)
+    await turn()
+    session.close()
+    assert parts.target.health_problem == "no route"
+    parts.refuse = None
+    parts.target.serve()  # the retry, of which nobody is left
+    for parts.time in (LOOK_AGAIN_S - 1, LOOK_AGAIN_S + 1):
+        parts.target.tidy()
+        await turn()
+        assert bool(parts.target.health_problem) is (parts.time < LOOK_AGAIN_S)
+    assert len(parts.target.connections) == 1
+
+
+async def test_one_who_waits_for_a_slow_init_query_has_one_connection_opened() -> None:
+    parts = Parts(budget=9)
+    parts.target.init_query = b"SELECT pg_sleep(9)"
+    session = parts.session()
+    session.data_received(ASK)
+    await turn()
+    for parts.time in (1.0, 2.0, SETTLING_S):
+        parts.target.serve()
+        parts.target.tidy()
+        await turn()
+        assert len(parts.opened) == 1
+    parts.time = SETTLING_S + 1
+    parts.target.tidy()
+    assert "initialization query took longer" in parts.target.health_problem
+    session.close()
