@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 
@@ -179,6 +180,22 @@ def test_idle_clients_are_told_and_go(proxy: ProxyUnderTest) -> None:
             with pytest.raises(psycopg.OperationalError, match="Idle client timeout"):
                 one.execute("SELECT 1")
         eventually(lambda: proxy.stats()["DatabaseConnectionsCurrentlyInTransaction"] == 0)
+
+
+def test_sessions_of_a_read_only_endpoint_do_not_write(proxy: ProxyUnderTest) -> None:
+    listeners = proxy.spec.listeners
+    proxy.put(listeners=tuple(msgspec.structs.replace(one, read_only=True) for one in listeners))
+    try:
+        with proxy.connect() as session:
+            assert session.info.parameter_status("default_transaction_read_only") == "on"
+            for undo in ("SELECT 1", "RESET ALL", "DISCARD ALL"):
+                session.execute(undo)
+                with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                    session.execute("CREATE TABLE written (i int)")
+    finally:
+        proxy.put(listeners=listeners)
+    with proxy.connect() as session:
+        assert session.execute("SHOW default_transaction_read_only").fetchone() == ("off",)
 
 
 def test_who_waits_for_an_answer_is_not_idle_and_its_time_begins_then(proxy: ProxyUnderTest) -> None:

@@ -22,7 +22,7 @@ from mainstay.agent.node_sight import is_gone, observed, seen_of
 from mainstay.agent.tools import KeeperTools
 from mainstay.agent.volumes import FULL, UNKNOWN_KEY
 from mainstay.agent.wanted import wanted_of
-from mainstay.decide.node import Action, Observed, decide, process_identity
+from mainstay.decide.node import Action, Observed, decide, is_elsewhere, process_identity
 from mainstay.engines.base import EngineDriver, Health
 from mainstay.model.assignment import Assignment
 from mainstay.model.errors import MainstayError, Permanent, Transient
@@ -160,6 +160,12 @@ class Keeper:
         if process is None or (volume.must_grow(volume.look()) and not volume.grows_open):
             return False
         return process.tag.get("identity") == process_identity(self.spec)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the engine runs at another address or port than is wanted, where nobody looks for it any more."""
+        process = self.hands.engine.process
+        return process is not None and is_elsewhere(str(process.tag.get("identity", "")), self.spec)
 
     @property
     def can_be_followed(self) -> bool:

@@ -125,9 +125,10 @@ class PairSight:
         """Whether the standby is to be restarted before the primary.
 
         Only for so long: a standby that does not come up must not keep the primary from being restarted. And not while
-        the primary's storage is full: before it has more, for which it is to be restarted, no standby gets in sync.
+        the primary's storage is full: before it has more, for which it is to be restarted, no standby gets in sync. Nor
+        for another port: at the new one nobody, the standby neither, reaches the primary before it is restarted.
         """
-        waits = standby is not None and leader.spec.rolling and not leader.current
+        waits = standby is not None and leader.spec.rolling and not leader.current and not leader.elsewhere
         if not waits or leader.hands.engine.process is None or leader.hands.volume.look().full:
             self._renewal_since = None
             return False

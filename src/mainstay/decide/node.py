@@ -430,4 +430,13 @@ def start_backoff_s(failures: int) -> float:
 
 def process_identity(spec: NodeSpec) -> str:
     """What a process must have been started for: a change of any of these needs a restart."""
-    return f"{spec.engine_version}|{spec.restart_token}|{spec.listen_address}|{spec.port}"
+    return f"{spec.engine_version}|{spec.restart_token}{_place(spec)}"
+
+
+def is_elsewhere(identity: str, spec: NodeSpec) -> bool:
+    """Whether a process of this identity listens at another address or port than is wanted now."""
+    return not identity.endswith(_place(spec))
+
+
+def _place(spec: NodeSpec) -> str:
+    return f"|{spec.listen_address}|{spec.port}"

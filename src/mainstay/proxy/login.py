@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 
 from mainstay.model.proxy import ProxyUser
@@ -199,6 +200,9 @@ class Login(DirectReceiver):
         before = b""
         if packet.minor > MINOR_NEWEST or packet.refused:
             before = wire.negotiate_protocol_version(min(packet.minor, MINOR_NEWEST), packet.refused)
+        if listener.read_only:
+            settings = {"default_transaction_read_only": "on", **packet.settings}
+            packet = msgspec.structs.replace(packet, settings=settings)
         user = listener.user(packet.user)
         self._packet, self._user, self._expected = packet, user, _PROOF
         if user is None or not user.iam_required:

@@ -101,6 +101,11 @@ class Listener:
         """Whether plain connections are refused."""
         return self._proxy.spec.require_tls
 
+    @property
+    def read_only(self) -> bool:
+        """Whether its sessions begin with transactions that only read."""
+        return self.spec.read_only
+
     def start(self, listening: socket.socket, crowded: Callable[[], bool] | None = None) -> None:
         """Takes clients in. `crowded`: others listen there too, and should take the next one if it says so."""
         poller = running_poller()

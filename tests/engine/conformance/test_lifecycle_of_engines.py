@@ -188,6 +188,20 @@ def test_modify_moves_the_port_and_changes_password_and_class(service: Service, 
         service.delete_instance(name)
 
 
+def test_a_multi_az_instance_that_moves_to_another_port_is_away_for_a_restart_only(
+    service: Service, engine: EngineUnderTest
+) -> None:
+    instance = engine.create(service, MultiAZ=True)
+    rds, name = service.client("rds"), instance["DBInstanceIdentifier"]
+    try:
+        rds.modify_db_instance(DBInstanceIdentifier=name, DBPortNumber=6543, ApplyImmediately=True)
+        moved = {**instance, "Endpoint": {**instance["Endpoint"], "Port": 6543}}
+        eventually(lambda: not refused(lambda: engine.connect(service, moved)), timeout_s=45)
+        service.await_status(name, "available")
+    finally:
+        service.delete_instance(name)
+
+
 def test_log_files_are_listed_and_read(service: Service, engine: EngineUnderTest, instance: dict[str, Any]) -> None:
     rds, name = service.client("rds"), instance["DBInstanceIdentifier"]
     files = [one["LogFileName"] for one in rds.describe_db_log_files(DBInstanceIdentifier=name)["DescribeDBLogFiles"]]
