@@ -9,6 +9,8 @@ from mainstay.protocol.postgres.effects import Effect
 
 KEPT_MAX: Final = 5_000
 KEPT_BYTES_MAX: Final = 8_388_608
+LONG_BYTES: Final = 65_536
+"""A longer text is not searched, which would hold everybody up, and not shared."""
 
 
 _CLOCK = re.compile(rb"'[^']*\b(?:now|today|tomorrow|yesterday)\b", re.IGNORECASE)
@@ -48,7 +50,7 @@ class Statements:
         key = (reading, rest)
         found = known.pop(key, None)
         if found is None:
-            if _CLOCK.search(rest) is not None:
+            if len(rest) > LONG_BYTES or _CLOCK.search(rest) is not None:
                 return self.alone(rest, effects, reading)
             self._count += 1
             found = Statement(b"mainstay_%d" % self._count, rest, effects, reading, True)

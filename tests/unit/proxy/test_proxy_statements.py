@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mainstay.proxy.statements import KEPT_BYTES_MAX, KEPT_MAX, Statements
+from mainstay.proxy.statements import KEPT_BYTES_MAX, KEPT_MAX, LONG_BYTES, Statements
 
 
 def test_equal_texts_are_one_statement_until_renewed() -> None:
@@ -29,7 +29,9 @@ def test_no_more_texts_are_kept_than_allowed() -> None:
 def test_no_more_text_is_kept_than_allowed() -> None:
     statements = Statements()
     small = statements.intern(b"SELECT 1\0\0\0", ())
-    long = b"SELECT '" + b"x" * KEPT_BYTES_MAX + b"'\0\0\0"
+    for number in range(KEPT_BYTES_MAX // LONG_BYTES + 1):
+        statements.intern(b"SELECT %d, '" % number + b"x" * (LONG_BYTES - 40) + b"'\0\0\0", ())
+    long = b"SELECT '" + b"x" * LONG_BYTES + b"'\0\0\0"
     assert statements.intern(long, ()).rest == long, "also what is too long to be kept can be prepared"
     assert statements.intern(b"SELECT 1\0\0\0", ()).name != small.name
     assert statements.intern(b"SELECT 1\0\0\0", ()) is statements.intern(b"SELECT 1\0\0\0", ())

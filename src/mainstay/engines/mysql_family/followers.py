@@ -159,18 +159,19 @@ class Followers:
         words = self._words
         try:
             async with answering(Path(upstream.host), timeout_s=STATUS_TIMEOUT_S) as source:
-                address, port, password = await self.let_in(source, spec)
+                address, _present_port, password = await self.let_in(source, spec)
         except Error as error:
             raise Transient(f"the source does not let a follower in: {error}") from error
         except Transient:
             kept = files.configuration / FOLLOW_STATEMENTS_FILE
-            if kept.exists():
-                return kept.read_text()
+            if kept.exists() and f"_PORT={upstream.port}," in (statements := kept.read_text()):
+                return statements
             raise
         source_is, follower_is = words.source.upper(), words.follower.upper()
+        # The port that it is to have: it may have been told to move, and not have been restarted yet.
         return (
             f"STOP {follower_is};\n"
-            f"{words.change} {source_is}_HOST={literal(address)}, {source_is}_PORT={port},"
+            f"{words.change} {source_is}_HOST={literal(address)}, {source_is}_PORT={upstream.port},"
             f" {source_is}_USER={literal(self.user_of(spec.node_id))}, {source_is}_PASSWORD={literal(password)},"
             f" {source_is}_SSL=1, {source_is}_SSL_VERIFY_SERVER_CERT=0, {source_is}_CONNECT_RETRY=1,"
             f" {source_is}_HEARTBEAT_PERIOD=1, {words.position};\n"
