@@ -67,7 +67,11 @@ def mark_of(prefix: int, route: Route, target: tuple[str, int]) -> int:
 
 
 def ruleset(table: str, prefix: int, flows: Iterable[Flow]) -> str:
-    """The whole table as one nft transaction that replaces whatever stood under its name."""
+    """The whole table as one nft transaction that replaces whatever stood under its name.
+
+    Every packet of this machine pays for what it meets here. Whom to admit is therefore asked where the kernel asks a
+    flow's first packet alone (`nat`), and `cut` asks first what a packet of no flow of ours answers soonest.
+    """
     flows = tuple(flows)
     open_flows = [flow for flow in flows if flow.open]
     places = {flow: f"{flow.address} . {flow.port}" for flow in flows}
@@ -87,19 +91,15 @@ table ip {table} {{
     {_elements(admitted)} }}
   set live {{ type mark
     {_elements(sorted({f"{f.mark:#x}" for f in flows}))} }}
-  chain admit {{
-    type filter hook output priority -110;
-    ct direction original ct state new ip daddr . tcp dport @endpoints \
-ip daddr . tcp dport . ip saddr != @admitted reject with tcp reset
-  }}
   chain translate {{
     type nat hook output priority -100;
+    ip daddr . tcp dport @endpoints ip daddr . tcp dport . ip saddr != @admitted reject with tcp reset
     ct mark set ip daddr . tcp dport map @marks dnat ip to ip daddr . tcp dport map @targets
   }}
   chain cut {{
     type filter hook output priority 0;
-    meta l4proto tcp ct status dnat ct mark & 0xffff0000 == {prefix << 16:#x} ct mark != @live \
-tcp flags & rst == 0 reject with tcp reset
+    ct mark & 0xffff0000 == {prefix << 16:#x} ct mark != @live \
+meta l4proto tcp ct status dnat tcp flags & rst == 0 reject with tcp reset
   }}
 }}
 """

@@ -6,6 +6,7 @@ import asyncio
 import os
 import shutil
 import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
@@ -68,6 +69,30 @@ async def test_clients_reach_the_engine_and_no_one_else_does(
     with pytest.raises(ConnectionRefusedError):
         await connect(route, "127.0.0.2")
     assert engine.clients == ["127.0.0.1"]
+
+
+@needs_nft
+async def test_a_changed_access_list_is_asked_about_the_next_connection_from_the_same_port_too(
+    kernel: Kernel, engines: Any, connect: Any, route: Route
+) -> None:
+    """The kernel may ask the list once for a connection, and must not remember the answer for the next one."""
+    everybody = await engines("one").behind(route, "127.97.0.1", path="kernel")
+    nobody = change(everybody, admits=())
+    await kernel.apply([everybody])
+    client = await connect(everybody)
+    assert await client.ask() == "one:hello"
+    await kernel.apply([nobody])
+    assert await client.ask() == "one:hello", "a changed list decides about new connections only"
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        own = reserved.getsockname()
+    for admitted in (False, True, False):
+        await kernel.apply([everybody if admitted else nobody])
+        with socket.socket() as second:
+            second.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            second.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            second.bind(own)
+            assert (second.connect_ex((route.address, route.port)) == 0) is admitted
 
 
 @needs_nft
