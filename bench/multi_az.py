@@ -45,10 +45,12 @@ QUIET = "listen_addresses = ''\n"
 
 
 class Way(msgspec.Struct, frozen=True):
-    """Where pgbench connects to."""
+    """Where the load goes to, and where it comes from."""
 
     address: str
     port: int
+    inside: tuple[str, ...] = ()
+    """What the load's command begins with, if it is not to run on this machine (`bench.link`)."""
 
 
 class Tools:

@@ -31,11 +31,13 @@ DRIVERS: dict[str, Callable[[], FamilyDriver]] = {"mariadb": MariadbDriver, "mys
 
 
 @contextmanager
-def bare_pair(pair: MysqlFamilyMultiAZ, build: EngineBuild, tools: Tools, directory: Path) -> Iterator[Way]:
+def bare_pair(
+    pair: MysqlFamilyMultiAZ, build: EngineBuild, tools: Tools, directory: Path, addresses: Sequence[str] = ADDRESSES
+) -> Iterator[Way]:
     """The first of the two servers, when the second acknowledges what it commits."""
     places = [directory / name for name in ("a", "b")]
     names = dict(zip((pair.primary, pair.standby), places, strict=True))
-    for node_id, address in zip((pair.primary, pair.standby), ADDRESSES, strict=True):
+    for node_id, address in zip((pair.primary, pair.standby), addresses, strict=True):
         _copy_configuration(pair, node_id, names, address)
     tools.take(directory)
     driver, data = DRIVERS[pair.name](), places[0] / "volume/data"
@@ -56,7 +58,7 @@ def bare_pair(pair: MysqlFamilyMultiAZ, build: EngineBuild, tools: Tools, direct
             "CREATE DATABASE sbtest",
         ])  # fmt: skip
         _run(places[1], [
-            f"{words.change} {source}_HOST='{ADDRESSES[0]}', {source}_PORT={port}, {source}_USER='follower',"
+            f"{words.change} {source}_HOST='{addresses[0]}', {source}_PORT={port}, {source}_USER='follower',"
             f" {source}_PASSWORD='{PASSWORD}', {source}_SSL=1, {source}_SSL_VERIFY_SERVER_CERT=0,"
             f" {source}_CONNECT_RETRY=1, {source}_HEARTBEAT_PERIOD=1, {words.position}",
             f"START {follower}",
@@ -66,7 +68,7 @@ def bare_pair(pair: MysqlFamilyMultiAZ, build: EngineBuild, tools: Tools, direct
         eventually(lambda: _status(places[0], f"{words.semi_sync}clients") == "1")
         assert _status(places[0], f"{words.semi_sync}status") == "ON", "commits do not wait for the second server"
         missed = _status(places[0], f"{words.semi_sync}no_tx")
-        yield Way(ADDRESSES[0], port)
+        yield Way(addresses[0], port)
         assert _status(places[0], f"{words.semi_sync}no_tx") == missed, "commits have not waited"
 
 
