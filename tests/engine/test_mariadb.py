@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import json
 import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +18,9 @@ import pytest
 from harness.dialects import MARIADB, Client, ClientError, EngineUnderTest, newest_of
 from harness.service import PASSWORD, TIMEOUT_S, Service, eventually
 from mainstay.engines.builds import Builds
+from mainstay.engines.mariadb.driver import MariadbDriver
 from mainstay.engines.mysql_family.hashes import native_password
+from mainstay.host.processes import engine_user
 from mainstay.shim.__main__ import LANDLOCK_LEAST, landlock_version
 
 pytestmark = pytest.mark.engine
@@ -46,6 +50,27 @@ def test_what_a_user_did_to_our_accounts_is_mended_at_the_next_start(service: Se
             assert client.rows(OURS) == before
     finally:
         service.delete_instance(name)
+
+
+def test_new_data_is_made_without_a_look_at_what_others_have_in_the_directory_of_temporary_files(
+    service: Service, engine: EngineUnderTest
+) -> None:
+    """A server removes the tables of others there at its start: of two instances made at once, one failed."""
+    build = Builds(service.settings).resolve(engine.dialect.engine, engine.version)
+    user = engine_user(service.settings.engine_user)
+    data, of_another = service.home / "new-data", Path("/tmp/#sql-temptable-of-another-1.MAI")
+    data.mkdir()
+    of_another.touch()
+    try:
+        for path in (data, of_another):
+            user.give(path)
+        asyncio.run(MariadbDriver().make_data(build, data, user))
+        assert of_another.exists()
+        assert (data / "mysql" / "global_priv.frm").exists()
+        assert not [path.name for path in data.iterdir() if path.name.startswith("#sql")]
+    finally:
+        of_another.unlink(missing_ok=True)
+        shutil.rmtree(data)
 
 
 @pytest.mark.skipif(landlock_version(ctypes.CDLL(None)) < LANDLOCK_LEAST, reason="the kernel has no Landlock")

@@ -5,6 +5,8 @@ mariadb-install-db is a shell script around `mariadbd --bootstrap`; what it feed
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mainstay.engines.mariadb.packages import SERVER
 from mainstay.engines.mysql_family.accounts import ADMIN, OWN_HOST
 from mainstay.engines.mysql_family.heartbeat import HEARTBEAT_TABLE
@@ -55,6 +57,11 @@ def bootstrap_command(build: EngineBuild) -> list[str]:
         "--enforce-storage-engine=",
         "--log-warnings=0",
     ]
+
+
+def place_of_data(data: Path) -> list[str]:
+    """What is to be added: a server removes at its start what another one has in a directory of temporary files."""
+    return [f"--datadir={data}", f"--tmpdir={data}"]
 
 
 def bootstrap_script(build: EngineBuild) -> bytes:

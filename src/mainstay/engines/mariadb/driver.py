@@ -7,7 +7,13 @@ from pathlib import Path
 
 from mainstay.engines.mariadb import accounts, audit, configuration, replication
 from mainstay.engines.mariadb.backups import MariadbBackups
-from mainstay.engines.mariadb.bootstrap import bootstrap_command, bootstrap_script, server, startup_script
+from mainstay.engines.mariadb.bootstrap import (
+    bootstrap_command,
+    bootstrap_script,
+    place_of_data,
+    server,
+    startup_script,
+)
 from mainstay.engines.mariadb.catalogue import OPTION_NAMES
 from mainstay.engines.mariadb.followers import FOLLOWERS
 from mainstay.engines.mariadb.procedures import procedures
@@ -49,7 +55,7 @@ class MariadbDriver(FamilyDriver):
 
     async def make_data(self, build: EngineBuild, data: Path, user: User) -> None:
         await run(
-            [*bootstrap_command(build), f"--datadir={data}"],
+            [*bootstrap_command(build), *place_of_data(data)],
             user=user,
             timeout_s=BOOTSTRAP_TIMEOUT_S,
             env={"TZ": "UTC", **build.environment},

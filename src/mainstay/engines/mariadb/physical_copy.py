@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mainstay.backups.parallel import workers_default
 from mainstay.engines.mariadb.binlog import format_position, parse_position
-from mainstay.engines.mariadb.bootstrap import bootstrap_command
+from mainstay.engines.mariadb.bootstrap import bootstrap_command, place_of_data
 from mainstay.engines.mysql_family.lineages import as_owner
 from mainstay.engines.mysql_family.local_sessions import SOCKET
 from mainstay.host.processes import User, run
@@ -104,7 +104,7 @@ async def _set_position(data: Path, gtids: str, build: EngineBuild, user: User) 
         return
     script = f"DELETE FROM mysql.gtid_slave_pos;\nINSERT INTO mysql.gtid_slave_pos VALUES {', '.join(rows)};\n"  # noqa: S608 - numbers
     await run(
-        [*bootstrap_command(build), f"--datadir={data}"],
+        [*bootstrap_command(build), *place_of_data(data)],
         user=user,
         timeout_s=POSITION_TIMEOUT_S,
         env={"TZ": "UTC", **build.environment},

@@ -48,15 +48,16 @@ def ask(build: EngineBuild, user_name: str, scratch: Scratch, question: Callable
         for path in (directory, data):
             user.give(path)
         done = subprocess.run(
-            [*scratch.make, f"--datadir={data}"], input=scratch.script, capture_output=True, check=False,
-            timeout=START_TIMEOUT_S, **_as_user(user, build, directory),
+            [*scratch.make, f"--datadir={data}", f"--tmpdir={directory}"],
+            input=scratch.script, capture_output=True, check=False, timeout=START_TIMEOUT_S,
+            **_as_user(user, build, directory),
         )  # fmt: skip
         if done.returncode != 0:
             raise Permanent(f"{build.name} did not bootstrap: {done.stderr.decode(errors='replace').strip()[-500:]}")
         scratch.made(data)
         with output.open("wb") as log:
             running = subprocess.Popen(
-                [*scratch.serve, f"--datadir={data}", f"--socket={socket_path}"],
+                [*scratch.serve, f"--datadir={data}", f"--tmpdir={directory}", f"--socket={socket_path}"],
                 stdout=log, stderr=log, **_as_user(user, build, directory),
             )  # fmt: skip
         try:
