@@ -9,6 +9,10 @@ MariaDB alike see once a minute, and whoever asks for anything else is answered.
 a disk that is full, by which that is told. MariaDB's looks need a little room themselves, for a temporary table, and
 fail at once where there is none; but a little may be there again while commits still wait. Either way it counts only
 where the standby has room: where one full disk serves both, nothing is won by letting the other one lead.
+
+A user may lock out whoever writes (FLUSH TABLES WITH READ LOCK, LOCK TABLES, as dumps do). That is no fault of the
+primary, and a failover would end the very session that asked for it: our writes give up waiting for a lock after a
+second, and nothing is concluded from them.
 """
 
 from __future__ import annotations
@@ -29,6 +33,11 @@ from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 
 LOOK_TIMEOUT_S = 1.5
+"""For the write of a look, and for what is asked after it."""
+
+LOCK_WAIT = "SET SESSION lock_wait_timeout = 1, innodb_lock_wait_timeout = 1"
+"""Whole seconds, and less than LOOK_TIMEOUT_S: that a lock is in the way is said before it would look like silence."""
+
 LOOKS_PER_SESSION = 20
 """After so many a new session shows that the engine takes new ones."""
 
@@ -81,8 +90,11 @@ class FamilyMonitor:
     async def look(self, follower: str, *, write: bool) -> Vitals:
         """See `Monitor`."""
         try:
+            if write:
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    await self._write()
             async with asyncio.timeout(LOOK_TIMEOUT_S):
-                return await self._look(follower, write)
+                return await self._look(follower)
         except TimeoutError:
             self._cut()
             return Vitals(answered=False, message=f"no answer within {LOOK_TIMEOUT_S} s")
@@ -112,21 +124,33 @@ class FamilyMonitor:
         if ended is not None:
             ended.cut()
 
-    async def _look(self, follower: str, write: bool) -> Vitals:
+    async def _asked(self) -> Session:
+        """The session that looks are made through: a new one now and then."""
         if self._session is not None and self._looks >= LOOKS_PER_SESSION:
             ended, self._session = self._session, None
             await ended.close()
         if self._session is None:
             self._session, self._looks = await connect(self._sockets, timeout_s=LOOK_TIMEOUT_S), 0
+            await self._session.execute(LOCK_WAIT)
+        return self._session
+
+    async def _write(self) -> None:
+        session = await self._asked()
+        try:
+            await session.execute(WRITE)
+        except Error as error:
+            if number_of(error) != ER.LOCK_WAIT_TIMEOUT:
+                raise
+
+    async def _look(self, follower: str) -> Vitals:
+        session = await self._asked()
         self._looks += 1
-        if write:
-            await self._session.execute(WRITE)
-        [(state, dumps, status, acknowledgements, enabled)] = await self._session.execute(
+        [(state, dumps, status, acknowledgements, enabled)] = await session.execute(
             self._query, (f"{self._words.follower_user}{follower}",)
         )
         streaming = bool(dumps)
         if streaming:
-            self._send_pulse(None if enabled else self._sockets.with_name(follower))
+            self._send_pulse(self._sockets.with_name(follower), commits_wait=bool(enabled))
         if self._waits_for_room():
             room = self._has_room(follower)
             return Vitals(
@@ -141,12 +165,12 @@ class FamilyMonitor:
             behind_bytes=0 if self._behind_looks < BEHIND_LOOKS_MAX else FAR_BEHIND_BYTES,
         )
 
-    def _send_pulse(self, standby: Path | None) -> None:
+    def _send_pulse(self, standby: Path, *, commits_wait: bool) -> None:
         """One at a time: the last one may be waiting for the standby still."""
         now = asyncio.get_running_loop().time()
         if (self._pulse is None or self._pulse.done()) and now - self._pulse_begun >= PULSE_INTERVAL_S:
             self._pulse_begun = now
-            self._pulse = asyncio.create_task(self._run_pulse(standby))
+            self._pulse = asyncio.create_task(self._run_pulse(standby, commits_wait))
 
     def _waits_for_room(self) -> bool:
         """Whether commits wait for room."""
@@ -161,17 +185,27 @@ class FamilyMonitor:
         other = NodeFiles(root=self._files.root.with_name(follower), sockets=self._sockets.with_name(follower))
         return not _is_full(other.volume)
 
-    async def _run_pulse(self, standby: Path | None) -> None:
+    async def _run_pulse(self, standby: Path, commits_wait: bool) -> None:
+        """A lock in its way keeps the pulse from being a commit that waits: then, too, the standby is asked itself."""
         try:
-            if standby is not None:
+            if not (commits_wait and await self._commit_pulse()):
                 async with session(standby, timeout_s=QUESTION_TIMEOUT_S) as other:
                     self._answers += len(await other.execute("SELECT 1"))
-                return
-            if self._pulse_session is None:
-                self._pulse_session = await connect(self._sockets, timeout_s=PULSE_TIMEOUT_S, replicated=True)
-            await self._pulse_session.execute(PULSE)
         except Error:  # whether the engine is well the looks tell
             self._cut_pulse()
+
+    async def _commit_pulse(self) -> bool:
+        """Whether the pulse was committed, and so acknowledged; False if a lock is in its way. Raises `Error`."""
+        if self._pulse_session is None:
+            self._pulse_session = await connect(self._sockets, timeout_s=PULSE_TIMEOUT_S, replicated=True)
+            await self._pulse_session.execute(LOCK_WAIT)
+        try:
+            await self._pulse_session.execute(PULSE)
+        except Error as error:
+            if number_of(error) != ER.LOCK_WAIT_TIMEOUT:
+                raise
+            return False
+        return True
 
 
 def _is_full(directory: Path) -> bool:
