@@ -97,6 +97,8 @@ class NodeActions:
             await self.find_outgrown(spec, assignment)
             if self.outgrown:  # it does not wait for a look but for room
                 health = msgspec.structs.replace(health, ready=False, starting=True)
+        if health.locked_out and not self.health.locked_out:  # counted, so that it is not tried for ever
+            self.start_failed(f"the engine lets nobody operate it: {health.message}")
         self.health = health
         if health.ready:
             self.engine.start_failures = 0

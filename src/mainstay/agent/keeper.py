@@ -63,7 +63,7 @@ class Keeper:
         self._prune_at = 0.0
         self._settled_generation = 0
         self._settled_assignment: Assignment | None = None
-        self._fatal = False
+        self._fatal = self._failing = False
         self.following = Following(driver, self.hands, tools.clock, leads, self.poke)
         self._pair: PairStatus | None = None
         self.archiving = Archiving(driver, self.hands.files, tools, self._publish_status)
@@ -251,7 +251,8 @@ class Keeper:
                 if self.driver.asks_about_logins:
                     running = None if hands.engine.process is None else hands.files
                     self._tools.logins.tend(spec.node_id, spec.dbi_resource_id, running)
-                if hands.engine.process is not None and (not hands.health.ready or hands.promoting):
+                doubtful = self._failing or not hands.health.ready or hands.promoting
+                if hands.engine.process is not None and doubtful:
                     await self._probe(spec, assignment)
                 row = decide(wanted, self._observed(assignment))
                 if row.action is Action.WAIT:
@@ -263,6 +264,7 @@ class Keeper:
                 if row.action is Action.STOP and leaves:
                     await self.archiving.finish()  # nobody is let in any more: what was committed is all there will be
                 await hands.perform(row.action, spec, assignment, wanted)
+                self._failing = False
                 self._publish_status()
                 self.on_change()
             except (MainstayError, OSError) as error:
@@ -299,7 +301,7 @@ class Keeper:
             self.hands.failure, self._fatal = f"{error} {hint}".strip(), isinstance(error, Permanent)
             log.error("node.action_refused", node_id=node_id, error=str(error))
             return PROBE_INTERVAL_S
-        self.hands.failure = error.message
+        self.hands.failure, self._failing = error.message, True
         log.warning("node.action_failed", node_id=node_id, error=error.message)
         return error.retry_after_s
 

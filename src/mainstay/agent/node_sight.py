@@ -55,6 +55,7 @@ def observed(hands: NodeActions, driver: EngineDriver, *, now: float, upstream_r
         promoting=hands.promoting,
         paused=hands.health.pause is not None,
         outgrown=hands.outgrown,
+        locked_out=hands.health.locked_out,
         lost=bool(hands.copying.lost),
         upstream_ready=upstream_ready,
         data_name=in_effect.data_name,

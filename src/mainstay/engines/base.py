@@ -40,11 +40,13 @@ class RecoveryPause(msgspec.Struct, frozen=True, kw_only=True):
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe found. `starting` distinguishes "recovering, wait" from "not answering"; `cold`: it follows another
-    node and takes no queries, as it should; `pause`: its restore waits, and it takes queries and no writes."""
+    node and takes no queries, as it should; `pause`: its restore waits, and it takes queries and no writes;
+    `locked_out`: it answers, but not to us, until its next start makes our accounts anew."""
 
     ready: bool
     starting: bool = False
     cold: bool = False
+    locked_out: bool = False
     pause: RecoveryPause | None = None
     pending_restart: tuple[str, ...] = ()
     message: str = ""

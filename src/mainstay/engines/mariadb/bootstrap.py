@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mainstay.engines.mariadb import own_accounts
 from mainstay.engines.mariadb.packages import SERVER
-from mainstay.engines.mysql_family.accounts import ADMIN, OWN_HOST
 from mainstay.engines.mysql_family.heartbeat import HEARTBEAT_TABLE
 from mainstay.engines.mysql_family.layout import arguments, messages_directory, place_options
-from mainstay.engines.mysql_family.quoting import account
+from mainstay.engines.mysql_family.local_sessions import UNHINDERED
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent
 
@@ -81,23 +81,8 @@ def bootstrap_script(build: EngineBuild) -> bytes:
 def startup_script(operators: tuple[str, ...]) -> str:
     """SQL that the engine runs at every start, before it takes a connection (init_file), with all privileges.
 
-    Makes the accounts that we need, whatever a user has done to them: one for each system user that may operate the
-    node over its socket, named as that user is, because unix_socket compares the two names; and rdsadmin, to which
-    nobody logs in, the definer of what runs with its privileges. Never replicated: every node has its own.
+    Makes the accounts that we need (`own_accounts`). Never replicated: every node has its own.
     """
-    admin = account(ADMIN, OWN_HOST)
-    lines = [
-        "SET sql_log_bin=0;",
-        f"CREATE USER IF NOT EXISTS {admin} ACCOUNT LOCK;",
-        f"ALTER USER {admin} IDENTIFIED VIA unix_socket ACCOUNT LOCK;",
-        f"GRANT ALL ON *.* TO {admin} WITH GRANT OPTION;",
-    ]
-    for operator in operators:
-        own = account(operator, OWN_HOST)
-        lines += [
-            f"CREATE USER IF NOT EXISTS {own} IDENTIFIED VIA unix_socket;",
-            f"ALTER USER {own} IDENTIFIED VIA unix_socket ACCOUNT UNLOCK;",
-            f"GRANT ALL ON *.* TO {own} WITH GRANT OPTION;",
-        ]
-    lines.append(f"{HEARTBEAT_TABLE};")
-    return "".join(f"{line}\n" for line in lines) + APPLY_CONFIGURATION
+    first = f"SET SESSION sql_log_bin = 0, {UNHINDERED}"
+    lines = (first, *own_accounts.statements(operators), HEARTBEAT_TABLE)
+    return "".join(f"{line};\n" for line in lines) + APPLY_CONFIGURATION

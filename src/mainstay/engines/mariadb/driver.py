@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mainstay.engines.mariadb import accounts, audit, configuration, replication
+from mainstay.engines.mariadb import accounts, audit, configuration, own_accounts, replication
 from mainstay.engines.mariadb.backups import MariadbBackups
 from mainstay.engines.mariadb.bootstrap import (
     bootstrap_command,
@@ -72,6 +72,9 @@ class MariadbDriver(FamilyDriver):
 
     def startup_script(self, operators: tuple[str, ...]) -> str:
         return startup_script(operators)
+
+    async def tend_accounts(self, connection: Session, operators: tuple[str, ...]) -> None:
+        await own_accounts.mend(connection, operators)
 
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         await replication.clone(files, build, user, upstream)

@@ -7,6 +7,7 @@ from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.engines.mysql_family.accounts import ADMIN, OWN_HOST
 from mainstay.engines.mysql_family.heartbeat import HEARTBEAT_TABLE
 from mainstay.engines.mysql_family.layout import arguments, place_options
+from mainstay.engines.mysql_family.local_sessions import UNHINDERED
 from mainstay.engines.mysql_family.quoting import account
 from mainstay.model.engine import EngineBuild
 
@@ -53,7 +54,7 @@ def startup_script(operators: tuple[str, ...]) -> str:
     nobody logs in, the definer of what runs with its privileges. With SYSTEM_USER, which is among ALL, they are out
     of the reach of users who have not got it. Never replicated: every node has its own.
     """
-    lines = ["SET sql_log_bin=0", *MYSQL_WORDS.unseen]
+    lines = [f"SET SESSION sql_log_bin = 0, {UNHINDERED}", *MYSQL_WORDS.unseen]
     if ROOT not in operators:
         lines.append(f"DROP USER IF EXISTS {account(ROOT, OWN_HOST)}")
     for name, locked in ((ADMIN, "LOCK"), *((operator, "UNLOCK") for operator in operators)):

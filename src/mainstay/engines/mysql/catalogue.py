@@ -17,8 +17,10 @@ from mainstay.model.engine import (
 )
 
 # What reaches outside the instance, or what Mainstay itself decides: RDS does not let users modify these either.
+# With binlog_error_action the engine may go on without its log, which the standby follows; with transaction_read_only a
+# follower cannot apply anything; server_id_bits makes the ids of nodes invalid.
 FORBIDDEN = frozenset(
-    """authentication_policy auto_generate_certs back_log basedir bind_address binlog_encryption
+    """authentication_policy auto_generate_certs back_log basedir bind_address binlog_encryption binlog_error_action
     binlog_expire_logs_auto_purge binlog_expire_logs_seconds build_id character_sets_dir check_proxy_users
     connection_memory_limit core_file create_admin_listener_thread datadir default_table_encryption
     disabled_storage_engines enforce_gtid_consistency ft_stopword_file general_log_file init_file init_replica
@@ -31,10 +33,10 @@ FORBIDDEN = frozenset(
     log_bin log_bin_basename log_bin_index log_replica_updates log_slave_updates lower_case_table_names
     mandatory_roles master_verify_checksum offline_mode partial_revokes persisted_globals_load pid_file plugin_dir
     port read_only replication_optimize_for_static_plugin_config require_row_format secure_file_priv server_id
-    server_uuid set_operations_buffer_size skip_grant_tables skip_name_resolve skip_networking skip_replica_start
-    skip_slave_start slow_query_log_file socket source_verify_checksum super_read_only sync_master_info
-    sync_relay_log sync_relay_log_info sync_source_info table_encryption_privilege_check thread_handling tmpdir
-    upgrade""".split()
+    server_id_bits server_uuid set_operations_buffer_size skip_grant_tables skip_name_resolve skip_networking
+    skip_replica_start skip_slave_start slow_query_log_file socket source_verify_checksum super_read_only
+    sync_master_info sync_relay_log sync_relay_log_info sync_source_info table_encryption_privilege_check
+    thread_handling tmpdir transaction_read_only upgrade""".split()
 )
 FORBIDDEN_PREFIXES = (
     "admin_", "caching_sha2_", "clone_", "debug", "group_replication", "gtid_", "immediate_server_version", "keyring",
@@ -64,6 +66,7 @@ ALLOWED = {
     "innodb_flush_method": "O_DIRECT,O_DIRECT_NO_FSYNC,O_DSYNC,fsync",
     "innodb_stats_method": "nulls_equal,nulls_unequal,nulls_ignored",
     "long_query_time": "0-31536000",
+    "max_allowed_packet": "2097152-1073741824",  # with less there is no CLONE: no copy, no backup
     "max_connections": "10-100000",
     "myisam_stats_method": "nulls_unequal,nulls_equal,nulls_ignored",
     "time_zone": ",".join(f"{sign}{hour:02}:{minute:02}" for sign in "-+" for hour in range(13) for minute in (0, 30)),

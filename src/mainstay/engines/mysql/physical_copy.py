@@ -30,6 +30,10 @@ from mainstay.model.node import NodeSpec
 START_TIMEOUT_S = 60.0
 COPY_TIMEOUT_S = 24 * 3600.0
 RIGHT = "BACKUP_ADMIN"
+ALIKE = ("character_set_server", "character_set_filesystem", "collation_server")
+"""What a copier must have as the engine that it clones has it, or it is refused; in this order, as a character set
+brings its collation."""
+
 COPIER_SOCKET = "copier.sock"
 NOT_CLONED = """SELECT TABLE_SCHEMA, TABLE_NAME, ENGINE FROM information_schema.TABLES
  WHERE TABLE_TYPE = 'BASE TABLE' AND ENGINE IN ('MyISAM', 'MRG_MyISAM', 'ARCHIVE', 'CSV')
@@ -54,8 +58,11 @@ async def copy_running(
             await _require_cloneable(session)
             address, port, password = await FOLLOWERS.let_in(session, spec)
             await session.execute(f"GRANT {RIGHT} ON *.* TO {follower}")
+            alike = {name: str(await session.value(f"SELECT @@GLOBAL.{name}")) for name in ALIKE}
         try:
             async with _copier(copier, sockets / COPIER_SOCKET, build, user) as session:
+                for name, value in alike.items():
+                    await session.execute(f"SET GLOBAL {name} = {literal(value)}")
                 await session.execute(f"SET GLOBAL clone_valid_donor_list = {literal(f'{address}:{port}')}")
                 await session.execute(
                     f"CLONE INSTANCE FROM {account(user_name, address)}:{port} IDENTIFIED BY {literal(password)}"

@@ -18,10 +18,9 @@ from mainstay.engines.base import Health, Monitor, StartCommand
 from mainstay.engines.mysql_family import events, iam_logins, layout, replay, unforced
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
 from mainstay.engines.mysql_family.local_sessions import answering, run_all, session
-from mainstay.engines.mysql_family.logins import REFUSED
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
 from mainstay.engines.mysql_family.option_file import parse, render
-from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
+from mainstay.engines.mysql_family.sessions import REFUSED, SHUT_OUT, Error, Session, message_of, number_of, silent
 from mainstay.engines.mysql_family.trees import fsync_tree
 from mainstay.engines.mysql_family.variables import Variable, pending_restart, statements
 from mainstay.engines.mysql_family.words import Words
@@ -97,6 +96,10 @@ class FamilyDriver(ABC):
     async def variables(self, connection: Session, version: str, wanted: Mapping[str, str]) -> dict[str, Variable]:
         """The settings of the running engine of this version, by name. What differs from `wanted` is told exactly."""
 
+    async def tend_accounts(self, connection: Session, operators: tuple[str, ...]) -> None:
+        """Puts our accounts back as they are to be, where users can change them. Raises `Error`."""
+        return
+
     async def load_plugins(self, connection: Session, wanted: Mapping[str, str]) -> None:
         """Loads what the running engine lacks of what these settings are about. Raises `Error`."""
         return
@@ -108,11 +111,10 @@ class FamilyDriver(ABC):
     async def configuration(
         self, spec: NodeSpec, assignment: Assignment, files: NodeFiles, build: EngineBuild
     ) -> dict[str, str]:
-        owner = files.volume.stat().st_uid
         follow = ""
         if not assignment.writable and assignment.upstream is not None and self.initialised(files):
             follow = await self.followers.follow_statements(spec, files, assignment.upstream)
-        script = self.startup_script(names_of((os.geteuid(), owner)))
+        script = self.startup_script(_operators(files))
         rendered = self.render(spec, self.own_options(spec, assignment, files, build), script, follow)
         if follow and assignment.upstream is not None:
             rendered[layout.SOURCE_FILE] = assignment.upstream.host
@@ -213,6 +215,7 @@ class FamilyDriver(ABC):
             async with session(files.sockets, timeout_s=PROBE_TIMEOUT_S) as connection:
                 if self.backups.recovering(files):
                     return Health(ready=False, starting=True, message="the log is being replayed")
+                await self.tend_accounts(connection, _operators(files))
                 if self.follows(files):
                     # What cannot be applied must not be acknowledged either.
                     status = await self.followers.status(connection)
@@ -226,6 +229,8 @@ class FamilyDriver(ABC):
             message = message_of(error)
             if number_of(error) == ER.CON_COUNT_ERROR:  # all connections are in use, which it says itself
                 return Health(ready=True, message=message)
+            if number_of(error) in SHUT_OUT:
+                return Health(ready=False, locked_out=True, message=message)
             return Health(ready=False, starting=any(words in message for words in NOT_YET), message=message)
 
     async def _let_in_again(self, spec: NodeSpec, files: NodeFiles) -> None:
@@ -277,3 +282,8 @@ class FamilyDriver(ABC):
         options = parse((files.configuration / layout.OPTION_FILE).read_text())
         variable_names = {option: name for name, option in self.option_names.items()}
         return {variable_names.get(name, name).removeprefix("loose_"): value for name, value in options.items()}
+
+
+def _operators(files: NodeFiles) -> tuple[str, ...]:
+    """The system users that may operate the node: the one that we run as, and the engine's own."""
+    return names_of((os.geteuid(), files.volume.stat().st_uid))

@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from mainstay.engines.mysql_family.sessions import (
+    SHUT_OUT,
     STATEMENT_TIMEOUT_S,
     Error,
     Session,
+    number_of,
     open_at_socket,
     silent,
     transient,
@@ -19,6 +21,12 @@ from mainstay.engines.mysql_family.sessions import (
 from mainstay.model.errors import Transient
 
 SOCKET = "mysqld.sock"
+UNHINDERED = (
+    "autocommit = 1, wait_timeout = 28800, sql_select_limit = 18446744073709551615, sql_big_selects = 1"
+    " /*!80000 , max_execution_time = 0, transaction_read_only = 0 */ /*M! , max_statement_time = 0 */"
+)
+"""What users set for their own sessions by a parameter group does not hold for ours, nor for what the engine runs at
+its start, which would end in the middle. MariaDB passes over the first of the comments, MySQL over the second."""
 
 
 async def run_all(connection: Session, statements: Sequence[str]) -> None:
@@ -46,8 +54,8 @@ async def connect(sockets: Path, *, timeout_s: float = STATEMENT_TIMEOUT_S, repl
     What it does stays on this node unless it is to be `replicated`: one FLUSH in the log of a follower, and it could
     not follow any more.
     """
-    logged = f"SET SESSION sql_log_bin = {int(replicated)}"
-    return await open_at_socket(sockets / SOCKET, own_name(), timeout_s=timeout_s, first=logged)
+    first = f"SET SESSION sql_log_bin = {int(replicated)}, {UNHINDERED}"
+    return await open_at_socket(sockets / SOCKET, own_name(), timeout_s=timeout_s, first=first)
 
 
 @asynccontextmanager
@@ -68,11 +76,11 @@ async def session(
 async def answering(
     sockets: Path, *, timeout_s: float = STATEMENT_TIMEOUT_S, replicated: bool = False
 ) -> AsyncIterator[Session]:
-    """As `session`; an engine that does not answer, or ends meanwhile, is `Transient`."""
+    """As `session`; an engine that does not answer, lets us in no more, or ends meanwhile, is `Transient`."""
     try:
         async with session(sockets, timeout_s=timeout_s, replicated=replicated) as opened:
             yield opened
     except Error as error:
-        if silent(error):
+        if silent(error) or number_of(error) in SHUT_OUT:
             raise transient(error) from error
         raise

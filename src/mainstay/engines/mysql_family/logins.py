@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from pymysql.constants import ER
-
 from mainstay.engines.mysql_family.quoting import account
 from mainstay.engines.mysql_family.sessions import (
+    REFUSED,
     Error,
     Session,
     message_of,
@@ -19,9 +18,6 @@ from mainstay.engines.mysql_family.sessions import (
 from mainstay.model.errors import Permanent
 from mainstay.model.login_place import LoginPlace
 from mainstay.model.secret import Secret
-
-REFUSED = frozenset({ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, 1698, 1862, 3118, 3955, 4151})
-"""Access denied (1698: without a word about the password), expired passwords, locked accounts (error codes of both)."""
 
 ACCOUNTS = "SELECT Host FROM mysql.user WHERE User = %s"
 

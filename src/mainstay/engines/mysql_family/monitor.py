@@ -28,7 +28,7 @@ from pymysql.constants import ER
 from mainstay.engines.base import Vitals
 from mainstay.engines.mysql_family.heartbeat import PULSE, WRITE
 from mainstay.engines.mysql_family.local_sessions import connect, session
-from mainstay.engines.mysql_family.sessions import Error, Session, message_of, number_of, silent
+from mainstay.engines.mysql_family.sessions import SHUT_OUT, Error, Session, message_of, number_of, silent
 from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 
@@ -221,5 +221,7 @@ def _judged(error: Error) -> Vitals:
     message = message_of(error)
     if number_of(error) in STORAGE_FAULTS:
         return Vitals(answered=True, storage_fault=True, message=message)
+    if number_of(error) in SHUT_OUT:  # it says nothing about the standby, until it has been started again
+        return Vitals(answered=True, starting=True, message=message)
     starting = any(words in message for words in NOT_YET)
     return Vitals(answered=starting or not silent(error), starting=starting, message=message)

@@ -27,11 +27,15 @@ CONFIGURATION_ROW = (
 
 
 def of_a_user(which: str) -> str:
-    """What a procedure does first that ends something: the processes of which this is true are a user's, not ours."""
+    """What a procedure does first that ends something: the processes of which this is true are a user's, not ours.
+
+    Its caller's own process looks like one of ours from within the procedure.
+    """
     return f"""DECLARE known INT;
   SELECT COUNT(*) INTO known FROM information_schema.PROCESSLIST
-   WHERE {which} AND USER NOT IN ('rdsadmin', 'system user', 'event_scheduler', 'unauthenticated user')
-   AND HOST <> 'localhost';
+   WHERE {which} AND (ID = CONNECTION_ID()
+   OR USER NOT IN ('rdsadmin', 'system user', 'event_scheduler', 'unauthenticated user')
+   AND USER NOT LIKE 'rdsrepl-%' AND USER NOT LIKE 'rdsrepladmin-%' AND HOST <> 'localhost');
   IF known = 0 THEN
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'There is no such thread, or it is not one of a user';
   END IF;"""  # noqa: S608 - a constant

@@ -34,6 +34,12 @@ NO_ANSWER = frozenset(
     {CR.CR_CONNECTION_ERROR, CR.CR_CONN_HOST_ERROR, CR.CR_SERVER_GONE_ERROR, CR.CR_SERVER_LOST, ER.SERVER_SHUTDOWN}
 )
 
+REFUSED = frozenset({ER.ACCESS_DENIED_ERROR, ER.DBACCESS_DENIED_ERROR, 1698, 1862, 3118, 3955, 4151})
+"""Access denied (1698: without a word about the password), expired passwords, locked accounts (error codes of both)."""
+
+SHUT_OUT = REFUSED | {ER.SPECIFIC_ACCESS_DENIED_ERROR}
+"""Said to a session of our own: our account is gone, or cannot do any more what it must. The next start mends it."""
+
 
 class Session:
     """One connection. Every statement commits by itself unless it says otherwise."""
