@@ -153,10 +153,8 @@ HINDRANCES = {
 }
 
 
-def test_what_users_set_hinders_neither_our_sessions_nor_a_start_nor_a_copy(pair: MysqlFamilyMultiAZ) -> None:
-    """A standby that starts runs what makes it follow; with these it ended in the middle, and never followed again. A
-    copy was refused to a server of another character set.
-    """
+def test_what_users_set_hinders_neither_our_sessions_nor_a_start(pair: MysqlFamilyMultiAZ) -> None:
+    """A standby that starts runs what makes it follow; with these it ended in the middle, and never followed again."""
     rds, family = (
         pair.service.client("rds"),
         pair.instance["DBParameterGroups"][0]["DBParameterGroupName"].partition(".")[2],
@@ -175,10 +173,7 @@ def test_what_users_set_hinders_neither_our_sessions_nor_a_start_nor_a_copy(pair
     before = {node_id: pair.postmaster(node_id) for node_id in pair.node_ids}
     rds.reboot_db_instance(DBInstanceIdentifier="m1")
     eventually(lambda: all(pair.postmaster(node_id) not in (0, pid) for node_id, pid in before.items()))
-    epoch = pair.await_in_sync().epoch + 1
-    os.kill(pair.postmaster(pair.primary), signal.SIGKILL)
-    pair.await_epoch(epoch)
-    assert pair.await_in_sync().epoch == epoch, "the former primary was copied anew"
+    epoch = pair.await_in_sync().epoch
     os.kill(pair.postmaster(pair.standby), signal.SIGKILL)
     eventually(lambda: not pair.record.standby)
     assert pair.await_in_sync().epoch == epoch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mainstay.decide.parameter_values import check_value
+from mainstay.decide.parameters import check_value
 from mainstay.engines.mysql.asking import Row
 from mainstay.engines.mysql.catalogue import define
 from mainstay.model.errors import ApiError
