@@ -6,6 +6,7 @@ import os
 import pwd
 import random
 import re
+import socket
 import ssl
 import threading
 import time
@@ -111,7 +112,17 @@ def as_operator(service: Service, node_id: str, *statements: str) -> list[tuple[
 def _operators_session(service: Service, node_id: str) -> Any:
     path = service.settings.runtime / "nodes" / node_id / "mysqld.sock"
     user = pwd.getpwuid(os.geteuid()).pw_name
-    return pymysql.connect(unix_socket=str(path), user=user, ssl_disabled=True, autocommit=True)
+    session = pymysql.Connection(user=user, ssl_disabled=True, autocommit=True, defer_connect=True)
+    connection = socket.socket(socket.AF_UNIX)
+    try:  # PyMySQL would leave a socket open that finds nobody
+        connection.connect(str(path))
+        session.connect(connection)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, OSError):
+            raise pymysql.err.OperationalError(2003, str(error)) from error
+        raise
+    return session
 
 
 def _length(interval: tuple[str, str]) -> int:
