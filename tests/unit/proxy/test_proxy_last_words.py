@@ -6,6 +6,8 @@ import pytest
 
 from harness.proxy_parts import ANSWER, Parts, client_got, kinds, turn
 from mainstay.protocol.postgres import wire
+from mainstay.proxy.server import ServerConnection
+from mainstay.proxy.session import ClientSession
 
 DONE = wire.message(b"C", b"INSERT 0 1\0") + wire.ready_for_query(b"I")
 GOING = wire.error_response("57P01", "terminating connection due to unexpected postmaster exit", severity="FATAL")
@@ -76,20 +78,26 @@ async def test_messages_without_a_body_are_no_accident() -> None:
     session.close()
 
 
-@pytest.mark.parametrize(
-    ("asked", "told"),
-    [(wire.query(b"COMMIT"), b"C08007\0"), (wire.query(b"INSERT"), b"C57P01\0"), (b"", b"C57P01\0")],
-    ids=["commit", "statement", "nothing"],
-)
-async def test_of_a_commit_in_a_pinned_session_the_outcome_is_not_known(asked: bytes, told: bytes) -> None:
+async def in_transaction() -> tuple[ClientSession, ServerConnection]:
+    """A client that has begun one and read the answer, and the connection that it has for that."""
     parts = Parts()
     session = parts.session()
     session.data_received(wire.query(b"BEGIN"))
     await turn()
     (connection,) = parts.opened
     connection.data_received(wire.message(b"C", b"BEGIN\0") + wire.ready_for_query(b"T"))
-    session.state.pin("a reason", probe=False)
     client_got(session)
+    return session, connection
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [(wire.query(b"COMMIT"), b"C08007\0"), (wire.query(b"INSERT"), b"C57P01\0"), (b"", b"C57P01\0")],
+    ids=["commit", "statement", "nothing"],
+)
+async def test_of_a_commit_in_a_pinned_session_the_outcome_is_not_known(asked: bytes, told: bytes) -> None:
+    session, connection = await in_transaction()
+    session.state.pin("a reason", probe=False)
     if asked:
         session.data_received(asked)
     connection.data_received(GOING)
@@ -97,13 +105,7 @@ async def test_of_a_commit_in_a_pinned_session_the_outcome_is_not_known(asked: b
 
 
 async def test_a_commit_among_other_statements_of_a_batch_is_not_called_rolled_back() -> None:
-    parts = Parts()
-    session = parts.session()
-    session.data_received(wire.query(b"BEGIN"))
-    await turn()
-    (connection,) = parts.opened
-    connection.data_received(wire.message(b"C", b"BEGIN\0") + wire.ready_for_query(b"T"))
-    client_got(session)
+    session, connection = await in_transaction()
     commit = (
         wire.parse(b"", b"COMMIT\0\0\0") + wire.message(b"B", b"\0\0\0\0\0\0\0\0") + wire.message(b"E", b"\0\0\0\0\0")
     )
