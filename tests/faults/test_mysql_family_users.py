@@ -118,6 +118,23 @@ def test_an_account_of_ours_under_another_name_has_no_more_than_users_have(pair:
     eventually(lambda: is_operated(pair), timeout_s=30.0)
 
 
+def test_a_name_that_reads_like_two_accounts_is_one(pair: MysqlFamilyMultiAZ) -> None:
+    """It is written by users, and what cuts it back is SQL."""
+    only_mariadb(pair)
+    before, name = pair.await_in_sync(), "thief'@'%',rdsadmin@localhost,'x"
+    quoted = "'" + name.replace("'", "''") + "'@'%'"
+    with pair.connect() as session:
+        session.execute(f"RENAME USER rdsadmin@localhost TO {quoted}")
+        session.execute(f"ALTER USER {quoted} IDENTIFIED BY 'Secret-123' ACCOUNT UNLOCK")
+    try:
+        eventually(lambda: not may_set_a_variable(pair, name), timeout_s=30.0)
+        eventually(lambda: is_operated(pair), timeout_s=30.0)
+    finally:
+        with pair.connect() as session:
+            session.execute(f"DROP USER {quoted}")
+    assert pair.await_in_sync() == before
+
+
 def may_set_a_variable(pair: MysqlFamilyMultiAZ, user: str) -> bool:
     try:
         with pair.connect(user=user, password="Secret-123", database=None) as session:

@@ -24,6 +24,9 @@ BEYOND = (
 
 _STRAYS = f"""SELECT DISTINCT GRANTEE FROM information_schema.USER_PRIVILEGES
  WHERE PRIVILEGE_TYPE IN ({", ".join(map(literal, BEYOND))})"""  # noqa: S608 - constants
+_ACCOUNTS = "SELECT User, Host FROM mysql.user"
+"""What information_schema calls them is not quoted: a user may have any name."""
+
 _SESSIONS = "SELECT ID, USER FROM information_schema.PROCESSLIST WHERE HOST <> 'localhost'"
 
 log = structlog.get_logger()
@@ -47,11 +50,12 @@ async def mend(connection: Session, operators: Sequence[str]) -> None:
         if not await _is_sound(connection, name, locked):
             log.warning("accounts.mended", account=name)
             await run_all(connection, _making(name, locked))
-    ours = {_as_grantee(name) for name, _locked in _wanted(operators)}
-    for (grantee,) in await connection.execute(_STRAYS):
-        if grantee not in ours:
-            log.warning("accounts.cut_back", account=grantee)
-            await _cut_back(connection, str(grantee))
+    ours = {(name, OWN_HOST) for name, _locked in _wanted(operators)}
+    strays = {grantee for (grantee,) in await connection.execute(_STRAYS)} - {_grantee(*one) for one in ours}
+    for user, host in await connection.execute(_ACCOUNTS) if strays else ():
+        if _grantee(user, host) in strays:
+            log.warning("accounts.cut_back", user=user, host=host)
+            await _cut_back(connection, str(user), str(host))
 
 
 def _wanted(operators: Sequence[str]) -> list[tuple[str, bool]]:
@@ -82,16 +86,16 @@ async def _is_sound(connection: Session, name: str, locked: bool) -> bool:
     return whole and made.partition(" IDENTIFIED ")[2].strip() == enters
 
 
-def _as_grantee(name: str) -> str:
-    """As information_schema writes an account of ours."""
-    return f"'{name}'@'{OWN_HOST}'"
+def _grantee(user: str, host: str) -> str:
+    """An account as information_schema tells it."""
+    return f"'{user}'@'{host}'"
 
 
-async def _cut_back(connection: Session, grantee: str) -> None:
+async def _cut_back(connection: Session, user: str, host: str) -> None:
     """Its sessions end: they keep the privileges that they began with."""
-    await connection.execute(f"REVOKE {', '.join(BEYOND)} ON *.* FROM {grantee}")
-    for thread, user in await connection.execute(_SESSIONS):
-        if grantee.startswith(f"'{user}'@"):
+    await connection.execute(f"REVOKE {', '.join(BEYOND)} ON *.* FROM {account(user, host)}")
+    for thread, whose in await connection.execute(_SESSIONS):
+        if whose == user:
             try:
                 await connection.execute(f"KILL {int(thread)}")
             except Error as error:
