@@ -29,6 +29,9 @@ NAMES = {"mariadb": "MariaDB", "mysql": "MySQL"}
 ROUNDS = 7
 CLIENTS, SECONDS = 8, 4
 TABLES, ROWS = 4, 20_000
+INSTANCE_CLASS = "db.t3.medium"
+"""The data is in memory, and counts as what the class's limit is for: a gigabyte of binary logs and the engine is killed."""
+
 TIMEOUT_S = 600.0
 
 
@@ -80,7 +83,7 @@ def writes_over_a_link(engine: EngineUnderTest, say: Callable[[str], None]) -> l
 
 def _pair(service: Service, engine: EngineUnderTest) -> MysqlFamilyMultiAZ:
     """A Multi-AZ instance in sync, which admits the clients of a link."""
-    instance = engine.create(service, "pair", MultiAZ=True, DBName="sbtest")
+    instance = engine.create(service, "pair", MultiAZ=True, DBName="sbtest", DBInstanceClass=INSTANCE_CLASS)
     rule = {"IpProtocol": "-1", "IpRanges": [{"CidrIp": str(NETWORK)}]}
     group = instance["VpcSecurityGroups"][0]["VpcSecurityGroupId"]
     service.client("ec2").authorize_security_group_ingress(GroupId=group, IpPermissions=[rule])
