@@ -30,7 +30,7 @@ ROUNDS = 7
 CLIENTS, SECONDS = 8, 4
 TABLES, ROWS = 4, 20_000
 INSTANCE_CLASS = "db.t3.medium"
-"""The data is in memory, and counts as what the class's limit is for: a gigabyte of binary logs and the engine is killed."""
+"""The data is in memory and counts towards the class's limit: with a gigabyte of binary logs the engine is killed."""
 
 TIMEOUT_S = 600.0
 
