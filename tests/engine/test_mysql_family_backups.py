@@ -24,7 +24,7 @@ from harness.dialects import MARIADB, MYSQL, ClientError, EngineUnderTest, newes
 from harness.mysql_family_pairs import as_operator
 from harness.pairs import MultiAZ
 from harness.service import Service, eventually
-from harness.shop import Shop, whole_second
+from harness.shop import TABLE, Shop, made, whole_second
 from harness.volumes import why_not
 from mainstay.engines.builds import Builds
 from mainstay.engines.mariadb import bootstrap as mariadb
@@ -33,7 +33,6 @@ from mainstay.engines.mysql_family.layout import place_options
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(600)]
 
-TABLE = "CREATE TABLE kept (a int PRIMARY KEY)"
 BOOTSTRAPS: dict[str, Any] = {"mariadb": mariadb, "mysql": mysql}
 EVENTS = "SELECT EVENT_NAME, STATUS, DEFINER, LAST_ALTERED FROM information_schema.EVENTS ORDER BY 1"
 DEFAULT_SCHEDULER = {"mariadb": "OFF", "mysql": "ON"}
@@ -50,15 +49,6 @@ def own() -> Iterator[Service]:
     """A service that a test has for itself."""
     with Service() as service:
         yield service
-
-
-def made(service: Service, engine: EngineUnderTest, identifier: str = "source", **members: Any) -> Shop:
-    """An instance with an empty table, of which everything from now on can be restored."""
-    engine.create(service, identifier, **{"DBName": "shop", "BackupRetentionPeriod": 1, **members})
-    shop = Shop(service, engine, identifier)
-    shop.run(TABLE)
-    shop.restorable(whole_second())
-    return shop
 
 
 def snapshot(service: Service, source: str, name: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from harness.dialects import EngineUnderTest
 from harness.service import Service, eventually
 
+TABLE = "CREATE TABLE kept (a int PRIMARY KEY)"
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -50,3 +51,12 @@ class Shop:
         )
         self.service.await_status(target, "available")
         return Shop(self.service, self.engine, target)
+
+
+def made(service: Service, engine: EngineUnderTest, identifier: str = "source", **members: Any) -> Shop:
+    """An instance with an empty table, of which everything from now on can be restored."""
+    engine.create(service, identifier, **{"DBName": "shop", "BackupRetentionPeriod": 1, **members})
+    shop = Shop(service, engine, identifier)
+    shop.run(TABLE)
+    shop.restorable(whole_second())
+    return shop

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mainstay.engines.mariadb import accounts, audit, configuration, own_accounts, replication
+from mainstay.engines.mariadb import accounts, audit, configuration, obstacles, own_accounts, replication
 from mainstay.engines.mariadb.backups import MariadbBackups
 from mainstay.engines.mariadb.bootstrap import (
     bootstrap_command,
@@ -18,6 +18,7 @@ from mainstay.engines.mariadb.catalogue import OPTION_NAMES
 from mainstay.engines.mariadb.followers import FOLLOWERS
 from mainstay.engines.mariadb.procedures import procedures
 from mainstay.engines.mariadb.words import MARIADB_WORDS
+from mainstay.engines.mysql_family import heartbeat
 from mainstay.engines.mysql_family.driver import FamilyDriver
 from mainstay.engines.mysql_family.layout import LOG_DIRECTORIES
 from mainstay.engines.mysql_family.sessions import Session
@@ -75,6 +76,10 @@ class MariadbDriver(FamilyDriver):
 
     async def tend_accounts(self, connection: Session, operators: tuple[str, ...]) -> None:
         await own_accounts.mend(connection, operators)
+        await heartbeat.mend(connection)
+
+    async def make_way(self, connection: Session, operators: tuple[str, ...], error: str) -> None:
+        await obstacles.make_way(connection, operators, error)
 
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         await replication.clone(files, build, user, upstream)

@@ -41,6 +41,16 @@ def statements(operators: Sequence[str]) -> list[str]:
     return [statement for name, locked in _wanted(operators) for statement in _making(name, locked)]
 
 
+def names(operators: Sequence[str]) -> set[tuple[str, str]]:
+    """User and host of each."""
+    return {(name, OWN_HOST) for name, _locked in _wanted(operators)}
+
+
+async def unmake(connection: Session, operators: Sequence[str]) -> None:
+    """There is none of them any more; sessions that are open go on. Raises `Error`."""
+    await run_all(connection, [f"DROP USER IF EXISTS {account(*one)}" for one in sorted(names(operators))])
+
+
 async def mend(connection: Session, operators: Sequence[str]) -> None:
     """Makes what is not as it is to be anew, and takes from other accounts what reaches beyond the master user's.
 
@@ -50,8 +60,8 @@ async def mend(connection: Session, operators: Sequence[str]) -> None:
         if not await _is_sound(connection, name, locked):
             log.warning("accounts.mended", account=name)
             await run_all(connection, _making(name, locked))
-    ours = {(name, OWN_HOST) for name, _locked in _wanted(operators)}
-    strays = {grantee for (grantee,) in await connection.execute(_STRAYS)} - {_grantee(*one) for one in ours}
+    ours = {_grantee(*one) for one in names(operators)}
+    strays = {grantee for (grantee,) in await connection.execute(_STRAYS)} - ours
     for user, host in await connection.execute(_ACCOUNTS) if strays else ():
         if _grantee(user, host) in strays:
             log.warning("accounts.cut_back", user=user, host=host)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shlex
 import signal
 from abc import ABC, abstractmethod
@@ -17,7 +16,7 @@ from mainstay.engines.backups import EngineBackups
 from mainstay.engines.base import Health, Monitor, StartCommand
 from mainstay.engines.mysql_family import events, iam_logins, layout, replay, unforced
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
-from mainstay.engines.mysql_family.local_sessions import answering, run_all, session
+from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
 from mainstay.engines.mysql_family.option_file import parse, render
 from mainstay.engines.mysql_family.sessions import REFUSED, SHUT_OUT, Error, Session, message_of, number_of, silent
@@ -27,7 +26,6 @@ from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import SAFE_ENVIRONMENT, User
-from mainstay.host.users import names_of
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent, Transient
@@ -97,7 +95,11 @@ class FamilyDriver(ABC):
         """The settings of the running engine of this version, by name. What differs from `wanted` is told exactly."""
 
     async def tend_accounts(self, connection: Session, operators: tuple[str, ...]) -> None:
-        """Puts our accounts back as they are to be, where users can change them. Raises `Error`."""
+        """Puts what is ours in the engine back as it is to be, where users can change it. Raises `Error`."""
+        return
+
+    async def make_way(self, connection: Session, operators: tuple[str, ...], error: str) -> None:
+        """Of a follower that has stopped applying with this error: it is to be tried again. Raises `Error`."""
         return
 
     async def load_plugins(self, connection: Session, wanted: Mapping[str, str]) -> None:
@@ -114,7 +116,7 @@ class FamilyDriver(ABC):
         follow = ""
         if not assignment.writable and assignment.upstream is not None and self.initialised(files):
             follow = await self.followers.follow_statements(spec, files, assignment.upstream)
-        script = self.startup_script(_operators(files))
+        script = self.startup_script(operators(files))
         rendered = self.render(spec, self.own_options(spec, assignment, files, build), script, follow)
         if follow and assignment.upstream is not None:
             rendered[layout.SOURCE_FILE] = assignment.upstream.host
@@ -215,10 +217,12 @@ class FamilyDriver(ABC):
             async with session(files.sockets, timeout_s=PROBE_TIMEOUT_S) as connection:
                 if self.backups.recovering(files):
                     return Health(ready=False, starting=True, message="the log is being replayed")
-                await self.tend_accounts(connection, _operators(files))
+                await self.tend_accounts(connection, operators(files))
                 if self.follows(files):
                     # What cannot be applied must not be acknowledged either.
                     status = await self.followers.status(connection)
+                    if status is not None and status.apply_errno and not status.applying:
+                        await self.make_way(connection, operators(files), status.apply_error)
                     message = await self.followers.hold_back(connection, status)
                     if status is not None and status.receive_errno in REFUSED:
                         await self._let_in_again(spec, files)
@@ -282,8 +286,3 @@ class FamilyDriver(ABC):
         options = parse((files.configuration / layout.OPTION_FILE).read_text())
         variable_names = {option: name for name, option in self.option_names.items()}
         return {variable_names.get(name, name).removeprefix("loose_"): value for name, value in options.items()}
-
-
-def _operators(files: NodeFiles) -> tuple[str, ...]:
-    """The system users that may operate the node: the one that we run as, and the engine's own."""
-    return names_of((os.geteuid(), files.volume.stat().st_uid))

@@ -43,13 +43,19 @@ KEPT_UP_S = 0.2
 """A standby keeps up that has applied what it has received so long after it was asked."""
 
 KEEP_UP_PATIENCE_S = 15.0
+UNNUMBERED = -1
+"""MariaDB's, of a statement that has failed in another way, or not at all, where it was logged."""
+
 FOLLOWER_FILE = "mainstay.follower"
 
 log = structlog.get_logger()
 
 
 class FollowerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What a follower says of itself. `receiving` is "Yes", "No" or "Connecting"; `received` are GTIDs."""
+    """What a follower says of itself. `receiving` is "Yes", "No" or "Connecting"; `received` are GTIDs.
+
+    `apply_errno` is 0 only if there is no error; it is `UNNUMBERED` for one that has no number.
+    """
 
     source_host: str
     source_port: int
@@ -197,6 +203,7 @@ class Followers:
         if not rows:
             return None
         row, behind = rows[0], rows[0][f"Seconds_Behind_{source}"]
+        apply_error = str(row["Last_SQL_Error"] or "")
         return FollowerStatus(
             source_host=str(row[f"{source}_Host"]),
             source_port=int(row[f"{source}_Port"]),
@@ -204,8 +211,8 @@ class Followers:
             applying=row[f"{follower}_SQL_Running"] == "Yes",
             receive_errno=int(row["Last_IO_Errno"]),
             receive_error=str(row["Last_IO_Error"] or ""),
-            apply_errno=int(row["Last_SQL_Errno"]),
-            apply_error=str(row["Last_SQL_Error"] or ""),
+            apply_errno=int(row["Last_SQL_Errno"]) or (UNNUMBERED if apply_error else 0),
+            apply_error=apply_error,
             received=str(row[self._words.received] or "").replace("\n", ""),
             behind_s=None if behind is None else float(str(behind)),
         )

@@ -18,6 +18,8 @@ from mainstay.engines.mysql_family.sessions import (
     silent,
     transient,
 )
+from mainstay.engines.node_files import NodeFiles
+from mainstay.host.users import names_of
 from mainstay.model.errors import Transient
 
 SOCKET = "mysqld.sock"
@@ -46,6 +48,11 @@ async def binary_logs(session: Session) -> list[tuple[str, int]]:
 def own_name() -> str:
     """The account that we log in to."""
     return pwd.getpwuid(os.geteuid()).pw_name
+
+
+def operators(files: NodeFiles) -> tuple[str, ...]:
+    """The system users that may operate the node: the one that we run as, and the engine's own."""
+    return names_of((os.geteuid(), files.volume.stat().st_uid))
 
 
 async def connect(sockets: Path, *, timeout_s: float = STATEMENT_TIMEOUT_S, replicated: bool = False) -> Session:

@@ -91,6 +91,7 @@ def options(files: NodeFiles, words: Words) -> tuple[str, ...]:
     return (
         "--read-only=1",
         "--event-scheduler=OFF",
+        "--lc-messages=en_US",  # what the applier says is read here
         f"--log-{words.follower}-updates=0",
         "--sync-binlog=0",
         "--innodb-flush-log-at-trx-commit=0",
@@ -163,6 +164,21 @@ class FamilyReplay:
                 # It was made in this moment: its making is in the log.
                 log.info("restore.no_such_event", name=event.name, error=message_of(error))
 
+    async def overcome(self, session: Session, applied: str, error: str) -> bool:
+        """Whether the applier, which has stopped with this error behind what is `applied`, goes on nevertheless.
+
+        Raises `Error`.
+        """
+        return False
+
+    async def tend(self, session: Session, applied: str) -> None:
+        """Now and then while the log is replayed, up to `applied`: what must be there meanwhile. Raises `Error`."""
+        return
+
+    async def finish(self, session: Session) -> None:
+        """Everything is replayed: the last thing before users are let in. Perhaps again. Raises `Error`."""
+        return
+
     async def _bring_to_target(self, session: Session) -> None:
         origin = read_origin(self._files.data)
         await self._forget_relay_logs(session)
@@ -173,6 +189,7 @@ class FamilyReplay:
         if not self._restore.target.immediate:
             await self._replay(session, origin)
             await restore_from_log(session)
+        await self.finish(session)
         await self._open(session)
 
     async def _replay(self, session: Session, origin: Origin) -> None:
@@ -231,12 +248,16 @@ class FamilyReplay:
         follower = self.words.follower.title()
         while True:
             [status] = await session.records(f"SHOW {follower.upper()} STATUS")
-            if last in self.log_format.transactions(str(await session.value(self.words.applied))):
+            applied = str(await session.value(self.words.applied))
+            if last in self.log_format.transactions(applied):
                 return
-            if status["Last_SQL_Errno"]:
-                raise Permanent(f"a transaction of the log cannot be applied: {status['Last_SQL_Error']}")
-            if status[f"{follower}_SQL_Running"] == "No":
+            error = str(status["Last_SQL_Error"] or "")  # MariaDB has errors without a number
+            if status[f"{follower}_SQL_Running"] != "No":
+                await self.tend(session, applied)
+            elif not error:
                 raise Transient("the engine has stopped replaying the log")
+            elif not await self.overcome(session, applied, error):
+                raise Permanent(f"a transaction of the log cannot be applied: {error}")
             await asyncio.sleep(LOOK_S)
 
     async def _forget_relay_logs(self, session: Session) -> None:
