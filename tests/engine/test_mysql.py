@@ -8,6 +8,10 @@ import pytest
 
 from harness.dialects import MYSQL, Client, ClientError, EngineUnderTest, newest_of
 from harness.service import Service
+from mainstay.engines.builds import Builds
+from mainstay.engines.mysql import bootstrap
+from mainstay.engines.mysql_family.layout import arguments, place_options
+from mainstay.engines.mysql_family.scratch import Scratch, ask
 
 pytestmark = pytest.mark.engine
 
@@ -104,3 +108,22 @@ def test_what_programs_do_who_dump_a_database(master: Client) -> None:
         "DROP TABLE dumped",
     ):
         master.rows(statement)
+
+
+def test_a_start_removes_the_servers_root_and_not_a_users(service: Service, engine: EngineUnderTest) -> None:
+    """Where somebody else operates the node, root is a name as any other."""
+    build = Builds(service.settings).resolve("mysql", engine.version)
+    places = [*arguments(place_options(build, *bootstrap.SHARE)), "--skip-networking", "--mysqlx=0"]
+    server = Scratch(make=bootstrap.bootstrap_command(build), serve=[bootstrap.server(build), "--no-defaults", *places])
+
+    def roots(cursor: Any) -> list[int]:
+        """How many there are after a start, and after one more when a user has made one."""
+        found = []
+        for made in ("DO 0", "CREATE USER root@localhost IDENTIFIED BY 'a-users-own-1'"):
+            for statement in (made, *bootstrap.DROP_ROOT):
+                cursor.execute(statement)
+            cursor.execute("SELECT COUNT(*) FROM mysql.user WHERE User = 'root'")
+            found.append(cursor.fetchone()[0])
+        return found
+
+    assert ask(build, service.settings.engine_user, server, roots) == [0, 1]

@@ -24,7 +24,7 @@ from harness.dialects import MARIADB, MYSQL, ClientError, EngineUnderTest, newes
 from harness.mysql_family_pairs import as_operator
 from harness.pairs import MultiAZ
 from harness.service import Service, eventually
-from harness.shop import TABLE, Shop, made, whole_second
+from harness.shop import TABLE, Shop, made, snapshot, snapshot_status, whole_second
 from harness.volumes import why_not
 from mainstay.engines.builds import Builds
 from mainstay.engines.mariadb import bootstrap as mariadb
@@ -49,17 +49,6 @@ def own() -> Iterator[Service]:
     """A service that a test has for itself."""
     with Service() as service:
         yield service
-
-
-def snapshot(service: Service, source: str, name: str) -> None:
-    rds = service.client("rds")
-    rds.create_db_snapshot(DBInstanceIdentifier=source, DBSnapshotIdentifier=name)
-    eventually(lambda: snapshot_status(service, name) == "available")
-
-
-def snapshot_status(service: Service, name: str) -> str:
-    found = service.client("rds").describe_db_snapshots(DBSnapshotIdentifier=name)["DBSnapshots"]
-    return str(found[0]["Status"])
 
 
 def begin_from_snapshot(service: Service, name: str, target: str) -> None:
@@ -120,6 +109,49 @@ def test_whatever_is_in_the_log_is_replayed(own: Service, engine: EngineUnderTes
         assert clerk.value("SELECT COUNT(*) FROM kept") == 1
     settings = "SELECT @@GLOBAL.read_only, @@GLOBAL.event_scheduler, @@GLOBAL.innodb_flush_log_at_trx_commit"
     assert back.run(settings) == [(0, DEFAULT_SCHEDULER[name], 1)]
+
+
+def test_whoever_could_log_in_can_log_in_to_what_is_restored(own: Service, engine: EngineUnderTest) -> None:
+    """By every way that the engine knows, made before the backup or after it."""
+    shop = made(own, engine)
+    plugins = "SELECT PLUGIN_NAME FROM information_schema.PLUGINS WHERE PLUGIN_TYPE = 'AUTHENTICATION'"
+    known = {row[0] for row in shop.run(plugins)}
+    methods = sorted(known & {"ed25519", "parsec", "mysql_native_password", "caching_sha2_password"})
+    assert {"mariadb": "ed25519", "mysql": "caching_sha2_password"}[engine.dialect.engine] in methods
+    words = {"mariadb": "VIA {} USING PASSWORD('first-1')", "mysql": "WITH {} BY 'first-1'"}[engine.dialect.engine]
+    for method in methods:
+        shop.run(f"CREATE USER before_{method} IDENTIFIED {words.format(method)}")
+    snapshot(own, "source", "shot")
+    for method in methods:
+        shop.run(f"CREATE USER after_{method} IDENTIFIED {words.format(method)}")
+    shop.insert(1)
+    moment = whole_second()
+    shop.run(*(f"DROP USER {when}_{method}" for when in ("before", "after") for method in methods))
+    shop.restorable(moment)
+    back = shop.restored("back", moment)
+    for method in methods:
+        for user in (f"before_{method}", f"after_{method}"):
+            assert logged_in(back, user, "first-1") == f"{user}@%"
+            assert logged_in(back, user, "first-2") == ""
+
+
+def logged_in(shop: Shop, user: str, password: str) -> str:
+    """Whom the engine's own command line client logs in as, "" if it is refused."""
+    engine, instance = shop.engine.dialect.engine, shop.service.describe(shop.identifier)
+    build = Builds(shop.service.settings).resolve(engine, shop.engine.version)
+    plugins = [*build.prefix.glob("usr/lib/*/libmariadb3/plugin"), build.library_directory][0]
+    verify = {"mariadb": "--ssl-verify-server-cert", "mysql": "--ssl-mode=VERIFY_IDENTITY"}[engine]
+    done = subprocess.run(
+        [
+            str(build.bin_directory / engine), "--no-defaults", f"--plugin-dir={plugins}", verify,
+            f"--ssl-ca={shop.service.variables['MAINSTAY_CA_BUNDLE']}", f"--user={user}", f"--password={password}",
+            f"--host={instance['Endpoint']['Address']}", f"--port={instance['Endpoint']['Port']}",
+            "--batch", "-N", "-e", "SELECT CURRENT_USER()",
+        ],
+        capture_output=True, text=True, check=False, timeout=60, env=os.environ | build.environment,
+    )  # fmt: skip
+    assert done.returncode == 0 or "Access denied" in done.stderr, done.stderr
+    return done.stdout.strip()
 
 
 def test_what_users_say_of_the_time_moves_nothing(own: Service, engine: EngineUnderTest) -> None:

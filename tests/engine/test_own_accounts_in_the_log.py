@@ -1,6 +1,6 @@
-"""A user's statements about MariaDB's accounts that are ours: every restore and every follower gets past them.
+"""A user's statements about accounts that are ours: every restore and every follower gets past them.
 
-They are in the binary log, our putting the accounts back is not.
+MariaDB takes them: they are in the binary log, our putting the accounts back is not. MySQL refuses them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from datetime import datetime
 import pymysql
 import pytest
 
-from harness.dialects import MARIADB, ClientError, newest_of
+from harness.dialects import MARIADB, MYSQL, ClientError, EngineUnderTest, newest_of
 from harness.mysql_family_pairs import MysqlFamilyMultiAZ, as_operator
 from harness.service import Service, eventually
-from harness.shop import Shop, made, whole_second
+from harness.shop import Shop, made, snapshot, whole_second
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(900)]
 
-[ENGINE] = newest_of(MARIADB) or [None]
 OPERATOR = f"{pwd.getpwuid(os.geteuid()).pw_name}@localhost"
 RDSADMIN = "rdsadmin@localhost"
 CALL = "CALL mysql.rds_show_configuration()"
@@ -30,10 +29,20 @@ CALL = "CALL mysql.rds_show_configuration()"
 @pytest.fixture
 def own() -> Iterator[Service]:
     """A service that a test has for itself."""
-    if ENGINE is None:
-        pytest.skip("no MariaDB is installed")
     with Service() as service:
         yield service
+
+
+@pytest.fixture(params=newest_of(MARIADB), ids=lambda one: one.version)
+def mariadb(request: pytest.FixtureRequest) -> EngineUnderTest:
+    found: EngineUnderTest = request.param
+    return found
+
+
+@pytest.fixture(params=newest_of(MYSQL), ids=lambda one: one.version)
+def mysql(request: pytest.FixtureRequest) -> EngineUnderTest:
+    found: EngineUnderTest = request.param
+    return found
 
 
 class Attacked(Shop):
@@ -51,7 +60,7 @@ class Attacked(Shop):
         return False
 
     def attack(self, *statements: str) -> None:
-        """Statements, which may fail, one after the other; then our accounts are as they were, and a number is written."""
+        """Statements, which may fail; when our accounts are as they were, a number is written."""
         with self.engine.connect(self.service, self.service.describe(self.identifier), database="shop") as client:
             for statement in statements:
                 with suppress(*ClientError):
@@ -72,8 +81,8 @@ def accounts(shop: Shop) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("own_account", [RDSADMIN, OPERATOR])
-def test_a_restore_gets_past_them(own: Service, own_account: str) -> None:
-    shop = attacked(made(own, ENGINE))
+def test_a_restore_gets_past_them(own: Service, mariadb: EngineUnderTest, own_account: str) -> None:
+    shop = attacked(made(own, mariadb))
     shop.attack("SELECT 1")
     for attack in (
         "DROP USER {own}",
@@ -92,9 +101,9 @@ def test_a_restore_gets_past_them(own: Service, own_account: str) -> None:
     assert accounts(back) == before
 
 
-def test_other_accounts_of_the_same_statements_are_as_they_were(own: Service) -> None:
+def test_other_accounts_of_the_same_statements_are_as_they_were(own: Service, mariadb: EngineUnderTest) -> None:
     """And what succeeded only because one of ours was there, or was not."""
-    shop = attacked(made(own, ENGINE))
+    shop = attacked(made(own, mariadb))
     theirs = RDSADMIN
     shop.attack(f"DROP USER {theirs}")
     shop.attack(f"CREATE USER {theirs}, anna@'%'")  # makes one of them
@@ -114,9 +123,11 @@ def test_other_accounts_of_the_same_statements_are_as_they_were(own: Service) ->
     assert accounts(back) == before
 
 
-def test_a_statement_that_fails_for_another_reason_still_ends_the_restore(own: Service) -> None:
+def test_a_statement_that_fails_for_another_reason_still_ends_the_restore(
+    own: Service, mariadb: EngineUnderTest
+) -> None:
     """Nothing but what is about our accounts is passed over."""
-    shop = made(own, ENGINE)
+    shop = made(own, mariadb)
     node = own.node("source")["node"]
     as_operator(own, node, "SET sql_log_bin = 0", "CREATE USER unlogged@'%'")
     shop.run("DROP USER unlogged@'%'")
@@ -129,16 +140,16 @@ def test_a_statement_that_fails_for_another_reason_still_ends_the_restore(own: S
     own.await_status("never", "incompatible-restore")
 
 
-def test_followers_get_past_them(own: Service) -> None:
+def test_followers_get_past_them(own: Service, mariadb: EngineUnderTest) -> None:
     """A standby and a read replica, neither of which is copied anew for it."""
-    shop = attacked(made(own, ENGINE, MultiAZ=True))
-    pair = MysqlFamilyMultiAZ(own, ENGINE, own.describe("source"))
+    shop = attacked(made(own, mariadb, MultiAZ=True))
+    pair = MysqlFamilyMultiAZ(own, mariadb, own.describe("source"))
     pair.await_in_sync()
     own.client("rds").create_db_instance_read_replica(
         DBInstanceIdentifier="replica", SourceDBInstanceIdentifier="source"
     )
     own.await_status("replica", "available")
-    replica, before = Shop(own, ENGINE, "replica"), pair.await_in_sync()
+    replica, before = Shop(own, mariadb, "replica"), pair.await_in_sync()
     followers = (before.standby, own.node("replica")["node"])
     copies = [data_of(own, node) for node in followers]
     theirs = RDSADMIN
@@ -147,18 +158,29 @@ def test_followers_get_past_them(own: Service) -> None:
         shop.attack(f"RENAME USER {theirs} TO thief@'%'", "DROP USER thief@'%'")
     shop.attack(f"CREATE USER {theirs}, anna@'%'")
     for statement in (f"CREATE USER {theirs} IDENTIFIED BY 'Secret-123'", f"RENAME USER anna@'%' TO {theirs}"):
-        with shop.engine.connect(own, own.describe("source")) as client:
-            client.rows(f"DROP USER {theirs}")
-            for node in followers:  # which have put it back before the primary has
-                eventually(lambda node=node: is_there(own, node, "rdsadmin"), timeout_s=8.0)
-            client.rows(statement)
+        eventually(lambda statement=statement: comes_first(shop, followers, statement))
         shop.attack("SELECT 1")
     for user, host in shop.run("SELECT User, Host FROM mysql.user WHERE User LIKE 'rdsrepl%'"):
         shop.attack(f"DROP USER `{user}`@`{host}`")
     eventually(lambda: replica.numbers() == shop.numbers())
     eventually(lambda: len(pair.as_operator(before.standby, "SELECT a FROM shop.kept")) == len(shop.moments))
-    assert pair.await_in_sync() == before
+    after = pair.await_in_sync()
+    assert (after.epoch, after.standby) == (before.epoch, before.standby)
     assert [data_of(own, node) for node in followers] == copies
+
+
+def comes_first(shop: Attacked, followers: tuple[str, ...], statement: str) -> bool:
+    """Drops rdsadmin and runs the statement when the followers have it again; False if the primary had it before."""
+    with shop.engine.connect(shop.service, shop.service.describe(shop.identifier)) as client:
+        client.rows(f"DROP USER {RDSADMIN}")
+        for node in followers:
+            eventually(lambda node=node: is_there(shop.service, node, "rdsadmin"))
+        try:
+            client.rows(statement)
+        except ClientError:
+            eventually(shop.is_whole)
+            return False
+    return True
 
 
 def data_of(service: Service, node_id: str) -> int:
@@ -170,3 +192,26 @@ def is_there(service: Service, node_id: str, user: str) -> bool:
     with suppress(pymysql.err.MySQLError):
         return bool(as_operator(service, node_id, f"SELECT 1 FROM mysql.user WHERE User = '{user}'"))
     return False
+
+
+def test_mysql_refuses_them_and_restores_what_only_looks_like_them(own: Service, mysql: EngineUnderTest) -> None:
+    """Accounts of users whose names begin as those of our followers do are as safe as any other."""
+    shop = attacked(made(own, mysql))
+    shop.run("CREATE USER anna@'%', `rdsrepl-mine`@'%'")
+    snapshot(own, "source", "shot")
+    before = accounts(shop)
+    for account in (RDSADMIN, OPERATOR):
+        for statement in (
+            f"DROP USER {account}, anna@'%'",
+            f"RENAME USER anna@'%' TO anton@'%', {account} TO thief@'%'",
+            f"ALTER USER {account} IDENTIFIED BY 'Secret-123'",
+            f"CREATE USER IF NOT EXISTS {account}, bob@'%'",
+        ):
+            with pytest.raises(ClientError):
+                shop.run(statement)
+    assert accounts(shop) == before
+    shop.attack("DROP USER `rdsrepl-mine`@'%'", "RENAME USER anna@'%' TO anton@'%'")
+    before = accounts(shop)
+    shop.restorable(shop.moments[-1])
+    back = attacked(shop.restored("back", shop.moments[-1]))
+    assert back.numbers() == [0] and accounts(back) == before and back.is_whole()

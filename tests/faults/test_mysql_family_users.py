@@ -12,7 +12,7 @@ from contextlib import suppress
 import pymysql
 import pytest
 
-from harness.dialects import MARIADB, MYSQL, newest_of
+from harness.dialects import MARIADB, MYSQL, EngineUnderTest, newest_of
 from harness.mysql_family_pairs import Lost, MysqlFamilyMultiAZ, Told
 from harness.service import Service, eventually
 
@@ -205,3 +205,27 @@ def test_what_users_set_hinders_neither_our_sessions_nor_a_start(hindered: Mysql
     assert hindered.await_in_sync().epoch == epoch
     time.sleep(3.0)
     assert hindered.record.standby, "it does not stay in sync"
+
+
+@pytest.mark.parametrize("engine", newest_of(MYSQL), ids=lambda one: one.dialect.engine)
+def test_a_standby_is_copied_whatever_the_servers_character_set_is(engine: EngineUnderTest) -> None:
+    """MySQL refuses to be cloned by a server that has another one, or another collation."""
+    with Service() as service:
+        rds, family = service.client("rds"), f"mysql{'.'.join(engine.version.split('.')[:2])}"
+        rds.create_db_parameter_group(DBParameterGroupName="words", DBParameterGroupFamily=family, Description="-")
+        wanted = {"character_set_server": "latin1", "collation_server": "latin1_german2_ci"}
+        parameters = [
+            {"ParameterName": name, "ParameterValue": value, "ApplyMethod": "immediate"}
+            for name, value in wanted.items()
+        ]
+        rds.modify_db_parameter_group(DBParameterGroupName="words", Parameters=parameters)
+        instance = engine.create(service, "m1", MultiAZ=True, DBName="shop", DBParameterGroupName="words")
+        pair = MysqlFamilyMultiAZ(service, engine, instance)
+        before = pair.await_in_sync()
+        pair.make_table()
+        pair.kill(before.primary)
+        assert pair.await_epoch(before.epoch + 1).primary == before.standby
+        assert pair.await_in_sync().standby == before.primary  # copied anew, as every former primary is
+        settings = f"SELECT {', '.join(f'@@GLOBAL.{name}' for name in wanted)}"
+        for node_id in pair.node_ids:
+            assert pair.as_operator(node_id, settings) == [tuple(wanted.values())]

@@ -60,3 +60,14 @@ def made(service: Service, engine: EngineUnderTest, identifier: str = "source", 
     shop.run(TABLE)
     shop.restorable(whole_second())
     return shop
+
+
+def snapshot(service: Service, source: str, name: str) -> None:
+    rds = service.client("rds")
+    rds.create_db_snapshot(DBInstanceIdentifier=source, DBSnapshotIdentifier=name)
+    eventually(lambda: snapshot_status(service, name) == "available")
+
+
+def snapshot_status(service: Service, name: str) -> str:
+    found = service.client("rds").describe_db_snapshots(DBSnapshotIdentifier=name)["DBSnapshots"]
+    return str(found[0]["Status"])

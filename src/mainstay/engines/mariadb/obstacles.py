@@ -24,7 +24,7 @@ from mainstay.engines.mysql_family.quoting import account
 from mainstay.engines.mysql_family.sessions import Session
 
 GO_ON = "START SLAVE SQL_THREAD"
-PASS_OVER = "SET GLOBAL sql_slave_skip_counter = 1"
+SKIP_ONE = "SET GLOBAL sql_slave_skip_counter = 1"
 """The transaction at which the applier has stopped, as it commits in the order of the log. What went before is kept."""
 
 CREATE, RENAME = "CREATE", "RENAME"
@@ -88,11 +88,11 @@ class Obstacles:
             self._undone = told.accounts if self._undone is None else self._undone & told.accounts
             if self._is_done(told.operation, self._undone):
                 log.warning("restore.passed_over", behind=at, error=error)
-                await run_all(session, (PASS_OVER, GO_ON))
+                await run_all(session, (SKIP_ONE, GO_ON))
                 return True
         self._tries += 1
         if self._tries == 2 and (told is not None or ACCOUNTS_TABLE in error):
-            await own_accounts.unmake(session, self._operators)
+            await own_accounts.unmake(session, [user for user, _host in own_accounts.names(self._operators)])
         else:
             await self._make(session, frozenset() if told is None else told.accounts)
             if self._tries > 1:
@@ -116,16 +116,18 @@ class Obstacles:
 
 
 async def make_way(session: Session, operators: Sequence[str], error: str) -> None:
-    """Of a follower that has stopped with this error; what it makes or unmakes is soon put back. Raises `Error`.
+    """Of a follower that has stopped with this error; what it unmakes is soon put back. Raises `Error`.
 
-    The session is ours and replicates nothing. Our accounts are as they are to be.
+    The session is ours and replicates nothing. Our accounts are as they are to be. Only those are unmade that the
+    statement is about: without the one that we log in to, the engine would be started again.
     """
     told = complaint(error)
     if told is None:
         return
     ours = _are_ours(told.accounts, operators)
     if (told.operation == CREATE and ours) or (told.operation == RENAME and not ours):  # to a name of ours
-        await own_accounts.unmake(session, operators)
+        named = [user for user, _host in own_accounts.names(operators) if user in error]
+        await own_accounts.unmake(session, named)
     elif ours:
         await _make_followers(session, told.accounts)
 

@@ -7,7 +7,7 @@ replicated: every node has its own accounts, and mends them itself, also when DR
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import structlog
 
@@ -46,9 +46,9 @@ def names(operators: Sequence[str]) -> set[tuple[str, str]]:
     return {(name, OWN_HOST) for name, _locked in _wanted(operators)}
 
 
-async def unmake(connection: Session, operators: Sequence[str]) -> None:
-    """There is none of them any more; sessions that are open go on. Raises `Error`."""
-    await run_all(connection, [f"DROP USER IF EXISTS {account(*one)}" for one in sorted(names(operators))])
+async def unmake(connection: Session, users: Iterable[str]) -> None:
+    """There are none of these names any more; sessions that are open go on. Raises `Error`."""
+    await run_all(connection, [f"DROP USER IF EXISTS {account(user, OWN_HOST)}" for user in sorted(users)])
 
 
 async def mend(connection: Session, operators: Sequence[str]) -> None:

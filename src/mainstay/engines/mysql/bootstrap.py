@@ -15,6 +15,15 @@ SHARE = ("mysql",)
 ROOT = "root"
 """What --initialize-insecure makes, without a password. No client is let in before it is gone."""
 
+DROP_ROOT = (
+    "SET @root = (SELECT IF(COUNT(*), 'DROP USER root@localhost', 'DO 0') FROM mysql.global_grants"
+    " WHERE USER = 'root' AND HOST = 'localhost' AND PRIV = 'SYSTEM_USER')",
+    "PREPARE root FROM @root",
+    "EXECUTE root",
+)
+"""One that a user has made has no such privilege, and stays: that it was dropped would be in no log, and a restore
+could not pass over what the user does with it next."""
+
 QUICKLY = {
     "secure_file_priv": "NULL",
     "performance_schema": "0",
@@ -56,7 +65,7 @@ def startup_script(operators: tuple[str, ...]) -> str:
     """
     lines = [f"SET SESSION sql_log_bin = 0, {UNHINDERED}", *MYSQL_WORDS.unseen]
     if ROOT not in operators:
-        lines.append(f"DROP USER IF EXISTS {account(ROOT, OWN_HOST)}")
+        lines += DROP_ROOT
     for name, locked in ((ADMIN, "LOCK"), *((operator, "UNLOCK") for operator in operators)):
         own = account(name, OWN_HOST)
         lines += [

@@ -8,7 +8,9 @@ from mainstay.engines.mysql_family.quoting import account
 from mainstay.engines.mysql_family.replay import FamilyReplay, Origin
 from mainstay.engines.mysql_family.sessions import Session
 
-FOLLOWERS_OF_THE_SOURCE = "SELECT User, Host FROM mysql.user WHERE User LIKE %s"
+FOLLOWERS_OF_THE_SOURCE = (
+    "SELECT USER, HOST FROM mysql.global_grants WHERE PRIV = 'SYSTEM_USER' AND USER LIKE %s"  # no user can have it
+)
 
 
 class MysqlReplay(FamilyReplay):

@@ -99,7 +99,7 @@ class FamilyDriver(ABC):
         return
 
     async def make_way(self, connection: Session, operators: tuple[str, ...], error: str) -> None:
-        """Of a follower that has stopped applying with this error: it is to be tried again. Raises `Error`."""
+        """Of a follower that has stopped applying with this error: it tries again right after this. Raises `Error`."""
         return
 
     async def load_plugins(self, connection: Session, wanted: Mapping[str, str]) -> None:

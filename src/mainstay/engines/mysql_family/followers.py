@@ -339,16 +339,18 @@ class Followers:
         """Why this follower, of this status, cannot apply what it receives, "" if it can.
 
         As long as it cannot, it receives and acknowledges no more, and tries again to apply: the reason is then in the
-        log over and over (`loss`). Both threads are never started together: that discards what was received.
+        log over and over (`loss`). Both threads are never started together: that discards what was received. MariaDB
+        does so, too, when one is started while the other does not run, and asks its source for it again: the first new
+        try is therefore made while it still receives.
         """
         follower = self._words.follower.upper()
         if status is None:
             return ""
         if status.apply_errno:
-            if status.receiving != "No":
-                await connection.execute(f"STOP {follower} IO_THREAD")
             if not status.applying:
                 await connection.execute(f"START {follower} SQL_THREAD")
+            if status.receiving != "No":
+                await connection.execute(f"STOP {follower} IO_THREAD")
             return status.apply_error
         held = status.receiving == "No" and status.applying and not status.receive_errno
         if held and await self._applied(connection, status):
