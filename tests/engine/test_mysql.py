@@ -113,7 +113,12 @@ def test_what_programs_do_who_dump_a_database(master: Client) -> None:
 def test_a_start_removes_the_servers_root_and_not_a_users(service: Service, engine: EngineUnderTest) -> None:
     """Where somebody else operates the node, root is a name as any other."""
     build = Builds(service.settings).resolve("mysql", engine.version)
-    places = [*arguments(place_options(build, *bootstrap.SHARE)), "--skip-networking", "--mysqlx=0"]
+    places = [
+        *arguments(place_options(build, *bootstrap.SHARE)),
+        "--skip-networking",
+        "--mysqlx=0",
+        "--secure-file-priv=NULL",
+    ]
     server = Scratch(make=bootstrap.bootstrap_command(build), serve=[bootstrap.server(build), "--no-defaults", *places])
 
     def roots(cursor: Any) -> list[int]:

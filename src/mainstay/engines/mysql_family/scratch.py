@@ -86,11 +86,18 @@ def _stop(running: subprocess.Popen[bytes]) -> None:
         running.wait()
 
 
+def _await_socket(running: subprocess.Popen[bytes], socket_path: Path, deadline: float) -> None:
+    """Returns as well when the server has ended, or the deadline is over."""
+    while not socket_path.exists() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
 def _question(
     running: subprocess.Popen[bytes], socket_path: Path, output: Path, question: Callable[[Any], Answer]
 ) -> Answer:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
+        _await_socket(running, socket_path, deadline)  # PyMySQL leaves its own open that finds nobody
         try:
             connection = pymysql.connect(unix_socket=str(socket_path), user="root", ssl_disabled=True, autocommit=True)
             break
