@@ -20,6 +20,7 @@ from mainstay.model.errors import Permanent
 COPY_TIMEOUT_S = 24 * 3600.0
 POSITION_TIMEOUT_S = 600.0
 LOG_COPY_INTERVAL_MS = 20
+POSITIONS = "mysql.gtid_slave_pos"
 POSITION_FILES = ("mariadb_backup_binlog_info", "xtrabackup_binlog_info")
 CHECKPOINT_FILES = ("mariadb_backup_checkpoints", "xtrabackup_checkpoints")
 LEFT_BY_BACKUP = ("backup-my.cnf", "mariadb_backup_*", "xtrabackup_*")
@@ -99,25 +100,34 @@ async def _set_position(data: Path, gtids: str, build: EngineBuild, user: User) 
 
     A source that has logged nothing itself (a follower just made) has its position in the copied table already.
     """
-    rows = position_rows(gtids)
-    if not rows:
+    statements = position_statements(gtids)
+    if not statements:
         return
-    script = f"DELETE FROM mysql.gtid_slave_pos;\nINSERT INTO mysql.gtid_slave_pos VALUES {', '.join(rows)};\n"  # noqa: S608 - numbers
     await run(
         [*bootstrap_command(build), *place_of_data(data)],
         user=user,
         timeout_s=POSITION_TIMEOUT_S,
         env={"TZ": "UTC", **build.environment},
-        stdin=script.encode(),
+        stdin="".join(f"{statement};\n" for statement in statements).encode(),
     )
 
 
-def position_rows(gtids: str) -> list[str]:
-    """Rows of mysql.gtid_slave_pos (domain, sub-id, server, sequence number) for a GTID position."""
-    position = parse_position(gtids)
+def position_statements(gtids: str) -> list[str]:
+    """SQL that makes mysql.gtid_slave_pos of a copy say what `position_of_copy` says, with `gtids` as told."""
+    position = parse_position(gtids).values()
+    if not position:
+        return []
+    further = " OR ".join(
+        f"(domain_id = {one.domain} AND server_id = {one.server} AND seq_no > {one.sequence})" for one in position
+    )
     return [
-        f"({one.domain}, {number}, {one.server}, {one.sequence})"
-        for number, (_domain, one) in enumerate(sorted(position.items()), start=1)
+        f"DELETE FROM {POSITIONS} WHERE NOT ({further})",
+        *(
+            f"INSERT INTO {POSITIONS} (domain_id, sub_id, server_id, seq_no)"
+            f" SELECT {one.domain}, 1, {one.server}, {one.sequence} FROM DUAL"
+            f" WHERE NOT EXISTS (SELECT * FROM {POSITIONS} WHERE domain_id = {one.domain})"
+            for one in position
+        ),
     ]
 
 

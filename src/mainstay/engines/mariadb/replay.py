@@ -11,7 +11,7 @@ import structlog
 
 from mainstay.backups.log_archive import LogArchive
 from mainstay.engines.mariadb import own_accounts
-from mainstay.engines.mariadb.binlog import MARIADB_LOG
+from mainstay.engines.mariadb.binlog import MARIADB_LOG, position_of_copy
 from mainstay.engines.mariadb.obstacles import Obstacles, remove_followers
 from mainstay.engines.mariadb.words import MARIADB_WORDS
 from mainstay.engines.mysql_family.local_sessions import operators
@@ -44,7 +44,8 @@ class MariadbReplay(FamilyReplay):
         A source that has logged nothing itself (a follower just made) has its position in the copied table already.
         """
         if origin.gtids:
-            await session.execute("SET GLOBAL gtid_slave_pos = %s", (origin.gtids,))
+            recorded = str(await session.value(self.words.applied))
+            await session.execute("SET GLOBAL gtid_slave_pos = %s", (position_of_copy(origin.gtids, recorded),))
         await super().set_right(session, origin)
 
     async def overcome(self, session: Session, applied: str, error: str) -> bool:

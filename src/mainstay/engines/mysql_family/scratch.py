@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -86,10 +87,15 @@ def _stop(running: subprocess.Popen[bytes]) -> None:
         running.wait()
 
 
-def _await_socket(running: subprocess.Popen[bytes], socket_path: Path, deadline: float) -> None:
-    """Returns as well when the server has ended, or the deadline is over."""
-    while not socket_path.exists() and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+def _connected(path: Path) -> socket.socket:
+    """Raises `OSError`. PyMySQL would leave a socket open that finds nobody."""
+    peer = socket.socket(socket.AF_UNIX)
+    try:
+        peer.connect(str(path))
+    except OSError:
+        peer.close()
+        raise
+    return peer
 
 
 def _question(
@@ -97,14 +103,14 @@ def _question(
 ) -> Answer:
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
-        _await_socket(running, socket_path, deadline)  # PyMySQL leaves its own open that finds nobody
+        connection = pymysql.Connection(user="root", ssl_disabled=True, autocommit=True, defer_connect=True)
         try:
-            connection = pymysql.connect(unix_socket=str(socket_path), user="root", ssl_disabled=True, autocommit=True)
+            connection.connect(_connected(socket_path))
             break
-        except pymysql.err.MySQLError as error:
+        except (OSError, pymysql.err.MySQLError) as error:
             if running.poll() is not None or time.monotonic() > deadline:
                 said = output.read_text(errors="replace").strip()[-500:]
-                raise Permanent(f"the engine did not start: {message_of(error)}: {said}") from error
+                raise Permanent(f"the engine did not start: {error}: {said}") from error
             time.sleep(0.02)
     with connection, connection.cursor() as cursor:
         try:
