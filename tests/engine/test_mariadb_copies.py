@@ -26,7 +26,7 @@ CASES = {
 
 @pytest.mark.parametrize("engine", newest_of(MARIADB), ids=lambda one: one.version)
 def test_a_copy_has_the_transactions_that_its_source_had_not_counted_yet(engine: EngineUnderTest) -> None:
-    """Domain 3 is a follower whose parallel appliers had committed more than it said: applied again, rows come twice."""
+    """Domain 3 is a follower whose appliers had committed more than it said: applied again, it comes twice."""
     settings = load_settings({})
     build = Builds(settings).resolve("mariadb", engine.version)
     told = ",".join(said for said, _rows, _expected in CASES.values())

@@ -121,9 +121,9 @@ def position_statements(gtids: str) -> list[str]:
         f"(domain_id = {one.domain} AND server_id = {one.server} AND seq_no > {one.sequence})" for one in position
     )
     return [
-        f"DELETE FROM {POSITIONS} WHERE NOT ({further})",
+        f"DELETE FROM {POSITIONS} WHERE NOT ({further})",  # noqa: S608 - numbers
         *(
-            f"INSERT INTO {POSITIONS} (domain_id, sub_id, server_id, seq_no)"
+            f"INSERT INTO {POSITIONS} (domain_id, sub_id, server_id, seq_no)"  # noqa: S608 - numbers
             f" SELECT {one.domain}, 1, {one.server}, {one.sequence} FROM DUAL"
             f" WHERE NOT EXISTS (SELECT * FROM {POSITIONS} WHERE domain_id = {one.domain})"
             for one in position

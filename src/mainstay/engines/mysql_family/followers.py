@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 import structlog
+from pymysql.constants import ER
 
 from mainstay.engines.mysql_family import events, unforced
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
@@ -47,6 +48,10 @@ UNNUMBERED = -1
 """MariaDB's, of a statement that has failed in another way, or not at all, where it was logged."""
 
 FOLLOWER_FILE = "mainstay.follower"
+MEMORY_TABLES = (
+    "SELECT COUNT(*) FROM information_schema.TABLES WHERE ENGINE = 'MEMORY' AND TABLE_TYPE = 'BASE TABLE'"
+    " AND TABLE_SCHEMA NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
+)
 
 log = structlog.get_logger()
 
@@ -262,7 +267,7 @@ class Followers:
         wait = (status.received, DRAIN_LOOK_S)
         if status.received and await connection.value(self._words.wait_applied, wait) != 1:
             status = await self.status(connection)
-            if status is not None and status.apply_errno:
+            if status is not None and status.apply_errno and not await self._passes_over(connection, status):
                 raise Transient(f"the follower cannot apply what it received: {status.apply_error}")
             raise Transient("the follower applies what it received", retry_after_s=0.01)
 
@@ -346,6 +351,8 @@ class Followers:
         follower = self._words.follower.upper()
         if status is None:
             return ""
+        if status.apply_errno and await self._passes_over(connection, status):
+            status = msgspec.structs.replace(status, apply_errno=0, applying=True)
         if status.apply_errno:
             if not status.applying:
                 await connection.execute(f"START {follower} SQL_THREAD")
@@ -357,6 +364,21 @@ class Followers:
             # It goes on from what is applied: what is not would come twice.
             await connection.execute(f"START {follower} IO_THREAD")
         return ""
+
+    async def _passes_over(self, connection: Session, status: FollowerStatus) -> bool:
+        """Whether a row that was not found may be one of a MEMORY table; if so, the follower goes on, and without it.
+
+        A follower that was copied or started has these tables empty, and its source's have their rows: copying it anew
+        would not help, and would not end. Until this process ends, rows that are not there, of whatever table, are
+        passed over. Where nobody has MEMORY tables, a row that is missing remains an error.
+        """
+        if status.apply_errno != ER.KEY_NOT_FOUND or not await connection.value(MEMORY_TABLES):
+            return False
+        log.warning("follower.passes_over_missing_rows", error=status.apply_error)
+        await connection.execute(f"SET GLOBAL {self._words.follower}_exec_mode = 'IDEMPOTENT'")
+        if not status.applying:
+            await connection.execute(f"START {self._words.follower.upper()} SQL_THREAD")
+        return True
 
     async def follow(self, connection: Session, statements: str) -> None:
         """Runs `follow_statements` unless the engine follows that source already.
