@@ -44,6 +44,13 @@ def test_types_and_allowed_values() -> None:
         check_value(modes, "ANSI,NOTHING")
 
 
+def test_nobody_can_set_a_limit_of_memory_with_which_our_own_sessions_end() -> None:
+    limit = define(row("max_session_mem_used", "BIGINT UNSIGNED", smallest="8192", largest="18446744073709551615"))
+    check_value(limit, "16777216")
+    with pytest.raises(ApiError, match="Invalid parameter value"):
+        check_value(limit, "1048576")
+
+
 def test_defaults_follow_the_class() -> None:
     memory = define(
         row("innodb_buffer_pool_size", "BIGINT UNSIGNED", smallest="2097152", largest="9223372036854775807")
