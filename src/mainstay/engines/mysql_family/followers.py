@@ -359,8 +359,8 @@ class Followers:
             if status.receiving != "No":
                 await connection.execute(f"STOP {follower} IO_THREAD")
             return status.apply_error
-        held = status.receiving == "No" and status.applying and not status.receive_errno
-        if held and await self._applied(connection, status):
+        # Held back, or refused by its source: that is in the log once for each time that it asks.
+        if status.receiving == "No" and status.applying and await self._applied(connection, status):
             # It goes on from what is applied: what is not would come twice.
             await connection.execute(f"START {follower} IO_THREAD")
         return ""

@@ -111,6 +111,15 @@ async def test_what_cannot_be_applied_is_not_received_either(followers: Follower
     assert mended.ran == [f"START {follower.upper()} IO_THREAD"]
 
 
+@BOTH
+async def test_a_source_that_refuses_for_good_is_asked_again(followers: Followers, source: str, follower: str) -> None:
+    """The engine says why once, and stops; who looks for it in the log may have come too late."""
+    stopped = {f"{follower}_IO_Running": "No", "Last_IO_Errno": 1236, "Last_IO_Error": "Got fatal error 1236"}
+    refused: Any = Engine(source, follower, **stopped)
+    assert await followers.hold_back(refused, await followers.status(refused)) == ""
+    assert refused.ran == [f"START {follower.upper()} IO_THREAD"]
+
+
 @pytest.mark.parametrize(
     ("followers", "line"),
     [
