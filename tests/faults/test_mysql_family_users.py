@@ -52,6 +52,26 @@ def test_lock_of_a_user_is_neither_a_dead_primary_nor_a_lost_standby(pair: Mysql
     assert pair.await_in_sync() == before
 
 
+def test_what_the_standby_cannot_apply_is_not_lost_with_the_primary(pair: MysqlFamilyMultiAZ) -> None:
+    """It has acknowledged these commits. MariaDB, told to apply again what it has, discards what it has received."""
+    pair.make_table()
+    before = pair.await_in_sync()
+    pair.as_operator(before.standby, "SET sql_log_bin = 0", "INSERT INTO shop.kept (session, sequence) VALUES (1, 2)")
+    with pair.connect() as session:
+        for sequence in (1, 2, 3):
+            session.execute(f"INSERT INTO kept (session, sequence) VALUES (1, {sequence})")
+        pair.kill(before.primary)
+
+    rows: list[tuple[int, ...]] = []
+    deadline = time.monotonic() + 90.0
+    while not rows and time.monotonic() < deadline:
+        with suppress(Lost, pymysql.err.MySQLError), pair.connect() as session:
+            rows = session.execute("SELECT session, sequence FROM kept ORDER BY 2").fetchall()
+    assert [tuple(row) for row in rows] == [(1, 1), (1, 2), (1, 3)]
+    after = pair.await_in_sync()  # the standby is copied anew
+    assert pair.rows_of(after.standby) == [(1, 1), (1, 2), (1, 3)]
+
+
 def test_rows_of_a_memory_table_that_the_standby_has_lost_do_not_keep_it_from_following(
     pair: MysqlFamilyMultiAZ,
 ) -> None:

@@ -30,7 +30,7 @@ from mainstay.host.files import make_private_directory, write_atomically
 from mainstay.host.shims import Launch
 from mainstay.model.assignment import Assignment
 from mainstay.model.engine import EngineBuild
-from mainstay.model.errors import MainstayError, Permanent, Transient
+from mainstay.model.errors import CannotLead, MainstayError, Permanent, Transient
 from mainstay.model.node import NodeRole, NodeSpec
 
 UNKNOWN_ROUTE = "unknown"
@@ -202,7 +202,12 @@ class NodeActions:
 
     async def _promote(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         process = self.engine.process
-        await self._driver.promote(spec, self.files, self.build(spec), self._tools.user)
+        try:
+            await self._driver.promote(spec, self.files, self.build(spec), self._tools.user)
+        except CannotLead as error:  # its end is what the pair takes for a reason to go back
+            log.warning("node.cannot_lead", node_id=self.node_id, reason=str(error))
+            await self.engine.fence_and_see_end()
+            raise
         if self.engine.process is not process:
             return  # it ended meanwhile: nobody is being promoted, and its successor is to be told
         self.promoting = True

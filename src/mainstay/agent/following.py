@@ -46,6 +46,7 @@ class Following:
         self._poke = poke
         self._lag = LagMeter()
         self._loss = LossWatch(hands.files.logs / "error", driver.loss)
+        self._told_lost = False
 
     def begin_role(self) -> None:
         """What was seen before says nothing now."""
@@ -83,8 +84,11 @@ class Following:
     def _look_for_loss(self, spec: NodeSpec, assignment: Assignment, *, streaming: bool) -> None:
         upstream = assignment.upstream
         name = upstream.node_id if upstream is not None and self.upstream_ready(assignment) else ""
-        lost = self._loss.look(self._clock.monotonic(), streaming=streaming, upstream=name)
-        self._hands.copying.lost = lost
+        if self._told_lost and not self._hands.copying.lost:
+            self._loss.forget()
+        said = self._hands.health.obstacle
+        lost = self._loss.look(self._clock.monotonic(), streaming=streaming, upstream=name, said=said)
+        self._hands.copying.lost, self._told_lost = lost, bool(lost)
         if lost:
             log.warning("node.lost", node_id=spec.node_id, reason=lost)
             if self.replication is not None:

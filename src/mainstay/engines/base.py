@@ -41,12 +41,14 @@ class RecoveryPause(msgspec.Struct, frozen=True, kw_only=True):
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe found. `starting` distinguishes "recovering, wait" from "not answering"; `cold`: it follows another
     node and takes no queries, as it should; `pause`: its restore waits, and it takes queries and no writes;
-    `locked_out`: it answers, but not to us, until its next start makes our accounts anew."""
+    `locked_out`: it answers, but not to us, until its next start makes our accounts anew; `obstacle`: why it cannot
+    apply what it receives from another node."""
 
     ready: bool
     starting: bool = False
     cold: bool = False
     locked_out: bool = False
+    obstacle: str = ""
     pause: RecoveryPause | None = None
     pending_restart: tuple[str, ...] = ()
     message: str = ""
@@ -152,7 +154,10 @@ class EngineDriver(Protocol):
         """
 
     async def promote(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User) -> None:
-        """Tells a running follower to lead; it has done so when `follows` is false and it is ready."""
+        """Tells a running follower to lead; it has done so when `follows` is false and it is ready.
+
+        Raises `Transient` while it cannot, `CannotLead` if it never can with all that it has acknowledged.
+        """
 
     async def confirm_synchronous(self, spec: NodeSpec, files: NodeFiles, follower: str) -> bool:
         """Whether every commit acknowledged from now on, and every earlier one, is on the follower's disk.

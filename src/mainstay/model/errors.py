@@ -58,5 +58,9 @@ class Transient(MainstayError):
         self.retry_after_s = retry_after_s
 
 
+class CannotLead(Transient):
+    """A follower that is to lead cannot apply what it has received, or no longer has it. Whoever led before has it."""
+
+
 class Permanent(MainstayError):
     """The effect cannot succeed as asked; repeating it is useless."""

@@ -70,3 +70,25 @@ def test_time_does_not_run_while_it_streams_or_its_source_is_away_or_changes(wat
 def test_without_any_log_nothing_is_lost(tmp_path: Path) -> None:
     watch = LossWatch(tmp_path / "none", loss)
     assert cut_off(watch, 0.0) == cut_off(watch, 60.0) == ""
+
+
+def test_what_it_says_itself_counts_after_a_while_though_it_receives_between_its_tries(watch: LossWatch) -> None:
+    def look(now: float, said: str = "cannot apply it", upstream: str = "node-1") -> str:
+        return watch.look(now, streaming=not said, upstream=upstream, said=said)
+
+    assert [look(0.0), look(1.0, ""), look(PATIENCE_S - 1)] == ["", "", ""]
+    assert look(PATIENCE_S + 1, upstream="") == "", "there is nobody to copy it from"
+    assert look(PATIENCE_S + 1) == "cannot apply it"
+    later = 3 * PATIENCE_S  # it got over that: this is something new
+    assert [look(later), look(later + 1, ""), look(later + 5)] == ["", "", ""]
+    assert look(later + PATIENCE_S) == "cannot apply it"
+    watch.forget()
+    assert look(later + PATIENCE_S + 1) == "", "it has been copied since"
+
+
+def test_what_a_copy_replaces_is_no_reason_to_copy_again(watch: LossWatch, log: Path) -> None:
+    cut_off(watch, 0.0)
+    log.write_text(log.read_text() + REMOVED)
+    assert cut_off(watch, PATIENCE_S) != ""
+    watch.forget()
+    assert cut_off(watch, PATIENCE_S + 1) == cut_off(watch, 3 * PATIENCE_S) == ""

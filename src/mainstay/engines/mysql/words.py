@@ -13,6 +13,7 @@ MYSQL_WORDS = Words(
     received="Retrieved_Gtid_Set",
     is_applied="SELECT GTID_SUBSET(%s, @@GLOBAL.gtid_executed)",
     wait_applied="SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s) = 0",
+    start_keeps=True,
     identified="WITH caching_sha2_password AS",
     status_table="performance_schema.global_status",
     acknowledged="Rpl_semi_sync_source_yes_tx",

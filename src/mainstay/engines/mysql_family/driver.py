@@ -223,11 +223,11 @@ class FamilyDriver(ABC):
                     status = await self.followers.status(connection)
                     if status is not None and status.apply_errno and not status.applying:
                         await self.make_way(connection, operators(files), status.apply_error)
-                    message = await self.followers.hold_back(connection, status)
+                    message = await self.followers.hold_back(connection, files, status)
                     if status is not None and status.receive_errno in REFUSED:
                         await self._let_in_again(spec, files)
                     await events.note(files)
-                    return Health(ready=True, message=message)
+                    return Health(ready=True, message=message, obstacle=message)
                 return await self._health(connection, spec)
         except Error as error:
             message = message_of(error)

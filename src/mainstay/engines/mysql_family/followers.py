@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 import shutil
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -31,10 +32,10 @@ from mainstay.engines.mysql_family.sessions import Error, Session
 from mainstay.engines.mysql_family.trees import fsync_tree
 from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
-from mainstay.host.files import fsync_directory
+from mainstay.host.files import fsync_directory, write_atomically
 from mainstay.host.processes import User
 from mainstay.model.assignment import Upstream
-from mainstay.model.errors import MainstayError, Permanent, Transient
+from mainstay.model.errors import CannotLead, MainstayError, Permanent, Transient
 from mainstay.model.node import NodeSpec, ReplicationStatus
 
 STATUS_TIMEOUT_S = 5.0
@@ -52,6 +53,12 @@ MEMORY_TABLES = (
     "SELECT COUNT(*) FROM information_schema.TABLES WHERE ENGINE = 'MEMORY' AND TABLE_TYPE = 'BASE TABLE'"
     " AND TABLE_SCHEMA NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')"
 )
+ONE_OF_THEM = " AND TABLE_SCHEMA = %s AND TABLE_NAME = %s"
+ROW_OF = re.compile(r"event on table ([^.\s]+)\.(.+?); Can't find record")
+"""The table of a row that was not found, in the words of MariaDB; MySQL's coordinator leaves it to its workers."""
+
+DISCARDED_FILE = "mainstay.discarded"
+"""In the data of a follower that may have discarded what it had received and could not apply."""
 
 log = structlog.get_logger()
 
@@ -225,12 +232,12 @@ class Followers:
     async def promote(self, files: NodeFiles) -> None:
         """Applies what was received, to the last transaction, and takes writes.
 
-        Raises `Transient` while there is something to be applied: it is to be called again.
+        Raises `Transient` while there is something to be applied: it is to be called again. Raises `CannotLead`.
         """
         follower = self._words.follower.upper()
         async with answering(files.sockets) as connection:
             if await self.status(connection) is not None:
-                await self._drain(connection)
+                await self._drain(connection, files)
                 await connection.execute(f"STOP {follower}")
             await connection.execute(f"SET GLOBAL rpl_semi_sync_{self._words.follower}_enabled = 0")
             for name in ("sync_binlog", "innodb_flush_log_at_trx_commit"):
@@ -256,19 +263,26 @@ class Followers:
         )
         await asyncio.to_thread(write_leads_from, files.data, leads_from)
 
-    async def _drain(self, connection: Session) -> None:
+    async def _drain(self, connection: Session, files: NodeFiles) -> None:
         follower = self._words.follower.upper()
+        status = await self.status(connection)
+        if status is None:
+            return
+        stopped = status.receiving == "No" and not status.applying
+        if (files.data / DISCARDED_FILE).exists() or (stopped and not self._words.start_keeps):
+            raise CannotLead("it may lack what it has acknowledged: it could not apply it, and has discarded it")
+        # While it still receives: see `_start_applying`.
+        if not status.applying and not await self._passes_over(connection, files, status):
+            await self._start_applying(connection, files, status)
         await connection.execute(f"STOP {follower} IO_THREAD")
         status = await self.status(connection)
         if status is None:
             return
-        if not status.applying:
-            await connection.execute(f"START {follower} SQL_THREAD")
         wait = (status.received, DRAIN_LOOK_S)
         if status.received and await connection.value(self._words.wait_applied, wait) != 1:
             status = await self.status(connection)
-            if status is not None and status.apply_errno and not await self._passes_over(connection, status):
-                raise Transient(f"the follower cannot apply what it received: {status.apply_error}")
+            if status is not None and status.apply_errno:
+                raise CannotLead(f"it cannot apply what it has received: {status.apply_error}")
             raise Transient("the follower applies what it received", retry_after_s=0.01)
 
     async def confirm_synchronous(self, files: NodeFiles, follower: str) -> bool:
@@ -340,44 +354,65 @@ class Followers:
     async def _applied(self, connection: Session, status: FollowerStatus) -> bool:
         return bool(await connection.value(self._words.is_applied, (status.received,)))
 
-    async def hold_back(self, connection: Session, status: FollowerStatus | None) -> str:
+    async def hold_back(self, connection: Session, files: NodeFiles, status: FollowerStatus | None) -> str:
         """Why this follower, of this status, cannot apply what it receives, "" if it can.
 
         As long as it cannot, it receives and acknowledges no more, and tries again to apply: the reason is then in the
-        log over and over (`loss`). Both threads are never started together: that discards what was received. MariaDB
-        does so, too, when one is started while the other does not run, and asks its source for it again: the first new
-        try is therefore made while it still receives.
+        log over and over (`loss`). Both threads are never started together: that discards what was received.
         """
         follower = self._words.follower.upper()
         if status is None:
             return ""
-        if status.apply_errno and await self._passes_over(connection, status):
+        if await self._passes_over(connection, files, status):
             status = msgspec.structs.replace(status, apply_errno=0, applying=True)
         if status.apply_errno:
-            if not status.applying:
-                await connection.execute(f"START {follower} SQL_THREAD")
-            if status.receiving != "No":
-                await connection.execute(f"STOP {follower} IO_THREAD")
+            await self._try_again(connection, files, status)
             return status.apply_error
         # Held back, or refused by its source: that is in the log once for each time that it asks.
         if status.receiving == "No" and status.applying and await self._applied(connection, status):
             # It goes on from what is applied: what is not would come twice.
             await connection.execute(f"START {follower} IO_THREAD")
+        elif status.receiving == "Yes":
+            (files.data / DISCARDED_FILE).unlink(missing_ok=True)
         return ""
 
-    async def _passes_over(self, connection: Session, status: FollowerStatus) -> bool:
-        """Whether a row that was not found may be one of a MEMORY table; if so, the follower goes on, and without it.
+    async def _try_again(self, connection: Session, files: NodeFiles, status: FollowerStatus) -> None:
+        """To apply what it could not, and to receive no more.
+
+        The first new try is made while it still receives.
+        """
+        if not status.applying:
+            await self._start_applying(connection, files, status)
+        if status.receiving != "No":
+            await connection.execute(f"STOP {self._words.follower.upper()} IO_THREAD")
+
+    async def _start_applying(self, connection: Session, files: NodeFiles, status: FollowerStatus) -> None:
+        """Of MariaDB, that discards what was received if nothing is being received: it is asked for again.
+
+        It may have been acknowledged: this is noted before, and until it is received again `promote` refuses.
+        """
+        if status.receiving == "No" and not self._words.start_keeps:
+            await asyncio.to_thread(write_atomically, files.data / DISCARDED_FILE, b"")
+        await connection.execute(f"START {self._words.follower.upper()} SQL_THREAD")
+
+    async def _passes_over(self, connection: Session, files: NodeFiles, status: FollowerStatus) -> bool:
+        """Whether a row that was not found is one of a MEMORY table; if so, the follower goes on, and without it.
 
         A follower that was copied or started has these tables empty, and its source's have their rows: copying it anew
         would not help, and would not end. Until this process ends, rows that are not there, of whatever table, are
-        passed over. Where nobody has MEMORY tables, a row that is missing remains an error.
+        passed over. Until then a row that is missing is an error, unless the engine does not say of which table it is
+        and there are MEMORY tables.
         """
-        if status.apply_errno != ER.KEY_NOT_FOUND or not await connection.value(MEMORY_TABLES):
+        if status.apply_errno != ER.KEY_NOT_FOUND:
+            return False
+        found = ROW_OF.search(status.apply_error)
+        asked = (MEMORY_TABLES, ()) if found is None else (MEMORY_TABLES + ONE_OF_THEM, found.groups())
+        if not await connection.value(*asked):
             return False
         log.warning("follower.passes_over_missing_rows", error=status.apply_error)
         await connection.execute(f"SET GLOBAL {self._words.follower}_exec_mode = 'IDEMPOTENT'")
         if not status.applying:
-            await connection.execute(f"START {self._words.follower.upper()} SQL_THREAD")
+            await self._start_applying(connection, files, status)
         return True
 
     async def follow(self, connection: Session, statements: str) -> None:

@@ -14,10 +14,11 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     `source` and `follower` are what it calls the two in names of statements, variables and columns. `change` begins
     the statement that says whom to follow, `position` says in it that GTIDs are used. `received` is the column of the
     follower's status with the GTIDs that it has received, `is_applied` and `wait_applied` are queries that answer 1,
-    or 0, when those are applied (arguments: the GTIDs; the second one also the seconds to wait). `identified` stands
-    before a verifier in CREATE USER. `status_table` has the status variables, `acknowledged` is the one that counts
-    what standbys have acknowledged. A source whose state begins with `sent_all` has nothing to send. `lost` are words
-    in a follower's log, with what they mean. `unseen` keeps a session's statements out of every log and table.
+    or 0, when those are applied (arguments: the GTIDs; the second one also the seconds to wait). `start_keeps` says
+    whether what was received stays when one thread of a follower is started while the other does not run. `identified`
+    stands before a verifier in CREATE USER. `status_table` has the status variables, `acknowledged` is the one that
+    counts what standbys have acknowledged. A source whose state begins with `sent_all` has nothing to send. `lost` are
+    words in a follower's log, with what they mean. `unseen` keeps a session's statements out of every log and table.
     `follower_user` is what names of the accounts begin with under which nodes follow (MySQL: 32 characters in all),
     `password_characters` how long their passwords may be, `follower_rights` what they may do everywhere.
 
@@ -35,6 +36,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     received: str
     is_applied: str
     wait_applied: str
+    start_keeps: bool
     identified: str
     status_table: str
     acknowledged: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -9,7 +11,7 @@ import pytest
 
 from mainstay.engines.mariadb.followers import FOLLOWERS as MARIADB
 from mainstay.engines.mysql.followers import FOLLOWERS as MYSQL
-from mainstay.engines.mysql_family.followers import Followers, FollowerStatus, judge
+from mainstay.engines.mysql_family.followers import DISCARDED_FILE, Followers, FollowerStatus, judge
 
 FOLLOWING = FollowerStatus(
     source_host="127.96.0.1", source_port=3306, receiving="Yes", applying=True, receive_errno=0, receive_error="",
@@ -58,6 +60,8 @@ class Engine:
         ]  # fmt: skip
         self._shows = f"SHOW {follower.upper()} STATUS"
         self.ran: list[str] = []
+        self.asked: list[tuple[Any, ...]] = []
+        self.answer = 1
 
     async def records(self, statement: str) -> list[dict[str, Any]]:
         assert statement == self._shows
@@ -67,8 +71,9 @@ class Engine:
         self.ran.append(statement)
         return []
 
-    async def value(self, _statement: str, _arguments: tuple[Any, ...]) -> int:
-        return 1
+    async def value(self, _statement: str, arguments: tuple[Any, ...]) -> int:
+        self.asked.append(arguments)
+        return self.answer
 
 
 BOTH = pytest.mark.parametrize(
@@ -101,22 +106,66 @@ async def test_a_follower_of_another_one_changes_over(
     assert not any(one.endswith(";") for one in wrong.ran)
 
 
+@pytest.fixture
+def files(tmp_path: Path) -> Any:
+    return SimpleNamespace(data=tmp_path)
+
+
+def discards(files: Any) -> bool:
+    """Whether it is noted that what was received may be gone."""
+    return (files.data / DISCARDED_FILE).exists()
+
+
 @BOTH
-async def test_what_cannot_be_applied_is_not_received_either(followers: Followers, source: str, follower: str) -> None:
-    failing: Any = Engine(source, follower, Last_SQL_Errno=1062, Last_SQL_Error="Duplicate entry")
-    assert await followers.hold_back(failing, await followers.status(failing)) == "Duplicate entry"
-    assert failing.ran == [f"STOP {follower.upper()} IO_THREAD"]
+async def test_what_cannot_be_applied_is_not_received_either(
+    followers: Followers, source: str, follower: str, files: Any
+) -> None:
+    word = follower.upper()
+    broken = {"Last_SQL_Errno": 1062, "Last_SQL_Error": "Duplicate entry", f"{follower}_SQL_Running": "No"}
+    failing: Any = Engine(source, follower, **broken)
+    assert await followers.hold_back(failing, files, await followers.status(failing)) == "Duplicate entry"
+    # While it still receives nothing is discarded by a start.
+    assert failing.ran == [f"START {word} SQL_THREAD", f"STOP {word} IO_THREAD"] and not discards(files)
+    again: Any = Engine(source, follower, **broken, **{f"{follower}_IO_Running": "No"})
+    assert await followers.hold_back(again, files, await followers.status(again)) == "Duplicate entry"
+    assert again.ran == [f"START {word} SQL_THREAD"] and discards(files) is (followers is MARIADB)
     mended: Any = Engine(source, follower, **{f"{follower}_IO_Running": "No"})
-    assert await followers.hold_back(mended, await followers.status(mended)) == ""
-    assert mended.ran == [f"START {follower.upper()} IO_THREAD"]
+    assert await followers.hold_back(mended, files, await followers.status(mended)) == ""
+    assert mended.ran == [f"START {word} IO_THREAD"] and discards(files) is (followers is MARIADB)
+    streaming: Any = Engine(source, follower, Seconds_Behind_x=1)
+    assert await followers.hold_back(streaming, files, await followers.status(streaming)) == ""
+    assert streaming.ran == [] and not discards(files)
+
+
+@pytest.mark.parametrize(
+    ("error", "in_memory", "passed"),
+    [
+        ("Could not execute Update_rows event on table shop.fleeting; Can't find record in 'fleeting'", 1, True),
+        ("Could not execute Update_rows event on table shop.orders; Can't find record in 'orders'", 0, False),
+        ("Coordinator stopped because there were error(s) in the worker(s).", 1, True),
+    ],
+)
+@BOTH
+async def test_only_rows_of_memory_tables_are_passed_over(
+    followers: Followers, source: str, follower: str, files: Any, error: str, in_memory: int, passed: bool
+) -> None:
+    broken = {"Last_SQL_Errno": 1032, "Last_SQL_Error": error, f"{follower}_SQL_Running": "No"}
+    failing: Any = Engine(source, follower, **broken)
+    failing.answer = in_memory
+    assert (await followers.hold_back(failing, files, await followers.status(failing)) == "") is passed
+    assert any("IDEMPOTENT" in one for one in failing.ran) is passed
+    named = ("shop", error.split(".")[1].split(";")[0]) if "on table" in error else ()
+    assert failing.asked[0] == named
 
 
 @BOTH
-async def test_a_source_that_refuses_for_good_is_asked_again(followers: Followers, source: str, follower: str) -> None:
+async def test_a_source_that_refuses_for_good_is_asked_again(
+    followers: Followers, source: str, follower: str, files: Any
+) -> None:
     """The engine says why once, and stops; who looks for it in the log may have come too late."""
     stopped = {f"{follower}_IO_Running": "No", "Last_IO_Errno": 1236, "Last_IO_Error": "Got fatal error 1236"}
     refused: Any = Engine(source, follower, **stopped)
-    assert await followers.hold_back(refused, await followers.status(refused)) == ""
+    assert await followers.hold_back(refused, files, await followers.status(refused)) == ""
     assert refused.ran == [f"START {follower.upper()} IO_THREAD"]
 
 
