@@ -24,6 +24,7 @@ import psycopg
 from botocore.config import Config
 
 from harness.memory import memory_or
+from mainstay.compiled import PURE
 from mainstay.engines.builds import Builds
 from mainstay.host.layout import lock_path
 from mainstay.host.locks import holder
@@ -90,6 +91,7 @@ class Service:
             "MAINSTAY_PORT": str(free_port()),
             "MAINSTAY_ENGINES": builds,
             **({"MAINSTAY_PROXY_WORKERS": os.environ[PROXY_WORKERS]} if PROXY_WORKERS in os.environ else {}),
+            **({PURE: os.environ[PURE]} if PURE in os.environ else {}),  # a run of the sources is one in every process
             **{f"MAINSTAY_{name.upper()}": value for name, value in settings.items()},
         }
 
