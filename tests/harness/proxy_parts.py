@@ -7,11 +7,12 @@ from typing import cast
 
 from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
+from mainstay.proxy.budget import RESERVED_CONNECTIONS
 from mainstay.proxy.metrics import Metrics
 from mainstay.proxy.pool import Pool
 from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.session import ClientSession
-from mainstay.proxy.target import RESERVED_CONNECTIONS, Database, Target
+from mainstay.proxy.target import Database, Target
 
 
 class Transport:
@@ -61,7 +62,7 @@ class Parts:
         self.target = Target(Database(), Metrics(), lambda: self.time)
         self.target.database.place = "/nowhere"
         self.target.strict = strict
-        self.target.connector = self._connect
+        self.target.opener.connector = self._connect
         self.target.max_connections = budget + RESERVED_CONNECTIONS
         self.opened: list[ServerConnection] = []
         self.refuse: Exception | None = None

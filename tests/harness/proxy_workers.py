@@ -16,13 +16,14 @@ from typing import Any, cast
 from harness.proxy_parts import Transport
 from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
+from mainstay.proxy.budget import RESERVED_CONNECTIONS
 from mainstay.proxy.channel import Channel, Ended, Hello, Holds, Knows, Message, Needs, Opened, Settled
 from mainstay.proxy.lessee import Lessee
 from mainstay.proxy.lessor import Lessor
 from mainstay.proxy.metrics import Metrics
 from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.session import ClientSession
-from mainstay.proxy.target import RESERVED_CONNECTIONS, Database, Target
+from mainstay.proxy.target import Database, Target
 
 PROXY = "prx-1"
 ASK = wire.query(b"SELECT 1")
@@ -250,7 +251,7 @@ class WorkerInMemory:
             held.socket.close()
         share.held.clear()
         self.target.lender = None
-        self.target.connector = _nothing
+        self.target.opener.connector = _nothing
         self.target.waiters.clear()
 
 

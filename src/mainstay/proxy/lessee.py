@@ -85,7 +85,7 @@ class Share:
         self.closed = False
         self.opener: Callable[[Held, ServerConnection], Transport] = _stream
         target.lender = self
-        target.connector = self.connect
+        target.opener.connector = self.connect
 
     # What the target asks: see `Lender`
 
@@ -171,7 +171,7 @@ class Share:
     def refused(self, message: NoLease) -> None:
         """There is none: the engine does not answer."""
         self._received += 1
-        self._target.unreachable(message.reason)
+        self._target.opener.unreachable(message.reason)
         self.lacks()
 
     def terms(self, message: Terms) -> None:
@@ -195,7 +195,7 @@ class Share:
     def shed(self) -> None:
         """Gives back what it may not keep, and what nobody here waits for any more."""
         target = self._target
-        unneeded = self.spare - max(0, len(target.waiters) - target.opening)
+        unneeded = self.spare - max(0, len(target.waiters) - target.opener.under_way)
         self._end_spare(min(self.spare, max(unneeded, target.surplus)))
         target.shrink()
 

@@ -18,6 +18,7 @@ from contextlib import suppress
 import structlog
 
 from mainstay.protocol.postgres import wire
+from mainstay.proxy.budget import budget
 from mainstay.proxy.channel import (
     Ask,
     Custody,
@@ -34,7 +35,6 @@ from mainstay.proxy.channel import (
 )
 from mainstay.proxy.ledger import NOBODY, Ledger
 from mainstay.proxy.lessee import NO_LIMIT
-from mainstay.proxy.target import budget
 
 ASK_EVERY_S = 0.05
 CANCEL_EVERY_S = 5.0

@@ -293,7 +293,7 @@ class Proxy:
             generation=self._settled,
             target_state=state,
             target_reason=reason,
-            target_description=self.target.health_problem if reason else "",
+            target_description=self.target.opener.health_problem if reason else "",
             failure=self.failure,
             metrics=self.stats(),
         )
@@ -302,12 +302,12 @@ class Proxy:
         target = self.target
         if not self.spec.users:
             return TargetState.UNAVAILABLE, "AUTH_FAILURE"
-        if target.connections and not target.health_problem:
+        if target.connections and not target.opener.health_problem:
             return TargetState.AVAILABLE, ""
         if target.database.place is None:
             return TargetState.UNAVAILABLE, "UNREACHABLE"
-        if target.health_problem:
-            return TargetState.UNAVAILABLE, "AUTH_FAILURE" if target.refuses_user else "CONNECTION_FAILED"
+        if target.opener.health_problem:
+            return TargetState.UNAVAILABLE, "AUTH_FAILURE" if target.opener.refuses_user else "CONNECTION_FAILED"
         return TargetState.AVAILABLE, ""
 
     def stats(self) -> dict[str, float]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
 from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres.effects import Effect, effects
-from mainstay.proxy.connecting import open_connection
-from mainstay.proxy.engine_login import LoginFailed
+from mainstay.proxy.budget import Lender, budget
 from mainstay.proxy.metrics import Metrics
+from mainstay.proxy.opening import INIT, LIMIT, Opener, query_failed
 from mainstay.proxy.pool import Pool
 from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.statements import Statements
@@ -29,34 +29,12 @@ if TYPE_CHECKING:
     from mainstay.proxy.session import ClientSession
 
 TIMED_OUT = "Timed-out waiting to acquire database connection."
-RESERVED_CONNECTIONS = 3
-"""Of max_connections the engine keeps some for superusers (superuser_reserved_connections)."""
-
 IDLE_SURPLUS_AFTER_S = 300.0
-SETTLING_S = 10.0
-"""So long a connection may take from its login until it can be used: the initialization query may hang."""
-
-LOOK_AGAIN_S = 10.0
-"""So often a connection is tried while the last one could not be had and nobody waits: has the target come back?"""
-
-_OF_THE_REQUEST = frozenset({"3D000", "42501"})
-"""What is wrong with the database that a client named; it says nothing of the target."""
-
-_OF_THE_USER = frozenset({"28000", "28P01"})
-
 LIFETIME_S = 24 * 3600.0
-OPEN_RETRY_S = 0.25
 LENDING_S = 0.25
 """So long whoever asks waits at least where connections come from a lender."""
 
 log = structlog.get_logger()
-
-
-def budget(max_connections: int, percent: int) -> int:
-    """How many connections a proxy may have to an engine with this limit. One, while it is not known (0)."""
-    if not max_connections:
-        return 1
-    return max(1, min(max_connections * percent // 100, max_connections - RESERVED_CONNECTIONS))
 
 
 class Database:
@@ -65,31 +43,6 @@ class Database:
     def __init__(self) -> None:
         self.place: str | tuple[str, int] | None = None
         self.epoch = 0
-
-
-class Lender(Protocol):
-    """Where a worker's connections come from when workers share the budget. `limit` is how many it may have now, and
-    `idle_allowed` how many of them idle; what it lacks it asks for and gets later.
-    """
-
-    limit: int
-    idle_allowed: int
-
-    @property
-    def spare(self) -> int:
-        """How many it was given and has not used yet."""
-
-    def claim(self) -> bool:
-        """Takes one of the spare ones for a connection that is opened now; False if there is none."""
-
-    def lacks(self) -> None:
-        """What it lacks may have changed."""
-
-    def disconnected(self, connection: ServerConnection) -> None:
-        """Its socket is closed."""
-
-    def learned(self, max_connections: int) -> None:
-        """The engine has told its limit."""
 
 
 class Target:
@@ -109,18 +62,9 @@ class Target:
         self.strict = False
         self.statements = Statements()
         self.pools: dict[tuple[str, str], Pool] = {}
-        self.opening = 0
         self.connections: set[ServerConnection] = set()
         self.waiters: deque[tuple[float, ClientSession]] = deque()
-        self.settling: dict[ServerConnection, float] = {}
-        """Those that are logged in and cannot be used yet, and since when."""
-
-        self.problem = ""
-        """Why the last connection could not be had; "" if it could."""
-
-        self.problem_sqlstate = ""
-        self._failed_at = 0.0
-        self._failed_pool: Pool | None = None
+        self.opener = Opener(self)
         self.looked_at = now()
         """The time, to about a tenth of a second."""
 
@@ -133,8 +77,6 @@ class Target:
         self._blocked = False
         """Whoever asks now cannot be served before something else happens."""
 
-        self.connector: Callable[[Pool], Awaitable[ServerConnection]] = open_connection
-        self._retry: asyncio.TimerHandle | None = None
         self.tasks: set[asyncio.Task[None]] = set()
         self._effects = lru_cache(maxsize=4096)(self._judge)
 
@@ -171,13 +113,12 @@ class Target:
         lender = self.lender
         if lender is None:
             return len(self.connections) - self.budget
-        return len(self.connections) + self.opening + lender.spare - lender.limit
+        return len(self.connections) + self.opener.under_way + lender.spare - lender.limit
 
     @property
     def wanted(self) -> int:
         """How many more connections those who wait could use at once; none while a failure must be waited out."""
-        coming = self.opening + len(self.settling)
-        return 0 if self._retry is not None else max(0, len(self.waiters) - coming)
+        return 0 if self.opener.pausing else max(0, len(self.waiters) - self.opener.coming)
 
     def pool(self, user: ProxyUser, database: str) -> Pool:
         """The pool of a user in a database; a changed password counts for connections opened from now on."""
@@ -191,31 +132,19 @@ class Target:
         """Users by name, with the passwords that count for connections opened from now on."""
         for pool in self.pools.values():
             pool.user = users.get(pool.user.username, pool.user)
-        failed = self._failed_pool
-        if failed is not None and failed.user.username not in users:
-            self.problem = ""
+        self.opener.know(users)
 
     def initialise_by(self, sql: bytes) -> None:
         """The query that every connection runs first; those that have run another one serve nobody new."""
         if sql == self.init_query:
             return
         self.init_query = sql
-        for connection in list(self.settling):  # the other query may hang
-            self._give_up(connection)
+        for connection in list(self.opener.settling):  # the other query may hang
+            self.opener.give_up(connection)
         for connection in list(self.connections):
             connection.retired = True
             if connection in connection.pool.idle:
                 connection.close()
-
-    @property
-    def health_problem(self) -> str:
-        """Why the target would not serve a client now; "" if it would, though perhaps not every user."""
-        return "" if self.connections and self.problem_sqlstate in _OF_THE_USER else self.problem
-
-    @property
-    def refuses_user(self) -> bool:
-        """Whether the problem is that the engine does not take what the secret says."""
-        return self.problem_sqlstate in _OF_THE_USER
 
     def moved(self, place: str | tuple[str, int] | None, epoch: int) -> None:
         """The database is elsewhere now, or nowhere: what is connected to another place is of no use."""
@@ -233,9 +162,7 @@ class Target:
 
     def serve(self) -> None:
         """Hands free connections to those who wait, in order, and opens what the budget allows for the others."""
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self.opener.resume()
         if self._serving:
             self._again = True
             return
@@ -251,7 +178,7 @@ class Target:
         """Strictly in order: who cannot be served stops the queue, so that nobody is overtaken by another pool's."""
         kept: list[tuple[float, ClientSession]] = []
         self._blocked = False
-        opening: dict[Pool, int] = {}
+        coming: dict[Pool, int] = {}
         while self.waiters:
             asked_at, session = self.waiters.popleft()
             pool = session.pool
@@ -261,10 +188,10 @@ class Target:
                 session.granted(connection)
                 continue
             kept.append((asked_at, session))
-            if opening.setdefault(pool, pool.opening + sum(1 for one in self.settling if one.pool is pool)):
-                opening[pool] -= 1
+            if coming.setdefault(pool, self.opener.coming_for(pool)):
+                coming[pool] -= 1
             elif self._make_room(pool):
-                self._open(pool)
+                self.opener.open(pool)
             else:
                 self._blocked = True
                 break
@@ -280,68 +207,13 @@ class Target:
                 return True
             lender.lacks()
             return False
-        if len(self.connections) + self.opening < self.budget:
+        if len(self.connections) + self.opener.under_way < self.budget:
             return True
         others = [one for other in self.pools.values() if other is not pool for one in other.idle]
         if not others:
             return False
         min(others, key=lambda one: one.idle_since).close()
         return True
-
-    def _open(self, pool: Pool) -> None:
-        pool.opening += 1
-        self.opening += 1
-        task = asyncio.create_task(self._opened(pool))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-
-    async def _opened(self, pool: Pool) -> None:
-        connection: ServerConnection | None = None
-        error: Exception | None = None
-        epoch, password = self.database.epoch, pool.user.password
-        try:
-            connection = await self.connector(pool)
-        except Exception as raised:
-            error = raised
-        pool.opening -= 1
-        self.opening -= 1
-        if connection is not None and not connection.closed and epoch == self.database.epoch:
-            self.problem = self.problem_sqlstate = ""
-            pool.logged_in(password)
-            pool.welcome.learn(connection.parameters)
-            self.connections.add(connection)
-            if self.init_query or not self.max_connections:
-                self.settling[connection] = self.now()
-            if not self.max_connections:
-                connection.ask(b"SHOW max_connections", "max-connections")
-            elif self.init_query:
-                connection.ask(self.init_query, "init")
-            else:
-                self.settled(connection)
-            return
-        if connection is not None:
-            connection.close()
-        self._failed(pool, error, password)
-
-    def _failed(self, pool: Pool, error: Exception | None, password: str) -> None:
-        problem = str(error or "the database moved meanwhile")
-        if isinstance(error, LoginFailed) and pool.hopeless(error, password):
-            # No retry heals a wrong password or a database that does not exist: whoever waits for this pool is told.
-            for entry in [entry for entry in self.waiters if entry[1].pool is pool]:
-                self.waiters.remove(entry)
-                entry[1].refused(error.sqlstate, f"Request returned an error: {error}")
-        self.unreachable(problem, pool, error.sqlstate if isinstance(error, LoginFailed) else "")
-
-    def unreachable(self, problem: str, pool: Pool | None = None, sqlstate: str = "") -> None:
-        """A connection could not be opened; it is tried again soon if somebody waits."""
-        self.metrics.add("DatabaseConnectionsSetupFailed")
-        if sqlstate not in _OF_THE_REQUEST:
-            self.problem, self.problem_sqlstate = problem, sqlstate
-            self._failed_at, self._failed_pool = self.now(), pool
-        user, database = ("", "") if pool is None else (pool.user.username, pool.database)
-        log.warning("proxy.connection_failed", user=user, database=database, error=problem)
-        if self.waiters and self._retry is None:
-            self._retry = asyncio.get_running_loop().call_later(OPEN_RETRY_S, self.serve)
 
     # What sessions and connections tell
 
@@ -384,7 +256,7 @@ class Target:
             return
         if connection in connection.pool.idle:
             return
-        self.settling.pop(connection, None)
+        self.opener.settling.pop(connection, None)
         if connection.retired or self.surplus > 0:
             connection.close()
         else:
@@ -395,28 +267,31 @@ class Target:
 
     def answered(self, connection: ServerConnection, purpose: str, rows: bytes, failed: bool) -> None:
         """The answer to a query of ours."""
-        if purpose == "max-connections" and not failed and rows[6:].isdigit():
-            self.max_connections = int(rows[6:])
-            if self.lender is not None:
-                self.lender.learned(self.max_connections)
-            if self.init_query:
-                connection.ask(self.init_query, "init")
-        elif failed or purpose == "max-connections":
-            error, connection.ask_error = connection.ask_error, None
-            log.warning("proxy.query_failed", purpose=purpose, error=str(error))
-            connection.close()
-            if purpose == "init":
-                failure = LoginFailed("08006", f"the initialization query failed: {error}")
-                self._failed(connection.pool, failure, connection.pool.user.password)
+        if purpose in (LIMIT, INIT):
+            self.opener.answered(connection, purpose, rows, failed)
+        elif failed:
+            query_failed(connection, purpose)
         elif purpose == "clean":
             connection.applied, connection.applied_version, connection.bare = {}, None, True
             connection.prepared.clear()
             connection.unnamed = None
 
+    def learned(self, max_connections: int) -> None:
+        """The engine has told its limit."""
+        self.max_connections = max_connections
+        if self.lender is not None:
+            self.lender.learned(max_connections)
+
+    def refuse(self, pool: Pool, sqlstate: str, message: str) -> None:
+        """Whoever waits for a connection of this pool is told that there will be none."""
+        for entry in [entry for entry in self.waiters if entry[1].pool is pool]:
+            self.waiters.remove(entry)
+            entry[1].refused(sqlstate, message)
+
     def forget(self, connection: ServerConnection) -> None:
         """The connection is closed."""
         self.connections.discard(connection)
-        self.settling.pop(connection, None)
+        self.opener.settling.pop(connection, None)
         if connection in connection.pool.idle:
             connection.pool.idle.remove(connection)
         self.over = self.surplus > 0
@@ -433,7 +308,7 @@ class Target:
             asked_at, session = self.waiters.popleft()
             self._blocked = False
             self.metrics.add("DatabaseConnectionsBorrowTimedOut")
-            detail = f" {self.problem}" if self.problem else ""
+            detail = f" {self.opener.problem}" if self.opener.problem else ""
             session.refused("08000", TIMED_OUT)
             log.warning("proxy.borrow_timed_out", client=session.number, waited_s=self.now() - asked_at, reason=detail)
         if self.waiters and not self._blocked:
@@ -460,27 +335,7 @@ class Target:
                 connection.close()
                 surplus -= 1
         self.shrink()
-        for connection, since in list(self.settling.items()):
-            if now - since > SETTLING_S:
-                pool = self._give_up(connection)
-                words = f"the initialization query took longer than {SETTLING_S:.0f} s"
-                self._failed(pool, LoginFailed("08006", words), pool.user.password)
-        self._look_again(now)
-
-    def _give_up(self, connection: ServerConnection) -> Pool:
-        """Ends a connection that is not ready yet, and what it is doing."""
-        del self.settling[connection]
-        connection.pool.abandoned(connection, dirty=False, started=True)
-        return connection.pool
-
-    def _look_again(self, now: float) -> None:
-        """Whether the target is there again after a failure; with clients that wait nobody else needs to look."""
-        pool, busy = self._failed_pool, self.waiters or self.opening or self.settling
-        if not self.problem or pool is None or busy or self.lender is not None or self.database.place is None:
-            return
-        if now - self._failed_at > LOOK_AGAIN_S and len(self.connections) < self.budget:
-            self._failed_at = now
-            self._open(pool)
+        self.opener.tidy(now)
 
     def shrink(self) -> None:
         """Closes idle connections beyond the budget, the longest unused first; the others go when they come free."""

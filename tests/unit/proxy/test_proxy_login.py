@@ -22,13 +22,13 @@ from mainstay.model.node import ServerCertificate
 from mainstay.model.proxy import ClientPasswordAuthType, ProxyListener, ProxySpec, ProxyUser
 from mainstay.protocol.postgres import wire
 from mainstay.protocol.postgres.scram import SCRAM, SCRAM_PLUS, ScramClient, md5_password
+from mainstay.proxy.budget import RESERVED_CONNECTIONS
 from mainstay.proxy.cancel_keys import Keys
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.loop import run
 from mainstay.proxy.pool import Pool
 from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.service import Listener, Proxy
-from mainstay.proxy.target import RESERVED_CONNECTIONS
 
 REPORTED = {"server_version": "17.2", "TimeZone": "UTC", "application_name": "RDSProxy"}
 SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"
@@ -67,7 +67,7 @@ class Place:
         target = self.proxy.target
         target.database.place = "/nowhere"
         target.max_connections = 1 + RESERVED_CONNECTIONS
-        target.connector = self._connect
+        target.opener.connector = self._connect
 
     async def _verify(self, token: str, user: ProxyUser, listener: Listener) -> bool:
         assert user.username == "token" and listener.proxy_id == "prx-1"

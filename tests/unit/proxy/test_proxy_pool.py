@@ -6,9 +6,9 @@ from harness.proxy_parts import ANSWER, Parts, client_got, kinds, server_got, tu
 from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import wire
 from mainstay.proxy.engine_login import LoginFailed
+from mainstay.proxy.opening import LOOK_AGAIN_S, SETTLING_S
 from mainstay.proxy.pool import ROTATION_S
 from mainstay.proxy.session import ClientSession
-from mainstay.proxy.target import LOOK_AGAIN_S, SETTLING_S
 
 ASK = wire.query(b"SELECT 1")
 
@@ -141,7 +141,7 @@ async def test_a_refused_login_is_told_at_once() -> None:
     session.data_received(ASK)
     await turn()
     assert session.waiting, "that heals"
-    assert parts.target.opening == 0
+    assert parts.target.opener.under_way == 0
 
 
 async def test_pausing_is_left_with_the_client_that_caused_it() -> None:
@@ -234,7 +234,7 @@ async def test_a_client_that_names_no_database_says_nothing_of_the_target() -> N
     session.data_received(ASK)
     await turn()
     assert b"does not exist" in client_got(session)
-    assert not parts.target.health_problem
+    assert not parts.target.opener.health_problem
 
 
 async def test_a_user_that_is_refused_says_nothing_of_the_target_while_others_are_served() -> None:
@@ -243,15 +243,15 @@ async def test_a_user_that_is_refused_says_nothing_of_the_target_while_others_ar
     parts.refuse = LoginFailed("28P01", "password authentication failed")
     refused.data_received(ASK)
     await turn()
-    assert parts.target.health_problem and parts.target.refuses_user
+    assert parts.target.opener.health_problem and parts.target.opener.refuses_user
     parts.refuse = None
     served.data_received(ASK)
     await turn()
-    assert not parts.target.health_problem
+    assert not parts.target.opener.health_problem
     parts.refuse = LoginFailed("28P01", "password authentication failed")
     refused.data_received(ASK)
     await turn()
-    assert parts.target.problem and not parts.target.health_problem
+    assert parts.target.opener.problem and not parts.target.opener.health_problem
 
 
 async def test_whether_a_target_is_back_is_looked_at_though_nobody_asks() -> None:
@@ -261,13 +261,13 @@ async def test_whether_a_target_is_back_is_looked_at_though_nobody_asks() -> Non
     session.data_received(ASK)
     await turn()
     session.close()
-    assert parts.target.health_problem == "no route"
+    assert parts.target.opener.health_problem == "no route"
     parts.refuse = None
     parts.target.serve()  # the retry, of which nobody is left
     for parts.time in (LOOK_AGAIN_S - 1, LOOK_AGAIN_S + 1):
         parts.target.tidy()
         await turn()
-        assert bool(parts.target.health_problem) is (parts.time < LOOK_AGAIN_S)
+        assert bool(parts.target.opener.health_problem) is (parts.time < LOOK_AGAIN_S)
     assert len(parts.target.connections) == 1
 
 
@@ -284,5 +284,5 @@ async def test_one_who_waits_for_a_slow_init_query_has_one_connection_opened() -
         assert len(parts.opened) == 1
     parts.time = SETTLING_S + 1
     parts.target.tidy()
-    assert "initialization query took longer" in parts.target.health_problem
+    assert "initialization query took longer" in parts.target.opener.health_problem
     session.close()
