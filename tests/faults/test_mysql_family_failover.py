@@ -11,7 +11,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 import pytest
@@ -27,6 +27,8 @@ KILLS = "MAINSTAY_KILLS"
 
 KILLS_A_BATCH = 10
 P50_MAX_S, P99_MAX_S = 0.7, 2.0
+TELLING_S, LOGGED_S_MAX = 4.0, 60.0
+"""A gap that is longer is printed with what was logged meanwhile: whoever reads of it later has nothing else."""
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -55,6 +57,16 @@ def settle(pair: MysqlFamilyMultiAZ, writers: Writers, title: str) -> None:
     assert verdict.acknowledged > 0
 
 
+def gaps_of(pair: MysqlFamilyMultiAZ, writers: Writers, faults: Sequence[float]) -> list[Gap]:
+    """What the clients saw of each fault."""
+    found = gaps(writers.operations, faults)
+    for fault, gap in zip(faults, found, strict=True):
+        worst_s = max(gap.to_first_commit_s, gap.longest_silence_s)
+        if worst_s > TELLING_S:
+            print(f"{pair.name}, {gap}:\n{pair.log_of(fault, min(3 * worst_s, LOGGED_S_MAX))}")
+    return found
+
+
 def resumed(writers: Writers, since: float) -> None:
     """Waits until commits that were begun after this time are acknowledged."""
     eventually(lambda: writers.acknowledged_since(since), interval_s=0.01)
@@ -78,7 +90,7 @@ def test_primary_killed(pair: MysqlFamilyMultiAZ, full: bool) -> None:
             )
             settle(pair, writers, f"F1, batch {batch + 1}")
         assert writers.read, "the readers have seen nothing"
-        found += gaps(writers.operations, kills)
+        found += gaps_of(pair, writers, kills)
         backlogs += behind
         acknowledged += writers.acknowledged()
     print(f"F1, {pair.name}: {acknowledged} acknowledged; {describe_gaps(found)}; {loss_bound(len(found))}")
@@ -208,7 +220,9 @@ def test_primary_killed_while_a_standby_joins(pair: MysqlFamilyMultiAZ, chance: 
             faults.append(pair.kill(pair.primary))
             resumed(writers, faults[-1])
         settle(pair, writers, "F9")
-    print(f"F9, {pair.name}: {describe_gaps(gaps(writers.operations, faults))}")
+    found = gaps_of(pair, writers, faults)
+    print(f"F9, {pair.name}: {describe_gaps(found)}")
+    print(f"F9, {pair.name}: gaps {[round(one.to_first_commit_s, 2) for one in found]}")
 
 
 def test_a_standby_that_its_primary_does_not_know_is_let_in_again(pair: MysqlFamilyMultiAZ) -> None:

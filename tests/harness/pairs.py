@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ import psycopg
 
 from harness.link import Link
 from harness.service import Service, eventually
-from harness.writers import TABLE, Row, Writers
+from harness.writers import TABLE, Row, Writers, clock_s
 from mainstay.host.fencing import processes_below
 from mainstay.model.pair import PairRecord
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
+LOGGED_AT = re.compile(r'"timestamp": "([^"Z]+)')
 
 
 class MultiAZ:
@@ -109,6 +112,18 @@ class MultiAZ:
                 return (session.execute("SELECT session, sequence FROM kept").fetchall(),)
         except psycopg.OperationalError:
             return None
+
+    def log_of(self, since: float, seconds: float) -> str:
+        """What the agent and the endpoint logged from this moment (of `time.monotonic`) on, for so long."""
+        began = datetime.fromtimestamp(since + clock_s(), UTC).isoformat()
+        ended = datetime.fromtimestamp(since + seconds + clock_s(), UTC).isoformat()
+        lines = []
+        for name in ("agent", "endpoint"):
+            for line in (self.service.home / "logs" / f"{name}.log").read_text().splitlines():
+                found = LOGGED_AT.search(line)
+                if found and began <= found[1] < ended:
+                    lines.append((found[1], line))
+        return "\n".join(line for _at, line in sorted(lines))
 
     # Processes
 
