@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hmac
+import os
 
 import pytest
 
 from mainstay.protocol.postgres.scram import (
+    BLOCK_BYTES,
+    Keyed,
     ScramClient,
     ScramError,
     ScramServer,
@@ -121,3 +125,11 @@ def _md5(data: bytes) -> str:
     import hashlib
 
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@pytest.mark.parametrize("key_bytes", [0, 1, 32, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 200])
+def test_the_codes_of_a_key_are_those_of_hmac(key_bytes: int) -> None:
+    key = os.urandom(key_bytes)
+    keyed = Keyed(key)
+    for data in (b"", b"a", os.urandom(300), b""):  # nothing of one is left for the next
+        assert keyed.code(data) == hmac.digest(key, data, "sha256")
