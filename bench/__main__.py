@@ -27,6 +27,7 @@ BENCHES = (
     "read_replicas",
     "crowd",
     "rds_proxy",
+    "instructions",
     "endpoint_relay",
     "volumes",
     "backups",

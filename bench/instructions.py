@@ -1,0 +1,53 @@
+"""What a statement costs the proxy's own code, in instructions: counted by valgrind, so a busy machine changes nothing.
+
+`statement_driver.py` has one client's statements served by the proxy's parts in a process of its own. The count of few
+is taken from that of many, so that what comes before the first statement is in neither.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.report import Table
+from bench.statement_driver import KINDS
+from mainstay import compiled
+
+HEADING = "Instructions of a statement in the proxy"
+FEW, MANY = 200, 1_000
+TIMEOUT_S = 600.0
+SERVED = "CPyDef_streams___Poller___run"
+"""The compiled function within which the proxy is at work; the client's and the engine's parts are outside it."""
+
+
+def run(say: Callable[[str], None]) -> list[Table]:
+    """One table; none, in words, where there is no valgrind or nothing is compiled."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None or not (compiled.directory() / compiled.COMPLETE).exists():
+        say("instructions: needs valgrind, and a C compiler when the environment is made; skipped")
+        return []
+    rows = []
+    for kind in KINDS:
+        few, many = (_instructions(valgrind, kind, count) for count in (FEW, MANY))
+        rows.append((kind, f"{(many - few) / (MANY - FEW):.0f}"))
+        say(f"instructions: {kind}")
+    title = "SELECT of one row by one client: instructions, without those of the kernel"
+    return [Table(title=title, columns=("protocol", "a statement"), rows=tuple(rows))]
+
+
+def _instructions(valgrind: str, kind: str, statements: int) -> int:
+    with tempfile.TemporaryDirectory() as directory:
+        command = [
+            valgrind, "--tool=callgrind", f"--callgrind-out-file={Path(directory) / 'out'}",
+            f"--toggle-collect={SERVED}", sys.executable, "-m", "bench.statement_driver", kind, str(statements),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+    found = re.search(r"Collected : (\d+)", done.stderr)
+    if done.returncode != 0 or found is None:
+        raise RuntimeError(f"valgrind: {done.stderr[-1500:]}")
+    return int(found[1])
