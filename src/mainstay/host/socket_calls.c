@@ -12,8 +12,6 @@
 
 #define RECEIVE_BYTES (32 * 1024)
 #define EVENTS_MAX 42
-#define EVENT_BITS 16
-#define EVENTS ((1UL << EVENT_BITS) - 1)
 
 /* What is received passes here, so that no room for 32 KiB is made for each small message. Guarded by the lock. */
 static char room[RECEIVE_BYTES];
@@ -49,13 +47,12 @@ static PyObject *transmit(PyObject *Py_UNUSED(module), PyObject *const *argument
   return PyErr_SetFromErrno(PyExc_OSError);
 }
 
-static PyObject *wait_(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given) {
+/* Of `looks_at`, bound to the descriptor of an epoll: asking the object for it each time is a call of its method. */
+static PyObject *look(PyObject *epoll_fd, PyObject *asked) {
   struct epoll_event ready[EVENTS_MAX];
   int count;
-  if (!count_is("wait", given, 2)) return NULL;
-  const int fd = PyObject_AsFileDescriptor(arguments[0]);
-  if (fd < 0) return NULL;
-  const int forever = PyObject_IsTrue(arguments[1]);
+  const int fd = (int)PyLong_AsLong(epoll_fd);
+  const int forever = PyObject_IsTrue(asked);
   if (forever < 0) return NULL;
   if (forever) {
     Py_BEGIN_ALLOW_THREADS
@@ -69,20 +66,37 @@ static PyObject *wait_(PyObject *Py_UNUSED(module), PyObject *const *arguments, 
     if (PyErr_CheckSignals() < 0) return NULL;
     count = 0;
   }
-  PyObject *told = PyList_New(count);
+  PyObject *told = PyList_New(2 * count);
   for (int index = 0; told != NULL && index < count; index++) {
-    const unsigned long word = (unsigned long)ready[index].data.fd << EVENT_BITS | (ready[index].events & EVENTS);
-    PyObject *one = PyLong_FromUnsignedLong(word);
-    if (one == NULL) Py_CLEAR(told);
-    else PyList_SET_ITEM(told, index, one);
+    PyObject *one = PyLong_FromLong(ready[index].data.fd), *events = PyLong_FromLong((long)ready[index].events);
+    if (one == NULL || events == NULL) {
+      Py_XDECREF(one);
+      Py_XDECREF(events);
+      Py_CLEAR(told);
+    } else {
+      PyList_SET_ITEM(told, 2 * index, one);
+      PyList_SET_ITEM(told, 2 * index + 1, events);
+    }
   }
   return told;
+}
+
+static PyMethodDef look_definition = {"look", look, METH_O, NULL};
+
+static PyObject *looks_at(PyObject *Py_UNUSED(module), PyObject *epoll) {
+  const int fd = PyObject_AsFileDescriptor(epoll);
+  if (fd < 0) return NULL;
+  PyObject *epoll_fd = PyLong_FromLong(fd);
+  if (epoll_fd == NULL) return NULL;
+  PyObject *made = PyCFunction_New(&look_definition, epoll_fd);
+  Py_DECREF(epoll_fd);
+  return made;
 }
 
 static PyMethodDef functions[] = {
     {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
     {"transmit", (PyCFunction)(void (*)(void))transmit, METH_FASTCALL, NULL},
-    {"wait", (PyCFunction)(void (*)(void))wait_, METH_FASTCALL, NULL},
+    {"looks_at", looks_at, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -91,8 +105,7 @@ static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "socket_calls", N
 PyMODINIT_FUNC PyInit_socket_calls(void) {
   PyObject *module = PyModule_Create(&definition);
   if (module == NULL) return NULL;
-  if (PyModule_AddIntMacro(module, RECEIVE_BYTES) < 0 || PyModule_AddIntMacro(module, EVENTS_MAX) < 0 ||
-      PyModule_AddIntMacro(module, EVENT_BITS) < 0)
+  if (PyModule_AddIntMacro(module, RECEIVE_BYTES) < 0 || PyModule_AddIntMacro(module, EVENTS_MAX) < 0)
     Py_CLEAR(module);
   return module;
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import select
+from collections.abc import Callable
 from typing import Final
 
 RECEIVE_BYTES: Final = 32 * 1024
@@ -17,9 +18,6 @@ RECEIVE_BYTES: Final = 32 * 1024
 
 EVENTS_MAX: Final = 42
 """Told of in one look: room for these, of 12 bytes each, comes from Python's own allocator."""
-
-EVENT_BITS: Final = 16
-_EVENTS: Final = (1 << EVENT_BITS) - 1
 
 
 def receive(fd: int) -> bytes | None:
@@ -42,8 +40,13 @@ def transmit(fd: int, data: bytes) -> int:
         return 0
 
 
-def wait(epoll: select.epoll, forever: bool) -> list[int]:
-    """Which descriptors are ready, `fd << EVENT_BITS | events` for each, now or as soon as one is. Without `forever`,
-    or if a signal comes, there may be none. Raises `OSError`.
+def looks_at(epoll: select.epoll) -> Callable[[bool], list[int]]:
+    """A function that tells which descriptors are ready, each followed by its events (epoll_ctl(2)): with True as soon
+    as one is, with False now. Then, or if a signal comes, there may be none. It raises `OSError`, and is for as long as
+    the epoll is open.
     """
-    return [fd << EVENT_BITS | (events & _EVENTS) for fd, events in epoll.poll(-1 if forever else 0, EVENTS_MAX)]
+
+    def look(forever: bool) -> list[int]:
+        return [word for pair in epoll.poll(-1 if forever else 0, EVENTS_MAX) for word in pair]
+
+    return look

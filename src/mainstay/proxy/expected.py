@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mainstay.protocol.postgres.effects import Effect
 from mainstay.proxy.statements import Statement
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 QUERY: Final = 0
 PARSE: Final = 1
@@ -17,6 +20,7 @@ SYNC: Final = 6
 CALL: Final = 7
 
 COMPACTED_AFTER: Final = 256
+PLACES_KEPT: Final = 16
 
 
 class Expected:
@@ -52,40 +56,54 @@ class Expected:
 class Expectations:
     """What is expected, in its order."""
 
-    # Not a deque: compiled, this is called directly.
-    __slots__ = ("_entries", "_gone")
+    # Not a deque: compiled, this is called directly. The list is not emptied each time: places are used again.
+    __slots__ = ("_begin", "_end", "_entries")
 
     def __init__(self) -> None:
         self._entries: list[Expected] = []
-        self._gone = 0
+        self._begin: i64 = 0
+        self._end: i64 = 0
 
     def __bool__(self) -> bool:
-        return self._gone < len(self._entries)
+        return self._begin != self._end
+
+    @property
+    def places(self) -> int:
+        """How many there is room for."""
+        return len(self._entries)
 
     def first(self) -> Expected:
         """What comes next; there must be one."""
-        return self._entries[self._gone]
+        return self._entries[self._begin]
 
     def entries(self) -> list[Expected]:
         """All of them."""
-        return self._entries[self._gone :]
+        return self._entries[self._begin : self._end]
 
     def append(self, expected: Expected) -> None:
         """One more, after the others."""
-        self._entries.append(expected)
+        end = self._end
+        if end < len(self._entries):
+            self._entries[end] = expected
+        else:
+            self._entries.append(expected)
+        self._end = end + 1
 
     def popleft(self) -> Expected:
         """The first one goes."""
-        gone = self._gone
-        one = self._entries[gone]
-        gone += 1
-        if gone == len(self._entries):
-            self._entries.clear()
-            gone = 0
-        elif gone >= COMPACTED_AFTER and gone * 2 > len(self._entries):  # never more than half of it is past
-            del self._entries[:gone]
-            gone = 0
-        self._gone = gone
+        begin = self._begin
+        one = self._entries[begin]
+        begin += 1
+        if begin == self._end:
+            self._begin = self._end = 0
+            if len(self._entries) > PLACES_KEPT:
+                del self._entries[PLACES_KEPT:]
+        elif begin >= COMPACTED_AFTER and begin * 2 > self._end:  # never more than half of it is past
+            del self._entries[:begin]
+            self._end -= begin
+            self._begin = 0
+        else:
+            self._begin = begin
         return one
 
 

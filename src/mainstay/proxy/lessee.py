@@ -204,7 +204,7 @@ class Share:
         self._telling = False
         target = self._target
         # Those that are idle while somebody waits are other users': whoever waits cannot have them.
-        unused_since = target.now() - (0.0 if target.waiters else UNUSED_S)
+        unused_since = target.looked_at - (0.0 if target.waiters else UNUSED_S)
         need = Need(
             wanted=max(0, target.wanted - self.spare),
             idle=sum(1 for pool in target.pools.values() for one in pool.idle if one.idle_since <= unused_since),

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from mainstay.model.proxy import ProxyUser
-from mainstay.protocol.postgres import wire
+from mainstay.protocol.postgres import kinds, wire
 from mainstay.protocol.postgres.packets import CancelRequest, GSSENCRequest, SSLRequest, StartupMessage
 from mainstay.protocol.postgres.startup import MINOR_NEWEST, first_packet
 from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
@@ -29,14 +29,13 @@ from mainstay.proxy.streams import Poller, Stream
 from mainstay.proxy.transport import DirectReceiver
 
 if TYPE_CHECKING:
+    from mainstay.proxy.listener import Listener
     from mainstay.proxy.pool import Pool
-    from mainstay.proxy.service import Listener
 
 LOGIN_TIMEOUT_S: Final = 30.0
 PASSWORD_BYTES_MAX: Final = 64 * 1024
 LONG_KEY_BYTES: Final = 32
 ALPN: Final = "postgresql"
-_PASSWORD: Final = ord("p")
 _CLIENT_HELLO: Final = 0x16
 """The first byte of TLS (RFC 8446, 5.1), and of no other first packet that is short enough."""
 
@@ -146,7 +145,7 @@ class Login(DirectReceiver):
         if len(data) < HEADER_BYTES:
             return None
         end = wire.end_of(data, 0)
-        if data[0] != _PASSWORD or not HEADER_BYTES <= end <= PASSWORD_BYTES_MAX:
+        if data[0] != kinds.PASSWORD or not HEADER_BYTES <= end <= PASSWORD_BYTES_MAX:
             raise WireError("expected a message of type 'p'")
         if len(data) < end:
             return None

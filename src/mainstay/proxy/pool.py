@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from mainstay.model.proxy import ProxyUser
-from mainstay.protocol.postgres import wire
+from mainstay.protocol.postgres import kinds, wire
 from mainstay.protocol.postgres.effects import Effect
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.server import ServerConnection
@@ -96,7 +96,7 @@ class Pool:
         elif target.waiters:
             target.hand_over(connection)
         else:
-            connection.idle_since = self.now()
+            connection.idle_since = target.looked_at
             self.idle.append(connection)
 
     def settled(self, connection: ServerConnection) -> None:
@@ -127,7 +127,7 @@ class Pool:
             self.target.tasks.add(task)
             task.add_done_callback(self.target.tasks.discard)
             return
-        if connection.status != ord("I"):
+        if connection.status != kinds.IDLE:
             connection.ask(b"ROLLBACK", "rollback")
         if dirty:
             connection.ask(CLEAN, "clean")

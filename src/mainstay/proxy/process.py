@@ -18,8 +18,9 @@ from mainstay.host.rpc import Method, RpcClient, RpcServer
 from mainstay.model.errors import MainstayError, Permanent
 from mainstay.model.proxy import ProxySpec, ProxyUser
 from mainstay.proxy.cancel_keys import Keys
+from mainstay.proxy.listener import Listener
 from mainstay.proxy.places import Places
-from mainstay.proxy.service import Listener, Proxy, Sockets
+from mainstay.proxy.service import Proxy, Sockets
 from mainstay.settings import Settings
 
 TIDY_S = 0.1

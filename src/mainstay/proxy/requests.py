@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from mainstay.protocol.postgres import wire
+from mainstay.protocol.postgres import kinds, wire
 from mainstay.protocol.postgres.effects import STATEMENT_BYTES_MAX, TOO_LONG, Deallocate, Effect
 from mainstay.protocol.postgres.suspicion import suspicious
 from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
@@ -28,22 +28,14 @@ from mainstay.proxy.expected import (
     QUERY,
     Expected,
 )
-from mainstay.proxy.server import FAILED, ServerConnection
+from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.statements import Statement
 
 if TYPE_CHECKING:
+    from mypy_extensions import i64
+
     from mainstay.proxy.session import ClientSession
 
-_Q: Final = ord("Q")
-_P: Final = ord("P")
-_B: Final = ord("B")
-_D: Final = ord("D")
-_E: Final = ord("E")
-_C: Final = ord("C")
-_S: Final = ord("S")
-_H: Final = ord("H")
-_F: Final = ord("F")
-_COPY: Final = b"dcf"
 _PARSED: Final = b"1\0\0\0\4"
 _CLOSED: Final = b"3\0\0\0\4"
 _OUR_NAME = re.compile(rb'"(mainstay_\d+)"')
@@ -111,9 +103,9 @@ class Requests:
         self._portals.clear()
         self.batch_open = False
 
-    def note(self, server: ServerConnection, kind: int, data: bytes, position: int, end: int) -> bytes | None:
+    def note(self, server: ServerConnection, kind: i64, data: bytes, position: i64, end: i64) -> bytes | None:
         """Notes what will be answered; returns what to send in the message's place, None for the message as it is."""
-        if kind == _Q:
+        if kind == kinds.QUERY:
             sql = wire.text_of(data, position, end)
             if suspicious(sql) or (len(sql) > STATEMENT_BYTES_MAX and self._session.pool.strict):
                 found = self._effects_of(sql)
@@ -125,24 +117,24 @@ class Requests:
             self._unnamed = None  # a simple query ends the unnamed statement (55.2.3)
             server.unnamed = None
             self.last = sql
-        elif kind == _S:
+        elif kind == kinds.SYNC:
             self.batch_open = server.ignoring = False
             server.prepared.batch += 1
             server.expected.append(PLAIN_SYNC)
-        elif kind == _B or kind == _E or kind == _D or kind == _P or kind == _C:
+        elif kind in (kinds.BIND, kinds.DESCRIBE, kinds.EXECUTE, kinds.PARSE, kinds.CLOSE):
             self.batch_open = True
             if server.ignoring:
                 return b""
             return self._extended(server, kind, data, position, end)
-        elif kind == _F:
+        elif kind == kinds.FUNCTION_CALL:
             server.expected.append(PLAIN_CALL)
-        elif kind != _H and kind not in _COPY:
+        elif kind != kinds.FLUSH and kind not in kinds.COPY:
             raise WireError(f"unexpected message type {chr(kind)!r}")
         return None
 
-    def _extended(self, server: ServerConnection, kind: int, data: bytes, position: int, end: int) -> bytes | None:
+    def _extended(self, server: ServerConnection, kind: i64, data: bytes, position: i64, end: i64) -> bytes | None:
         """A message of the extended protocol; its transaction stays open until the next Sync (55.2.3)."""
-        if kind == _P:
+        if kind == kinds.PARSE:
             unnamed = self._unnamed
             if unnamed is not None and data[position + 5 : position + 6] == b"\0":
                 rest = data[position + 6 : max(position + 6, end)]
@@ -152,14 +144,14 @@ class Requests:
                     server.expected.append(PLAIN_PARSE)
                     return None
             return self._parse(server, data[position + 5 : end])
-        if kind == _B:
+        if kind == kinds.BIND:
             return self._bind(server, data, position, end)
-        if kind == _D:
-            if end == position + 5 or data[position + 5] != _S:
+        if kind == kinds.DESCRIBE:
+            if end == position + 5 or data[position + 5] != kinds.SYNC:
                 server.expected.append(PLAIN_DESCRIBE)
                 return None
             return self._describe(server, data[position:end])
-        if kind == _C:
+        if kind == kinds.CLOSE:
             return self._close_message(server, data[position:end])
         if self._portals:
             self._execute(server, data[position + 5 : end])
@@ -189,7 +181,7 @@ class Requests:
 
     def _deallocates(self, server: ServerConnection, found: tuple[tuple[Effect, ...], ...]) -> bool:
         """DEALLOCATE of a statement of the extended protocol: the engine knows it under our name, so we do it."""
-        if len(found) != 1 or server.expected or server.status == FAILED:
+        if len(found) != 1 or server.expected or server.status == kinds.FAILED:
             return False
         names = [one.name.encode(errors="surrogateescape") for one in found[0] if isinstance(one, Deallocate)]
         if not names or self._session.state.statements.pop(names[0], None) is None:
@@ -222,7 +214,9 @@ class Requests:
         state.statements[name] = statement
         self._names[statement.name] = name
         if server.prepared.knows(statement):
-            if server.status == FAILED and not _ENDS.match(sql):  # the engine refuses it before it looks at the name
+            if server.status == kinds.FAILED and not _ENDS.match(
+                sql
+            ):  # the engine refuses it before it looks at the name
                 server.expected.append(Expected(PARSE, statement=statement, undo=name))
                 return wire.parse(statement.name, rest)
             self._give(server, Expected(PARSE, given=_PARSED, statement=statement, undo=name))
@@ -252,9 +246,11 @@ class Requests:
             state.statements[name] = other
         return other
 
-    def _bind(self, server: ServerConnection, data: bytes, position: int, end: int) -> bytes | None:
+    def _bind(self, server: ServerConnection, data: bytes, position: i64, end: i64) -> bytes | None:
         first = wire.zero_after(data, position + HEADER_BYTES, end)
-        second = wire.zero_after(data, first + 1, end) if first >= 0 else -1
+        second: i64 = -1
+        if first >= 0:
+            second = wire.zero_after(data, first + 1, end)
         if second < 0:
             raise WireError("a string is not terminated")
         if second == first + 1:
@@ -268,7 +264,7 @@ class Requests:
         self._bound(data[position + 5 : first], statement)
         if statement is None:  # the engine says that there is no such statement
             server.expected.append(PLAIN_BIND)
-            return wire.renamed(data, position, end, first + 1, second, _nobodys(name))
+            return wire.bind_of(data, position, end, first + 1, second, _nobodys(name))
         if not server.prepared.knows(statement):
             statement = self._known_as(server, name, statement)
         self.last = statement.rest
@@ -280,7 +276,7 @@ class Requests:
         self._bound_as = name
         before = self._bring(server, statement)
         server.expected.append(PLAIN_BIND)
-        message = wire.renamed(data, position, end, first + 1, second, ours)
+        message = wire.bind_of(data, position, end, first + 1, second, ours)
         return before + message if before else message
 
     def _bound(self, portal: bytes, statement: Statement | None) -> None:

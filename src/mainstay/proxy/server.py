@@ -1,4 +1,4 @@
-"""One connection to the database: login, then answers carried to whichever client session owns it now.
+"""One connection to the database: its answers are carried to whichever client session owns it now.
 
 Every request sent is an `Expected` in a queue, so that it is known of every answer whose it is: the client's, ours (to
 be swallowed), or one that we give in the server's place. A connection is free when the queue is empty and the server
@@ -7,19 +7,24 @@ says that no transaction is open; nothing else counts (PostgreSQL documentation 
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
-from mainstay.protocol.postgres import wire
+from mainstay.protocol.postgres import kinds, wire
 from mainstay.protocol.postgres.effects import DeallocateAll, DiscardAll, RollbackTo, misleads
-from mainstay.protocol.postgres.wire import WireError
-from mainstay.proxy.engine_login import EngineLogin, LoginFailed
+from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
+from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.expected import (
     BIND,
     CLOSE,
     DESCRIBE,
     EXECUTE,
     PARSE,
+    PLAIN_BIND,
+    PLAIN_DESCRIBE,
+    PLAIN_EXECUTE,
+    PLAIN_PARSE,
+    PLAIN_QUERY,
+    PLAIN_SYNC,
     QUERY,
     SYNC,
     UNKNOWN,
@@ -27,58 +32,37 @@ from mainstay.proxy.expected import (
     Expected,
 )
 from mainstay.proxy.prepared import Prepared
+from mainstay.proxy.server_link import ServerLink
 from mainstay.proxy.state import Settings, applied, resets
 from mainstay.proxy.statements import Statement
-from mainstay.proxy.streams import Stream
-from mainstay.proxy.transport import NOWHERE, DirectReceiver, Transport
 
 if TYPE_CHECKING:
+    from mypy_extensions import i64
+
     from mainstay.proxy.pool import Pool
     from mainstay.proxy.session import ClientSession
 
-LOGIN_TIMEOUT_S = 10.0
 OUT_OF_STEP = "the database sent an answer to something that was not asked"
-IDLE: Final = ord("I")
-FAILED: Final = ord("E")
-_A: Final = ord("A")
-_C: Final = ord("C")
-_D: Final = ord("D")
-_E: Final = ord("E")
-_I: Final = ord("I")
-_N: Final = ord("N")
-_S: Final = ord("S")
-_T: Final = ord("T")
-_Z: Final = ord("Z")
-_COMPLETES: Final = {ord("1"): PARSE, ord("2"): BIND, ord("3"): CLOSE}
-_DIGITS_LAST: Final = ord("9")
+_COMPLETES: Final = {kinds.PARSE_COMPLETE: PARSE, kinds.BIND_COMPLETE: BIND, kinds.CLOSE_COMPLETE: CLOSE}
 _STALE_PLAN: Final = b"\0RRevalidateCachedQuery\0"
 """Where the engine reports "cached plan must not change result type", whatever the language of its messages."""
 
 _STREAMED: Final = b"DdV"
 """Rows, COPY data and results of function calls can be long; they are passed on as they come."""
-_NO_DATA: Final = ord("n")
-_SUSPENDED: Final = ord("s")
-_COPY_DATA: Final = ord("d")
 
 
-class ServerConnection(DirectReceiver):
+class ServerConnection(ServerLink):
     """A logged-in session of one user in one database."""
 
     def __init__(self, pool: Pool) -> None:
+        super().__init__()
         self.pool = pool
-        self.transport: Transport = NOWHERE
-        self._stream: Stream | None = None
-        self.owner: ClientSession | None = None
         self.expected = Expectations()
         self.applied: Settings = {}
         self.applied_version: object = None
         self.prepared = Prepared()
         self.unnamed: Statement | None = None
-        self.status = IDLE
-        self.parameters: dict[str, str] = {}
-        self.misleads = False
-        self.process_id = 0
-        self.secret = b""
+        self.status = kinds.IDLE
         self.cancels = 0
         self.opened_at = self.idle_since = 0.0
         self.retired = False
@@ -96,26 +80,7 @@ class ServerConnection(DirectReceiver):
         self._gives = False
         """Whether some answer that is expected is ours to give."""
 
-        self._login: EngineLogin | None = None
         self._collected: bytearray | None = None
-
-    # Login
-
-    def connection_made(self, transport: Transport) -> None:
-        """Before anything else."""
-        self.transport = transport
-        self._stream = transport if isinstance(transport, Stream) else None
-
-    async def log_in(self, user: str, password: str, database: str) -> None:
-        """Raises `LoginFailed`, `OSError` or `TimeoutError`."""
-        login = self._login = EngineLogin(self.transport, user, password)
-        try:
-            async with asyncio.timeout(LOGIN_TIMEOUT_S):
-                await login.run(database)
-        finally:
-            self._login = None
-        self.parameters, self.process_id, self.secret = login.parameters, login.process_id, login.secret
-        self.misleads = misleads(self.parameters)
 
     # Requests
 
@@ -123,14 +88,6 @@ class ServerConnection(DirectReceiver):
         """Sends a request and remembers what will be answered."""
         self.expected.append(expected)
         self.write(data)
-
-    def write(self, data: bytes) -> None:
-        """To the engine."""
-        stream = self._stream
-        if stream is not None:
-            stream.write(data)
-        else:
-            self.transport.write(data)
 
     def give(self, expected: Expected) -> None:
         """An answer of ours, in its turn."""
@@ -140,7 +97,7 @@ class ServerConnection(DirectReceiver):
     @property
     def free(self) -> bool:
         """Whether another session may have it now."""
-        return not self.expected and self.status == IDLE and not self.cancels and not self._skip
+        return not self.expected and self.status == kinds.IDLE and not self.cancels and not self._skip
 
     def ask(self, sql: bytes, purpose: str) -> None:
         """A query of our own; its outcome is told to the pool or the owner, its answers to nobody."""
@@ -173,50 +130,101 @@ class ServerConnection(DirectReceiver):
         self._carry(data)
 
     def _carry(self, data: bytes) -> None:
-        """Every message of `data`, in turn; what is the client's goes to it in one piece.
+        """Every message of `data`, in turn; what is the client's goes to it in one piece."""
+        position: i64 = 0
+        start: i64 = 0
+        size: i64 = len(data)
+        spans: list[bytes] = []
+        while size - position >= 5:
+            kind: i64 = data[position]
+            end = wire.end_of(data, position)
+            if end > size or end < position + 5:
+                break
+            if kind == kinds.DATA_ROW or kind == kinds.COPY_DATA:
+                if not self._row(data, position, end):
+                    spans.append(data[start:position])
+                    start = end
+            elif not self._plain(kind, data, position, end):
+                start = self._special(kind, data, start, position, end, spans)
+                if self.closed:
+                    return
+            position = end
+        if position < size:
+            if not self._may_begin(data, position, size):
+                self._forward(data, start, position, spans)
+                self.lost("the database sent a message of invalid length")
+                return
+            position = self._partial(data, position, size)
+        self._deliver(data, start, position, spans)
+
+    def _plain(self, kind: i64, data: bytes, position: i64, end: i64) -> bool:
+        """An answer to a request of which nothing is remembered, as nearly all are: whether it was one. It is the
+        client's as it came.
+        """
+        expected, owner = self.expected, self.owner
+        if owner is None or self._gives or not expected:
+            return False
+        first = expected.first()
+        if kind == kinds.READY_FOR_QUERY:
+            if (first is not PLAIN_SYNC and first is not PLAIN_QUERY) or end - position != 6 or owner.state.waits:
+                return False
+            return self._ready(first, data[position + 5])
+        if kind == kinds.COMMAND_COMPLETE:
+            if owner.state.attentive:
+                return False
+            if first is PLAIN_QUERY:
+                self._statement_index += 1
+                return True
+            plain = first is PLAIN_EXECUTE
+        elif kind == kinds.ROW_DESCRIPTION:
+            if first is PLAIN_QUERY:
+                return True
+            plain = first is PLAIN_DESCRIBE
+        elif kind == kinds.BIND_COMPLETE:
+            plain = first is PLAIN_BIND
+        else:
+            plain = kind == kinds.PARSE_COMPLETE and first is PLAIN_PARSE
+        if plain:
+            expected.popleft()
+        return plain
+
+    def _special(self, kind: i64, data: bytes, start: i64, position: i64, end: i64, spans: list[bytes]) -> i64:
+        """Any other answer. Returns where in `data` what is still to be forwarded begins; `spans` is what comes before.
 
         What may be the connection's last message is looked at after all before it has gone out: the answer to a commit
         may stand directly before it.
         """
-        position, start, size = 0, 0, len(data)
-        spans: list[bytes] = []
-        while size - position >= 5:
-            kind = data[position]
-            end = wire.end_of(data, position)
-            if end < position + 5 or (end - position > wire.MESSAGE_BYTES_MAX and kind not in _STREAMED):
-                self._forward(data, start, position, spans)
-                self.lost("the database sent a message of invalid length")
-                return
-            if end > size:
-                break
-            given = b""
-            if kind == _D or kind == _COPY_DATA:
-                forward = self._row(data, position, end)
-            else:
-                if kind == _E or not self.expected:
-                    self._forward(data, start, position, spans)
-                    spans, start = [], position
-                owner = self.owner
-                renamed = owner.requests.renamed(data[position:end]) if kind == _E and owner is not None else b""
-                forward = self._answer_or_end(data, start, position, end, spans)
-                if self.closed:
-                    return
-                if renamed and forward:
-                    forward, given = False, renamed
-                if self._gives and self.expected and self.expected.first().given:
-                    given += self._given_now()
-            if not forward:
-                spans.append(data[start:position])
-                start = end
-            if given:
-                spans += (data[start:end], given)
-                start = end
-            position = end
-        if position < size:
-            position = self._partial(data, position, size)
-        self._deliver(data, start, position, spans)
+        owner, renamed = self.owner, b""
+        if kind == kinds.ERROR or not self.expected:
+            self._forward(data, start, position, spans)
+            spans.clear()
+            start = position
+            if kind == kinds.ERROR and owner is not None:
+                renamed = owner.requests.renamed(data[position:end])
+        forward = self._answer_or_end(data, start, position, end, spans)
+        if self.closed:
+            return end
+        if renamed and forward:
+            spans += (data[start:position], renamed)
+            start = end
+        elif not forward:
+            spans.append(data[start:position])
+            start = end
+        if self._gives and self.expected and self.expected.first().given:
+            spans += (data[start:end], self._given_now())
+            start = end
+        return start
 
-    def _row(self, data: bytes, position: int, end: int) -> bool:
+    def _may_begin(self, data: bytes, position: i64, size: i64) -> bool:
+        """Whether a message that is not complete, or of a length that cannot be, may be waited for."""
+        if size - position < HEADER_BYTES:
+            return True
+        length = wire.end_of(data, position) - position
+        if length < HEADER_BYTES:
+            return False
+        return length <= wire.MESSAGE_BYTES_MAX or data[position] in _STREAMED
+
+    def _row(self, data: bytes, position: i64, end: i64) -> bool:
         """A row or a piece of a COPY; ours are kept. Returns whether it is for the client."""
         if not (self.expected and self.expected.first().swallow):
             return True
@@ -224,17 +232,17 @@ class ServerConnection(DirectReceiver):
             self._collected += data[position + 5 : end]
         return False
 
-    def _deliver(self, data: bytes, start: int, end: int, spans: list[bytes]) -> None:
+    def _deliver(self, data: bytes, start: i64, end: i64, spans: list[bytes]) -> None:
         """To the owner, if there is one; then the connection may be free."""
         self._forward(data, start, end, spans)
         owner = self.owner
         if owner is None:
             if self.free:
                 self.pool.settled(self)
-        elif not self.expected and self.status == IDLE:
+        elif not self.expected and self.status == kinds.IDLE:
             owner.maybe_release()
 
-    def _forward(self, data: bytes, start: int, end: int, spans: list[bytes]) -> None:
+    def _forward(self, data: bytes, start: i64, end: i64, spans: list[bytes]) -> None:
         """To the owner, if there is one."""
         owner = self.owner
         if owner is None:
@@ -253,7 +261,7 @@ class ServerConnection(DirectReceiver):
             self.owner.write(part)
         return data[len(part) :]
 
-    def _partial(self, data: bytes, position: int, size: int) -> int:
+    def _partial(self, data: bytes, position: i64, size: i64) -> i64:
         """The beginning of a message: of a long row it is passed on at once, anything else waits for its rest."""
         kind = data[position]
         wanted = self.expected.first() if self.expected else None
@@ -272,7 +280,7 @@ class ServerConnection(DirectReceiver):
         self._gives = any(one.given for one in expected.entries())
         return b"".join(given)
 
-    def _answer_or_end(self, data: bytes, start: int, position: int, end: int, spans: list[bytes]) -> bool:
+    def _answer_or_end(self, data: bytes, start: i64, position: i64, end: i64, spans: list[bytes]) -> bool:
         """`_answer`; out of step, the connection ends after what stands before has gone out."""
         try:
             return self._answer(data[position], data, position, end)
@@ -281,58 +289,62 @@ class ServerConnection(DirectReceiver):
             self.lost(str(error))
             return False
 
-    def _answer(self, kind: int, data: bytes, position: int, end: int) -> bool:
+    def _answer(self, kind: i64, data: bytes, position: i64, end: i64) -> bool:
         """One message that is no row. Returns whether it is for the client."""
-        if kind == _S:
+        if kind == kinds.PARAMETER_STATUS:
             name, value, _ = wire.two_strings(data[position + 5 : end])
             self.parameters[name.decode(errors="replace")] = value.decode(errors="replace")
             self.misleads = misleads(self.parameters)
             if self.misleads and self.owner is not None:
                 self.owner.misread()
             return self.owner is not None and not (self.expected and self.expected.first().swallow)
-        if kind == _A or kind == _N:
+        if kind == kinds.NOTIFICATION or kind == kinds.NOTICE:
             return self.owner is not None
         if not self.expected:
             self._unasked(kind, data[position + 5 : end])
             return False
         expected = self.expected.first()
-        if kind == _Z:
+        if kind == kinds.READY_FOR_QUERY:
             if end - position != 6 or not expected.ends_with_ready():
                 raise WireError(OUT_OF_STEP)
             return self._ready(expected, data[position + 5])
-        if kind == _E:
+        if kind == kinds.ERROR:
             # Of a Parse that the client did not send now it must know why the Bind after it is not answered.
             return self._error(data[position + 5 : end]) and not (expected.swallow and expected.kind != PARSE)
         if expected.kind != QUERY:
             self._step(expected, kind, data, position, end)
-        elif kind == _C:
+        elif kind == kinds.COMMAND_COMPLETE:
             if expected.effects or (self.owner is not None and self.owner.state.attentive):
                 self._completed(expected, wire.text_of(data, position, end))
             else:
                 self._statement_index += 1
         return not expected.swallow
 
-    def _step(self, expected: Expected, kind: int, data: bytes, position: int, end: int) -> None:
+    def _step(self, expected: Expected, kind: i64, data: bytes, position: i64, end: i64) -> None:
         """One message of the answer to a batch of the extended protocol."""
-        if kind == _NO_DATA or (kind == _T and expected.kind == DESCRIBE):
+        if kind == kinds.NO_DATA or (kind == kinds.ROW_DESCRIPTION and expected.kind == DESCRIBE):
             self.expected.popleft()
-        elif kind <= _DIGITS_LAST and kind in _COMPLETES:
+        elif kind in _COMPLETES:
             if expected.kind != _COMPLETES[kind]:
                 raise WireError(OUT_OF_STEP)
             self.expected.popleft()
             if expected.statement is not None:
                 self.prepared.confirmed(expected.statement)
-        elif expected.kind == EXECUTE and (kind == _C or kind == _I or kind == _SUSPENDED):
+        elif expected.kind == EXECUTE and (
+            kind == kinds.COMMAND_COMPLETE or kind == kinds.EMPTY_QUERY or kind == kinds.PORTAL_SUSPENDED
+        ):
             self.expected.popleft()
             # Suspended after a row: SELECT set_config has done what it does.
-            if kind != _I and (expected.effects or (self.owner is not None and self.owner.state.attentive)):
+            if kind != kinds.EMPTY_QUERY and (
+                expected.effects or (self.owner is not None and self.owner.state.attentive)
+            ):
                 self._statement_index = 0
-                self._completed(expected, wire.text_of(data, position, end) if kind == _C else b"")
+                self._completed(expected, wire.text_of(data, position, end) if kind == kinds.COMMAND_COMPLETE else b"")
                 self._statement_index = 0
 
     def _unasked(self, kind: int, body: bytes) -> None:
         """A message nobody waits for: the server is going away, or broken."""
-        if kind == _E:
+        if kind == kinds.ERROR:
             self.lost(wire.sqlstate_and_text(body)[1])
         else:
             self.lost(f"the database sent an unexpected message {chr(kind)!r}")
@@ -425,7 +437,7 @@ class ServerConnection(DirectReceiver):
             owner.last_request_at = self.pool.target.looked_at
             if expected.effects and not failed and completed != len(expected.effects):
                 owner.misread()
-            if owner.state.waits and status == IDLE:
+            if owner.state.waits and status == kinds.IDLE:
                 self._transaction_ended(owner, committed=not failed)
         return not expected.swallow
 
@@ -471,26 +483,6 @@ class ServerConnection(DirectReceiver):
             self._login.failed(LoginFailed("08006", "the database closed the connection during login"))
         self.lost("the connection to the database was lost")
         self.pool.disconnected(self)
-
-    def pause_reading(self) -> None:
-        """The client does not take what comes as fast as it comes."""
-        if not self.transport.is_closing():
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """It does again."""
-        if not self.transport.is_closing() and not self.transport.is_reading():
-            self.transport.resume_reading()
-
-    def pause_writing(self) -> None:
-        """See `transport.Receiver`."""
-        if self.owner is not None:
-            self.owner.pause_reading()
-
-    def resume_writing(self) -> None:
-        """See `transport.Receiver`."""
-        if self.owner is not None:
-            self.owner.resume_reading()
 
     @property
     def mid_message(self) -> bool:

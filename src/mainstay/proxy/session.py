@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from mainstay.protocol.postgres import wire
+from mainstay.protocol.postgres import kinds, wire
 from mainstay.protocol.postgres.effects import SETTINGS_CHANGED, TEMPORARY, makes_temporary
 from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.expected import CALL, EXECUTE, QUERY, SYNC, Expected
 from mainstay.proxy.requests import Requests
-from mainstay.proxy.server import IDLE, ServerConnection
+from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.state import STATE_LEFT, SessionState, Settings, difference
 from mainstay.proxy.streams import Stream
 from mainstay.proxy.transport import DirectReceiver, Transport
 
 if TYPE_CHECKING:
+    from mypy_extensions import i64
+
     from mainstay.proxy.pool import Pool
 
 BACKLOG_BYTES_MAX: Final = 262144
@@ -34,18 +36,6 @@ LONG_BYTES: Final = 65536
 MESSAGE_BYTES_MAX: Final = 268435456
 """The longest message that is kept whole. Rows and COPY data are streamed and have no such limit."""
 
-_Q: Final = ord("Q")
-_P: Final = ord("P")
-_B: Final = ord("B")
-_D: Final = ord("D")
-_E: Final = ord("E")
-_C: Final = ord("C")
-_S: Final = ord("S")
-_H: Final = ord("H")
-_X: Final = ord("X")
-_F: Final = ord("F")
-_COPY: Final = b"dcf"
-_COPY_DATA: Final = ord("d")
 _COMMITS = re.compile(rb"(?:\A|;|\*/|\n|\r)[ \t\f\v]*(?:commit|end|prepare\s+transaction)\b", re.IGNORECASE)
 
 log = structlog.get_logger()
@@ -66,7 +56,7 @@ class ClientSession(DirectReceiver):
         self.state = SessionState(settings)
         self.state.lasting = pool.strict
         self.server: ServerConnection | None = None
-        self.status = IDLE
+        self.status = kinds.IDLE
         self.last_request_at = pool.now()
         """When it has last sent something, or been answered, to about a tenth of a second."""
 
@@ -98,7 +88,7 @@ class ClientSession(DirectReceiver):
             return "idle"
         if self.server.expected:
             return "active"
-        return "pinned" if self.status == IDLE else "in transaction"
+        return "pinned" if self.status == kinds.IDLE else "in transaction"
 
     # Before the client is let in
 
@@ -129,7 +119,7 @@ class ClientSession(DirectReceiver):
 
     def data_received(self, data: bytes) -> None:
         """See `transport.Receiver`."""
-        self.last_request_at = self.pool.now()
+        self.last_request_at = self.pool.target.looked_at
         if self.waiting or self.asking:
             self._backlog += data
             if len(self._backlog) > BACKLOG_BYTES_MAX:
@@ -147,7 +137,9 @@ class ClientSession(DirectReceiver):
 
     def _consume(self, data: bytes) -> None:
         """Every complete message of `data`; what is left waits in `_pending` or, for want of a server, `_backlog`."""
-        position, start, size = 0, 0, len(data)
+        position: i64 = 0
+        start: i64 = 0
+        size: i64 = len(data)
         out: list[bytes] = []
         self._wanted = 0
         if self._skip:
@@ -155,19 +147,19 @@ class ClientSession(DirectReceiver):
             self._skip -= position
             start = position if self.server is None else 0
         while size - position >= 5:
-            kind = data[position]
+            kind: i64 = data[position]
             end = wire.end_of(data, position)
             if (end > size or end < position + HEADER_BYTES) and not self._streams(kind, position, end):
                 self._wanted = end - position
                 break
-            if kind == _X:
+            if kind == kinds.TERMINATE:
                 self.close()
                 return
             if self.server is None and not self._needs_no_server(kind, data, position, end) and not self._acquire():
                 self._backlog = data[position:]
                 return
             if self.server is None or self._skipping:
-                if self._skipping and kind == _S:
+                if self._skipping and kind == kinds.SYNC:
                     self._skipping = False
                     self.write(wire.ready_for_query(b"I"))
                 start = min(end, size)
@@ -185,15 +177,15 @@ class ClientSession(DirectReceiver):
             self._pending = b""
         self._forward(data, start, position, out)
 
-    def _streams(self, kind: int, position: int, end: int) -> bool:
+    def _streams(self, kind: i64, position: i64, end: i64) -> bool:
         """Whether a message that is not complete is passed on in pieces. Raises `WireError` for impossible lengths."""
         if end < position + HEADER_BYTES:
             raise WireError("invalid message length")
-        if end - position > MESSAGE_BYTES_MAX and kind != _COPY_DATA:
+        if end - position > MESSAGE_BYTES_MAX and kind != kinds.COPY_DATA:
             raise WireError(f"a message is longer than {MESSAGE_BYTES_MAX} bytes", "54000")
-        return kind == _COPY_DATA
+        return kind == kinds.COPY_DATA
 
-    def _forward(self, data: bytes, start: int, end: int, out: list[bytes]) -> None:
+    def _forward(self, data: bytes, start: i64, end: i64, out: list[bytes]) -> None:
         server = self.server
         if server is None:
             return
@@ -207,25 +199,25 @@ class ClientSession(DirectReceiver):
         if not server.expected and not self._pending and not self._skip:
             self.maybe_release()
 
-    def _needs_no_server(self, kind: int, data: bytes, position: int, end: int) -> bool:
+    def _needs_no_server(self, kind: i64, data: bytes, position: i64, end: i64) -> bool:
         """What needs none: a lone Sync or Flush, rests of a COPY that failed."""
-        if self._lost_transaction and kind in (_Q, _S, _P, _B, _D, _E, _C, _F):
+        if self._lost_transaction and (kind == kinds.SYNC or kind in kinds.REQUESTS):
             return self._tell_lost_transaction(kind, data[position + 5 : end])
         if self._skipping:
             return True
-        if kind == _Q or kind == _B or kind == _P or kind == _D or kind == _E or kind == _C or kind == _F:
+        if kind == kinds.QUERY or kind == kinds.BIND or kind in kinds.REQUESTS:
             return False
-        if kind == _S:
+        if kind == kinds.SYNC:
             self.write(wire.ready_for_query(b"I"))
             return True
-        if kind == _H or kind in _COPY:
+        if kind == kinds.FLUSH or kind in kinds.COPY:
             return True
         raise WireError(f"unexpected message type {chr(kind)!r}")
 
-    def _tell_lost_transaction(self, kind: int, body: bytes) -> bool:
+    def _tell_lost_transaction(self, kind: i64, body: bytes) -> bool:
         """The first request after the transaction's connection was lost between two of its statements."""
         self._lost_transaction = False
-        if kind == _Q and body.strip(b"\0 ;\n").upper() in (b"ROLLBACK", b"ABORT"):
+        if kind == kinds.QUERY and body.strip(b"\0 ;\n").upper() in (b"ROLLBACK", b"ABORT"):
             self.write(wire.message(b"C", b"ROLLBACK\0") + wire.ready_for_query(b"I"))
             return True
         self.write(
@@ -233,7 +225,7 @@ class ClientSession(DirectReceiver):
                 "08006", "The database connection of this transaction was lost; the transaction was rolled back."
             )
         )
-        if kind in (_Q, _F, _S):
+        if kind in (kinds.QUERY, kinds.FUNCTION_CALL, kinds.SYNC):
             self.write(wire.ready_for_query(b"I"))
         else:
             self._skipping = True
@@ -274,15 +266,15 @@ class ClientSession(DirectReceiver):
             end = wire.end_of(data, position)
             if end > len(data):
                 break
-            if kind == _X:
+            if kind == kinds.TERMINATE:
                 self.close()
                 return
-            if kind in (_Q, _F):
+            if kind in (kinds.QUERY, kinds.FUNCTION_CALL):
                 self.write(wire.error_response(sqlstate, text) + wire.ready_for_query(b"I"))
-            elif kind == _S:
+            elif kind == kinds.SYNC:
                 self.write((b"" if told else wire.error_response(sqlstate, text)) + wire.ready_for_query(b"I"))
                 told = False
-            elif kind in (_P, _B, _D, _E, _C) and not told:
+            elif kind in (kinds.PARSE, kinds.BIND, kinds.DESCRIBE, kinds.EXECUTE, kinds.CLOSE) and not told:
                 self.write(wire.error_response(sqlstate, text))
                 told = True
             position = end
@@ -317,7 +309,7 @@ class ClientSession(DirectReceiver):
     def maybe_release(self) -> None:
         """Everything is answered and no transaction is open: the connection goes back unless something pins it."""
         server = self.server
-        if server is None or server.expected or server.status != IDLE or self._skip or self.requests.batch_open:
+        if server is None or server.expected or server.status != kinds.IDLE or self._skip or self.requests.batch_open:
             return
         self.requests.transaction_ended()
         state = self.state
@@ -380,7 +372,7 @@ class ClientSession(DirectReceiver):
         if self._tell(LoginFailed("08006", f"Request returned an error: {reason}")):
             return
         pending = [one for one in server.expected.entries() if not one.swallow]
-        unknown = bool(pending) and (server.status == IDLE or _may_commit(self.requests.last, pending))
+        unknown = bool(pending) and (server.status == kinds.IDLE or _may_commit(self.requests.last, pending))
         if self.state.pins:
             words = "; whether the statement took effect is not known" if unknown else ""
             sqlstate = "08007" if unknown else "57P01"
@@ -391,7 +383,7 @@ class ClientSession(DirectReceiver):
             return
         if not pending:
             self.requests.lost()
-            self._lost_transaction = server.status != IDLE or batch_open
+            self._lost_transaction = server.status != kinds.IDLE or batch_open
             self._go_on()
             return
         if unknown:

@@ -64,7 +64,7 @@ class SessionState:
     def __init__(self, settings: Settings) -> None:
         self._initial = settings
         self.settings = settings
-        self.version = _version_of(tuple(settings.items()))
+        self.version = _version_of(tuple([one for one in settings.items()]))
         """Changes with every change of `settings`. Sessions that begin with equal ones have the same."""
 
         self._reading = b""
@@ -92,7 +92,7 @@ class SessionState:
     @property
     def waits(self) -> bool:
         """Whether the transaction has changed settings that its end decides about."""
-        return bool(self._waiting)
+        return len(self._waiting) > 0
 
     def reading(self) -> bytes:
         """The settings by which literals in this session's texts are read, as SQL; b"" if it has none of its own."""
@@ -104,7 +104,7 @@ class SessionState:
     @property
     def attentive(self) -> bool:
         """Whether the end of a transaction changes anything here."""
-        return bool(self._waiting or self.pins)
+        return len(self._waiting) > 0 or len(self.pins) > 0
 
     def pin(self, reason: str, *, probe: bool) -> bool:
         """Adds a reason to stay; returns whether it is a new one."""

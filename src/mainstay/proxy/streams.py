@@ -18,13 +18,16 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from mainstay.host.alarm import Alarm
-from mainstay.host.socket_calls import EVENT_BITS, receive, transmit, wait
+from mainstay.host.socket_calls import looks_at, receive, transmit
 from mainstay.proxy.transport import DirectReceiver, Receiver
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 DECRYPT_BYTES: Final = 32 * 1024
 """Asked of TLS: more than a record has, so that nothing of one is left. Of more, malloc would tidy up its heap each
@@ -36,8 +39,8 @@ HIGH_WATER_BYTES: Final = 64 * 1024
 LOW_WATER_BYTES: Final = 16 * 1024
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
-_BITS: Final = EVENT_BITS
-_EVENTS: Final = (1 << EVENT_BITS) - 1
+_receive: Final[Callable[[int], bytes | None]] = receive  # compiled, what is imported is looked up each time
+_transmit: Final[Callable[[int, bytes], int]] = transmit
 
 log = structlog.get_logger()
 
@@ -58,6 +61,7 @@ class Poller:
     def __init__(self, loop: AbstractEventLoop) -> None:
         self.loop = loop
         self.epoll = select.epoll()
+        self._look = looks_at(self.epoll)
         self.interrupted = False
         """asyncio has something to do."""
 
@@ -109,7 +113,7 @@ class Poller:
         Looks never have a time limit of their own, the alarm ends them: setting one costs the kernel as much as half a
         system call, and with every statement there are two looks.
         """
-        watched, epoll, aside = self._watched, self.epoll, False
+        watched, aside = self._watched, False
         self.interrupted = False
         if self._ended:
             self._bury()
@@ -119,8 +123,12 @@ class Poller:
         if timeout_s is not None and not at_once:
             self._alarm.no_later_than(monotonic() + timeout_s)
         while True:
-            for word in wait(epoll, not at_once):
-                fd, events = word >> _BITS, word & _EVENTS
+            told = self._look(not at_once)
+            at: i64 = 0
+            while at < len(told):
+                fd: i64 = told[at]
+                events = told[at + 1]
+                at += 2
                 one = watched[fd] if fd < len(watched) else None
                 if one is None:
                     aside = aside or fd == self._aside  # else: closed earlier in this turn
@@ -255,7 +263,7 @@ class Stream(Watched):
         if self._closing or not self._reading or events == _OUT:
             return
         try:
-            data = receive(self.fd)
+            data = _receive(self.fd)
         except OSError as error:
             self._closing = True
             self._lose(error)
@@ -266,14 +274,19 @@ class Stream(Watched):
             self.close()
         elif self._tls is not None:
             self._decrypt(data)
-        elif self._direct is not None:
-            self._direct.data_received(data)
         else:
-            self._protocol.data_received(data)
+            self._tell(data)
 
     def failed(self) -> None:
         """See `Watched`."""
         self.abort()
+
+    def _tell(self, data: bytes) -> None:
+        direct = self._direct
+        if direct is not None:
+            direct.data_received(data)
+        else:
+            self._protocol.data_received(data)
 
     def _decrypt(self, data: bytes) -> None:
         tls = self._tls
@@ -295,7 +308,7 @@ class Stream(Watched):
                 self.close()
             if not plain:
                 break
-            self._protocol.data_received(plain)
+            self._tell(plain)
             if not tls.more():  # asking for nothing would cost an exception
                 break
         tls.held = not self._reading
@@ -318,13 +331,13 @@ class Stream(Watched):
     # Sending
 
     def _send(self, data: bytes) -> None:
-        if self._broken or not data:
+        if self._broken:
             return
         if self._out is not None:
             self._out += data
         else:
             try:
-                sent = transmit(self.fd, data)
+                sent = _transmit(self.fd, data)
             except OSError as error:
                 self._break(error)
                 return

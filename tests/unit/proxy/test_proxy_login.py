@@ -25,10 +25,11 @@ from mainstay.protocol.postgres.scram import SCRAM, SCRAM_PLUS, ScramClient, md5
 from mainstay.proxy.budget import RESERVED_CONNECTIONS
 from mainstay.proxy.cancel_keys import Keys
 from mainstay.proxy.engine_login import LoginFailed
+from mainstay.proxy.listener import Listener
 from mainstay.proxy.loop import run
 from mainstay.proxy.pool import Pool
 from mainstay.proxy.server import ServerConnection
-from mainstay.proxy.service import Listener, Proxy
+from mainstay.proxy.service import Proxy
 
 REPORTED = {"server_version": "17.2", "TimeZone": "UTC", "application_name": "RDSProxy"}
 SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"
@@ -474,7 +475,7 @@ def test_tls_from_the_first_byte_needs_its_protocol_named(tmp_path: Path, certif
 def test_the_longest_known_stranger_goes_first(
     tmp_path: Path, certificate: ServerCertificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mainstay.proxy.service.LOGINS_MAX", 2)
+    monkeypatch.setattr("mainstay.proxy.listener.LOGINS_MAX", 2)
 
     async def test() -> None:
         async with served(tmp_path, certificate) as place:

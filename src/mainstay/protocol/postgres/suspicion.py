@@ -29,11 +29,15 @@ def suspicious(sql: bytes) -> bool:
     if len(sql) > _SHORT_BYTES:
         return len(sql) >= UNREAD_BYTES_MIN or _search(sql)
     shape = sql.translate(_DIGITS)
+    latest = _LATEST
+    if shape == latest.shape:  # comparing two is less than finding one among thousands
+        return latest.suspicious
     known = _KNOWN.get(shape)
     if known is None:
         if len(_KNOWN) >= 4096:
             _KNOWN.clear()
         known = _KNOWN[shape] = _search(sql)
+    latest.shape, latest.suspicious = shape, known
     return known
 
 
@@ -42,3 +46,16 @@ def _search(sql: bytes) -> bool:
 
 
 _KNOWN: Final[dict[bytes, bool]] = {}
+
+
+class _Judged:
+    """A shape, and what was found of it."""
+
+    __slots__ = ("shape", "suspicious")
+
+    def __init__(self) -> None:
+        self.shape = b""
+        self.suspicious = False
+
+
+_LATEST: Final = _Judged()
