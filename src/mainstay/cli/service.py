@@ -59,7 +59,7 @@ def start(settings: Settings, *, detach: bool) -> None:
     down_marker(settings).unlink(missing_ok=True)
     if not detach:
         os.execve(  # noqa: S606 - replaces this process by the supervisor, no shell
-            sys.executable, [sys.executable, "-m", "mainstay.supervisor"], environment(settings)
+            sys.executable, [sys.executable, "-m", "mainstay.supervisor"], environment(settings, SUPERVISOR)
         )
     child = spawn(settings, SUPERVISOR)
     deadline = time.monotonic() + START_TIMEOUT_S

@@ -311,7 +311,7 @@ def test_the_settings_name_the_object_storage(tmp_path: Path) -> None:
     file.write_text('aws_region = "eu-west-1"\naws_secret_access_key = "abc"\n')
     settings = load_settings(home, object_storage="s3://b/p", object_storage_options=str(file))
     assert object_storage(settings) == ("s3://b/p", {"aws_region": "eu-west-1", "aws_secret_access_key": "abc"})
-    assert not any("abc" in value for value in environment(settings).values())
+    assert not any("abc" in value for value in environment(settings, "agent").values())
 
 
 @pytest.mark.parametrize(
