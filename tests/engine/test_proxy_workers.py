@@ -115,16 +115,24 @@ def test_a_thousand_clients_on_ten_connections(proxy: ProxyUnderTest, tmp_path: 
     assert len(spread) == WORKERS and min(spread.values()) > CLIENTS / WORKERS / 2, "no worker takes them all"
 
 
+def cancel_until(connection: psycopg.Connection[Any], ended: threading.Event) -> None:
+    """Again and again: a cancel that comes before its statement cancels nothing."""
+    while not ended.wait(0.1):
+        connection.cancel_safe()
+
+
 def test_a_cancel_through_another_worker(proxy: ProxyUnderTest) -> None:
     """Which worker a cancel request comes to is chance: of so many some come to another one."""
     with ExitStack() as stack:
         bystander = stack.enter_context(proxy.connect())
         for one in stack.enter_context(proxy.clients(12)):
-            timer = threading.Timer(0.1, one.cancel_safe)
-            timer.start()
+            ended = threading.Event()
+            canceller = threading.Thread(target=cancel_until, args=(one, ended))
+            canceller.start()
             with pytest.raises(psycopg.errors.QueryCanceled):
                 one.execute("SELECT pg_sleep(600)")
-            timer.join()
+            ended.set()
+            canceller.join()
             assert one.execute("SELECT 7").fetchone() == (7,)
         assert bystander.execute("SELECT 8").fetchone() == (8,)
     assert "proxy.cancel_handed_on" in proxy.log()
