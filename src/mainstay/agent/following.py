@@ -86,8 +86,10 @@ class Following:
         name = upstream.node_id if upstream is not None and self.upstream_ready(assignment) else ""
         if self._told_lost and not self._hands.copying.lost:
             self._loss.forget()
-        said = self._hands.health.obstacle
-        lost = self._loss.look(self._clock.monotonic(), streaming=streaming, upstream=name, said=said)
+        now, health = self._clock.monotonic(), self._hands.health
+        lost = self._loss.look(now, streaming=streaming, upstream=name)
+        if self._loss.stuck(now, health.stuck_at if name else ""):
+            lost = health.message
         self._hands.copying.lost, self._told_lost = lost, bool(lost)
         if lost:
             log.warning("node.lost", node_id=spec.node_id, reason=lost)

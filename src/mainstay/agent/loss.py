@@ -2,7 +2,7 @@
 
 What it needs next was removed at its source, or it received what the source's successor never had. The engine says so
 in its log, over and over; only what it wrote since it was cut off counts, and only while its source could be reached.
-One that cannot apply what it receives may say so itself; between its tries it may receive and say nothing, for a while.
+One that cannot apply what it receives says so itself.
 """
 
 from __future__ import annotations
@@ -39,19 +39,10 @@ class LossWatch:
         self._upstream = ""
         self._since: float | None = None
         self._name, self._offset = "", 0
-        self._said_since = self._said_last = float("-inf")
+        self._stuck_at, self._stuck_since, self._stuck_last = "", 0.0, float("-inf")
 
-    def look(self, now: float, *, streaming: bool, upstream: str, said: str = "") -> str:
-        """Why the follower is lost, "" as long as nothing says so. `upstream` is "" while its source is not ready.
-
-        `said` is what it says itself, now, of why it cannot go on.
-        """
-        if said and upstream:
-            if now - self._said_last >= PATIENCE_S:
-                self._said_since = now
-            self._said_last = now
-            if now - self._said_since >= PATIENCE_S:
-                return said
+    def look(self, now: float, *, streaming: bool, upstream: str) -> str:
+        """Why the follower is lost, "" as long as nothing says so. `upstream` is "" while its source is not ready."""
         if streaming or not upstream or upstream != self._upstream:
             self._since, self._upstream = None, upstream
         if streaming or not upstream:
@@ -63,10 +54,21 @@ class LossWatch:
             return ""
         return self._judge(self._written_since()) if now - self._since >= PATIENCE_S else ""
 
+    def stuck(self, now: float, at: str) -> bool:
+        """Whether it has been unable for a while to go on from there; `at` is "" if it says nothing of the kind now.
+
+        Between its tries it may receive, and say nothing for a moment.
+        """
+        if not at:
+            return False
+        if at != self._stuck_at or now - self._stuck_last >= PATIENCE_S:
+            self._stuck_at, self._stuck_since = at, now
+        self._stuck_last = now
+        return now - self._stuck_since >= PATIENCE_S
+
     def forget(self) -> None:
         """The follower was copied anew: what was seen before says nothing of it."""
-        self._since = None
-        self._said_since = self._said_last = float("-inf")
+        self._since, self._stuck_at = None, ""
 
     def _written_since(self) -> str:
         newest = newest_log(self._logs)

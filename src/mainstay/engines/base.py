@@ -41,14 +41,14 @@ class RecoveryPause(msgspec.Struct, frozen=True, kw_only=True):
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe found. `starting` distinguishes "recovering, wait" from "not answering"; `cold`: it follows another
     node and takes no queries, as it should; `pause`: its restore waits, and it takes queries and no writes;
-    `locked_out`: it answers, but not to us, until its next start makes our accounts anew; `obstacle`: why it cannot
-    apply what it receives from another node."""
+    `locked_out`: it answers, but not to us, until its next start makes our accounts anew; `stuck_at`: up to where
+    it has applied what it receives from another node, while it cannot apply what comes next (`message`)."""
 
     ready: bool
     starting: bool = False
     cold: bool = False
     locked_out: bool = False
-    obstacle: str = ""
+    stuck_at: str = ""
     pause: RecoveryPause | None = None
     pending_restart: tuple[str, ...] = ()
     message: str = ""

@@ -72,18 +72,16 @@ def test_without_any_log_nothing_is_lost(tmp_path: Path) -> None:
     assert cut_off(watch, 0.0) == cut_off(watch, 60.0) == ""
 
 
-def test_what_it_says_itself_counts_after_a_while_though_it_receives_between_its_tries(watch: LossWatch) -> None:
-    def look(now: float, said: str = "cannot apply it", upstream: str = "node-1") -> str:
-        return watch.look(now, streaming=not said, upstream=upstream, said=said)
+def test_one_that_cannot_go_on_is_lost_after_a_while_though_it_is_silent_between_its_tries(watch: LossWatch) -> None:
+    def looks(*looks: tuple[float, str]) -> list[bool]:
+        return [watch.stuck(now, at) for now, at in looks]
 
-    assert [look(0.0), look(1.0, ""), look(PATIENCE_S - 1)] == ["", "", ""]
-    assert look(PATIENCE_S + 1, upstream="") == "", "there is nobody to copy it from"
-    assert look(PATIENCE_S + 1) == "cannot apply it"
-    later = 3 * PATIENCE_S  # it got over that: this is something new
-    assert [look(later), look(later + 1, ""), look(later + 5)] == ["", "", ""]
-    assert look(later + PATIENCE_S) == "cannot apply it"
+    assert looks((0.0, "1-7"), (1.0, ""), (PATIENCE_S - 1, "1-7"), (PATIENCE_S, "1-7")) == [False, False, False, True]
+    assert not any(looks((20.0, "1-8"), (29.0, "1-9"), (38.0, "1-10"))), "each time at another one"
+    assert not any(looks((60.0, "1-10"), (69.0, "1-10"))), "it got over that: this is something new"
+    assert looks((70.0, "1-10")) == [True]
     watch.forget()
-    assert look(later + PATIENCE_S + 1) == "", "it has been copied since"
+    assert looks((71.0, "1-10")) == [False], "it has been copied since"
 
 
 def test_what_a_copy_replaces_is_no_reason_to_copy_again(watch: LossWatch, log: Path) -> None:

@@ -227,7 +227,8 @@ class FamilyDriver(ABC):
                     if status is not None and status.receive_errno in REFUSED:
                         await self._let_in_again(spec, files)
                     await events.note(files)
-                    return Health(ready=True, message=message, obstacle=message)
+                    applied = str(await connection.value(self.words.applied)) if message else ""
+                    return Health(ready=True, message=message, stuck_at=applied)
                 return await self._health(connection, spec)
         except Error as error:
             message = message_of(error)
