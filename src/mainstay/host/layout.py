@@ -25,8 +25,8 @@ MEMORY_GIVEN_BACK = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144"
 
 # What carries clients' statements sleeps between them, and finds the processor's caches with others' data each time:
 # much of what it then costs is looking up where its pages are. In large ones there are few (transparent huge pages;
-# Python's own allocator cannot have them, glibc's can). A login makes and frees some hundred objects: so many of a size
-# must find room where glibc keeps the last freed ones, or it searches. A login costs a tenth less than without all this.
+# Python's own allocator cannot have them, glibc's can). A login makes and frees some hundred objects: so many of a
+# size must find room where glibc keeps those freed last, or it searches. A login costs a tenth less with all this.
 LARGE_PAGES = {
     "PYTHONMALLOC": "malloc",
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.tcache_count=2000",
