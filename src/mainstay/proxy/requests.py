@@ -147,7 +147,7 @@ class Requests:
         if kind == kinds.BIND:
             return self._bind(server, data, position, end)
         if kind == kinds.DESCRIBE:
-            if end == position + 5 or data[position + 5] != kinds.SYNC:
+            if end == position + 5 or data[position + 5] != kinds.STATEMENT:
                 server.expected.append(PLAIN_DESCRIBE)
                 return None
             return self._describe(server, data[position:end])
@@ -214,9 +214,8 @@ class Requests:
         state.statements[name] = statement
         self._names[statement.name] = name
         if server.prepared.knows(statement):
-            if server.status == kinds.FAILED and not _ENDS.match(
-                sql
-            ):  # the engine refuses it before it looks at the name
+            # In a failed transaction the engine refuses it before it looks at the name.
+            if server.status == kinds.FAILED and not _ENDS.match(sql):
                 server.expected.append(Expected(PARSE, statement=statement, undo=name))
                 return wire.parse(statement.name, rest)
             self._give(server, Expected(PARSE, given=_PARSED, statement=statement, undo=name))

@@ -260,7 +260,7 @@ class Target:
         if connection.retired or self.surplus > 0:
             connection.close()
         else:
-            connection.idle_since = self.now()
+            connection.idle_since = self.looked_at
             connection.pool.idle.append(connection)
         if self.waiters:
             self.serve()

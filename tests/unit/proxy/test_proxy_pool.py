@@ -286,3 +286,20 @@ async def test_one_who_waits_for_a_slow_init_query_has_one_connection_opened() -
     parts.target.tidy()
     assert "initialization query took longer" in parts.target.opener.health_problem
     session.close()
+
+
+async def test_since_when_a_connection_is_idle_is_told_by_one_clock_however_it_came_free() -> None:
+    """Workers compare it with the look of that moment: by a finer clock one that has just come free would be later."""
+    parts = Parts(budget=1)
+    session = parts.session()
+    session.data_received(ASK)
+    await turn()
+    (connection,) = parts.opened
+    parts.time += 0.05  # between two looks
+    connection.data_received(ANSWER)
+    assert connection.idle_since == parts.target.looked_at
+    session.data_received(ASK)
+    connection.retired = False
+    parts.target.over = True  # the other way: by `settled`
+    connection.data_received(ANSWER)
+    assert connection.pool.idle == [connection] and connection.idle_since == parts.target.looked_at

@@ -281,7 +281,7 @@ class Followers:
         wait = (status.received, DRAIN_LOOK_S)
         if status.received and await connection.value(self._words.wait_applied, wait) != 1:
             status = await self.status(connection)
-            if status is not None and status.apply_errno:
+            if status is not None and status.apply_errno and not status.applying:
                 raise CannotLead(f"it cannot apply what it has received: {status.apply_error}")
             raise Transient("the follower applies what it received", retry_after_s=0.01)
 

@@ -45,6 +45,9 @@ COPY: Final = b"dcf"
 REQUESTS: Final = b"QBPDECF"
 """Of clients: those that are answered, but for Sync, which is answered even where there is nothing else to do."""
 
+# What Describe and Close name, if it is no portal.
+STATEMENT: Final = 0x53  # S
+
 # What ReadyForQuery says of the transaction.
 IDLE: Final = 0x49  # I
 FAILED: Final = 0x45  # E

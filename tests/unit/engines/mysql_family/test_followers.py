@@ -12,6 +12,7 @@ import pytest
 from mainstay.engines.mariadb.followers import FOLLOWERS as MARIADB
 from mainstay.engines.mysql.followers import FOLLOWERS as MYSQL
 from mainstay.engines.mysql_family.followers import DISCARDED_FILE, Followers, FollowerStatus, judge
+from mainstay.model.errors import CannotLead, Transient
 
 FOLLOWING = FollowerStatus(
     source_host="127.96.0.1", source_port=3306, receiving="Yes", applying=True, receive_errno=0, receive_error="",
@@ -135,6 +136,22 @@ async def test_what_cannot_be_applied_is_not_received_either(
     streaming: Any = Engine(source, follower, Seconds_Behind_x=1)
     assert await followers.hold_back(streaming, files, await followers.status(streaming)) == ""
     assert streaming.ran == [] and not discards(files)
+
+
+@BOTH
+@pytest.mark.parametrize(("applying", "refused"), [("Yes", Transient), ("No", CannotLead)])
+async def test_only_an_applier_that_has_stopped_keeps_one_from_leading(
+    followers: Followers, source: str, follower: str, files: Any, applying: str, refused: type[Transient]
+) -> None:
+    """An error that it tries again itself, as a deadlock between its workers, is no reason to end its process."""
+    error = {"Last_SQL_Errno": 1213, "Last_SQL_Error": "Deadlock", f"{follower}_SQL_Running": applying}
+    busy: Any = Engine(source, follower, **error)
+    busy.answer = 0  # not everything is applied
+    with pytest.raises(Transient) as caught:
+        await followers._drain(busy, files)
+    assert type(caught.value) is refused
+    stop = f"STOP {follower.upper()} IO_THREAD"
+    assert busy.ran == ([stop] if applying == "Yes" else [f"START {follower.upper()} SQL_THREAD", stop])
 
 
 @pytest.mark.parametrize(
