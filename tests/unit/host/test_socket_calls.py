@@ -146,19 +146,30 @@ def test_others_run_while_it_waits(calls: Any, pair: Pair) -> None:
 
 
 def test_a_signal_is_handled_at_once(calls: Any) -> None:
+    """However late this thread is run: what is sent before it waits is not heard."""
+
     class Heard(Exception):
         """By the handler."""
 
+    waiting, heard = threading.Event(), threading.Event()
+
     def hear(_number: int, _frame: object) -> None:
-        raise Heard
+        if waiting.is_set():
+            waiting.clear()
+            raise Heard
+
+    def send(to: int) -> None:
+        while not heard.wait(0.05):
+            signal.pthread_kill(to, signal.SIGUSR1)
 
     before = signal.signal(signal.SIGUSR1, hear)
-    sending = threading.Timer(0.05, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+    sending = threading.Thread(target=send, args=(threading.get_ident(),))
     try:
-        with select.epoll() as epoll:
-            sending.start()
-            with pytest.raises(Heard):
-                calls.looks_at(epoll)(True)
+        sending.start()
+        with select.epoll() as epoll, pytest.raises(Heard):
+            waiting.set()
+            calls.looks_at(epoll)(True)
     finally:
+        heard.set()
         sending.join()
         signal.signal(signal.SIGUSR1, before)
