@@ -6,6 +6,8 @@ is taken from that of many, so that what comes before the first statement is in 
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +19,7 @@ from pathlib import Path
 from bench.report import Table
 from bench.statement_driver import KINDS
 from mainstay import compiled
+from mainstay.host.layout import LARGE_PAGES
 
 HEADING = "Instructions of a statement in the proxy"
 FEW, MANY = 200, 1_000
@@ -32,21 +35,23 @@ def run(say: Callable[[str], None]) -> list[Table]:
         say("instructions: needs valgrind, and a C compiler when the environment is made; skipped")
         return []
     rows = []
-    for kind in KINDS:
-        few, many = (_instructions(valgrind, kind, count) for count in (FEW, MANY))
-        rows.append((kind, f"{(many - few) / (MANY - FEW):.0f}"))
-        say(f"instructions: {kind}")
+    for kind, tls in itertools.product(KINDS, (False, True)):
+        few, many = (_instructions(valgrind, kind, count, tls=tls) for count in (FEW, MANY))
+        rows.append((kind + ", TLS" * tls, f"{(many - few) / (MANY - FEW):.0f}"))
+        say(f"instructions: {rows[-1][0]}")
     title = "SELECT of one row by one client: instructions, without those of the kernel"
     return [Table(title=title, columns=("protocol", "a statement"), rows=tuple(rows))]
 
 
-def _instructions(valgrind: str, kind: str, statements: int) -> int:
+def _instructions(valgrind: str, kind: str, statements: int, *, tls: bool) -> int:
     with tempfile.TemporaryDirectory() as directory:
         command = [
             valgrind, "--tool=callgrind", f"--callgrind-out-file={Path(directory) / 'out'}",
             f"--toggle-collect={SERVED}", sys.executable, "-m", "bench.statement_driver", kind, str(statements),
+            *["tls"] * tls,
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        environment = os.environ | LARGE_PAGES  # a proxy's process has it: another allocator
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env=environment)
     found = re.search(r"Collected : (\d+)", done.stderr)
     if done.returncode != 0 or found is None:
         raise RuntimeError(f"valgrind: {done.stderr[-1500:]}")

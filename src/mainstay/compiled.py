@@ -30,6 +30,7 @@ MODULES = (
     "mainstay.proxy.authentication",
     "mainstay.proxy.budget",
     "mainstay.proxy.expected",
+    "mainstay.proxy.idle",
     "mainstay.proxy.listener",
     "mainstay.proxy.login",
     "mainstay.proxy.metrics",

@@ -66,7 +66,8 @@ static PyObject *look(PyObject *epoll_fd, PyObject *asked) {
     if (PyErr_CheckSignals() < 0) return NULL;
     count = 0;
   }
-  PyObject *told = PyList_New(2 * count);
+  /* A tuple: short ones are used again, each list asks the allocator for its room. */
+  PyObject *told = PyTuple_New(2 * count);
   for (int index = 0; told != NULL && index < count; index++) {
     PyObject *one = PyLong_FromLong(ready[index].data.fd), *events = PyLong_FromLong((long)ready[index].events);
     if (one == NULL || events == NULL) {
@@ -74,8 +75,8 @@ static PyObject *look(PyObject *epoll_fd, PyObject *asked) {
       Py_XDECREF(events);
       Py_CLEAR(told);
     } else {
-      PyList_SET_ITEM(told, 2 * index, one);
-      PyList_SET_ITEM(told, 2 * index + 1, events);
+      PyTuple_SET_ITEM(told, 2 * index, one);
+      PyTuple_SET_ITEM(told, 2 * index + 1, events);
     }
   }
   return told;

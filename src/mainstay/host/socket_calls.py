@@ -40,13 +40,13 @@ def transmit(fd: int, data: bytes) -> int:
         return 0
 
 
-def looks_at(epoll: select.epoll) -> Callable[[bool], list[int]]:
+def looks_at(epoll: select.epoll) -> Callable[[bool], tuple[int, ...]]:
     """A function that tells which descriptors are ready, each followed by its events (epoll_ctl(2)): with True as soon
     as one is, with False now. Then, or if a signal comes, there may be none. It raises `OSError`, and is for as long as
     the epoll is open.
     """
 
-    def look(forever: bool) -> list[int]:
-        return [word for pair in epoll.poll(-1 if forever else 0, EVENTS_MAX) for word in pair]
+    def look(forever: bool) -> tuple[int, ...]:
+        return tuple([word for pair in epoll.poll(-1 if forever else 0, EVENTS_MAX) for word in pair])
 
     return look

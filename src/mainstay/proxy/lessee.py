@@ -207,7 +207,7 @@ class Share:
         unused_since = target.looked_at - (0.0 if target.waiters else UNUSED_S)
         need = Need(
             wanted=max(0, target.wanted - self.spare),
-            idle=sum(1 for pool in target.pools.values() for one in pool.idle if one.idle_since <= unused_since),
+            idle=sum(1 for pool in target.pools.values() for one in pool.idle.all() if one.idle_since <= unused_since),
             received=self._received,
         )
         if need != self._told:

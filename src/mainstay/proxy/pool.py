@@ -12,6 +12,7 @@ from mainstay.model.proxy import ProxyUser
 from mainstay.protocol.postgres import kinds, wire
 from mainstay.protocol.postgres.effects import Effect
 from mainstay.proxy.engine_login import LoginFailed
+from mainstay.proxy.idle import IdleConnections
 from mainstay.proxy.server import ServerConnection
 from mainstay.proxy.welcome import Welcome
 
@@ -37,7 +38,7 @@ class Pool:
         self.target = target
         self.user = user
         self.database = database
-        self.idle: list[ServerConnection] = []
+        self.idle = IdleConnections()
         self.opening = 0
         self._taken = ""
         """The password that the engine has last taken."""
@@ -53,17 +54,6 @@ class Pool:
     def strict(self) -> bool:
         """Pin on everything that AWS pins on."""
         return self.target.strict
-
-    def take_idle(self, session: ClientSession) -> ServerConnection | None:
-        """An idle connection, best one that has the session's settings already."""
-        idle = self.idle
-        if not idle:
-            return None
-        version = session.state.version
-        for index in range(len(idle) - 1, max(-1, len(idle) - 9), -1):
-            if idle[index].applied_version is version:
-                return idle.pop(index)
-        return idle.pop()
 
     def logged_in(self, password: str) -> None:
         """The engine has taken this one."""
@@ -97,7 +87,7 @@ class Pool:
             target.hand_over(connection)
         else:
             connection.idle_since = target.looked_at
-            self.idle.append(connection)
+            self.idle.add(connection)
 
     def settled(self, connection: ServerConnection) -> None:
         """See `Target.settled`."""

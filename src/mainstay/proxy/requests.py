@@ -103,14 +103,18 @@ class Requests:
         self._portals.clear()
         self.batch_open = False
 
-    def note(self, server: ServerConnection, kind: i64, data: bytes, position: i64, end: i64) -> bytes | None:
-        """Notes what will be answered; returns what to send in the message's place, None for the message as it is."""
+    def note(
+        self, server: ServerConnection, kind: i64, data: bytes, start: i64, position: i64, end: i64, out: list[bytes]
+    ) -> i64:
+        """Notes what will be answered to the message from `position` to `end`. Returns where in `data` what is still to
+        be sent begins, `start` if the message goes as it is; `out` is what comes before.
+        """
         if kind == kinds.QUERY:
             sql = wire.text_of(data, position, end)
             if suspicious(sql) or (len(sql) > STATEMENT_BYTES_MAX and self._session.pool.strict):
                 found = self._effects_of(sql)
                 if self._deallocates(server, found):
-                    return b""
+                    return _instead(b"", data, start, position, end, out)
                 server.expected.append(Expected(QUERY, effects=found) if found else PLAIN_QUERY)
             else:
                 server.expected.append(PLAIN_QUERY)
@@ -124,16 +128,22 @@ class Requests:
         elif kind in (kinds.BIND, kinds.DESCRIBE, kinds.EXECUTE, kinds.PARSE, kinds.CLOSE):
             self.batch_open = True
             if server.ignoring:
-                return b""
-            return self._extended(server, kind, data, position, end)
+                return _instead(b"", data, start, position, end, out)
+            if kind == kinds.BIND:
+                return self._bind(server, data, start, position, end, out)
+            replaced = self._extended(server, kind, data, position, end)
+            if replaced is not None:
+                return _instead(replaced, data, start, position, end, out)
         elif kind == kinds.FUNCTION_CALL:
             server.expected.append(PLAIN_CALL)
         elif kind != kinds.FLUSH and kind not in kinds.COPY:
             raise WireError(f"unexpected message type {chr(kind)!r}")
-        return None
+        return start
 
     def _extended(self, server: ServerConnection, kind: i64, data: bytes, position: i64, end: i64) -> bytes | None:
-        """A message of the extended protocol; its transaction stays open until the next Sync (55.2.3)."""
+        """A message of the extended protocol, not Bind; its transaction stays open until the next Sync (55.2.3).
+        Returns what to send in its place, None for the message as it is.
+        """
         if kind == kinds.PARSE:
             unnamed = self._unnamed
             if unnamed is not None and data[position + 5 : position + 6] == b"\0":
@@ -144,8 +154,6 @@ class Requests:
                     server.expected.append(PLAIN_PARSE)
                     return None
             return self._parse(server, data[position + 5 : end])
-        if kind == kinds.BIND:
-            return self._bind(server, data, position, end)
         if kind == kinds.DESCRIBE:
             if end == position + 5 or data[position + 5] != kinds.STATEMENT:
                 server.expected.append(PLAIN_DESCRIBE)
@@ -245,7 +253,10 @@ class Requests:
             state.statements[name] = other
         return other
 
-    def _bind(self, server: ServerConnection, data: bytes, position: i64, end: i64) -> bytes | None:
+    def _bind(
+        self, server: ServerConnection, data: bytes, start: i64, position: i64, end: i64, out: list[bytes]
+    ) -> i64:
+        """As `note`: of the whole message only the name is replaced."""
         first = wire.zero_after(data, position + HEADER_BYTES, end)
         second: i64 = -1
         if first >= 0:
@@ -257,13 +268,14 @@ class Requests:
             self._bound(data[position + 5 : first], self._unnamed)
             self.last = b"" if self._unnamed is None else self._unnamed.rest
             server.expected.append(PLAIN_BIND)
-            return before + data[position:end] if before else None
+            return _instead(before, data, start, position, position, out) if before else start
         name = data[first + 1 : second]
         statement = self._session.state.statements.get(name)
         self._bound(data[position + 5 : first], statement)
         if statement is None:  # the engine says that there is no such statement
             server.expected.append(PLAIN_BIND)
-            return wire.bind_of(data, position, end, first + 1, second, _nobodys(name))
+            _instead(b"", data, start, position, position, out)
+            return _renamed(data, position, end, first + 1, second, _nobodys(name), out)
         if not server.prepared.knows(statement):
             statement = self._known_as(server, name, statement)
         self.last = statement.rest
@@ -275,8 +287,8 @@ class Requests:
         self._bound_as = name
         before = self._bring(server, statement)
         server.expected.append(PLAIN_BIND)
-        message = wire.bind_of(data, position, end, first + 1, second, ours)
-        return before + message if before else message
+        _instead(before, data, start, position, position, out)
+        return _renamed(data, position, end, first + 1, second, ours, out)
 
     def _bound(self, portal: bytes, statement: Statement | None) -> None:
         if statement is not None and statement.effects:
@@ -343,6 +355,23 @@ class Requests:
             server.give(expected)
         else:
             self._session.write(expected.given)
+
+
+def _instead(replaced: bytes, data: bytes, start: i64, position: i64, end: i64, out: list[bytes]) -> i64:
+    """This goes in the place of what is between `position` and `end`. Returns as `Requests.note` does."""
+    if position > start:
+        out.append(data[start:position])
+    if replaced:
+        out.append(replaced)
+    return end
+
+
+def _renamed(data: bytes, position: i64, end: i64, begin: i64, stop: i64, name: bytes, out: list[bytes]) -> i64:
+    """This name goes in the place of what is between `begin` and `stop` in a Bind. Returns as `Requests.note` does."""
+    out.append(wire.bind_head(end - position - 1 - (stop - begin) + len(name)))
+    out.append(data[position + HEADER_BYTES : begin])
+    out.append(name)
+    return stop
 
 
 def _nobodys(name: bytes) -> bytes:

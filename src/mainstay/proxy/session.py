@@ -163,11 +163,8 @@ class ClientSession(DirectReceiver):
                     self._skipping = False
                     self.write(wire.ready_for_query(b"I"))
                 start = min(end, size)
-            elif (replaced := self.requests.note(self.server, kind, data, position, end)) is not None:
-                if position > start:
-                    out.append(data[start:position])
-                out.append(replaced)
-                start = end
+            else:
+                start = self.requests.note(self.server, kind, data, start, position, end, out)
             position = end
             if end > size:  # COPY data is passed on as it comes
                 self._skip, position = end - size, size

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from mypy_extensions import i64
 
 DECRYPT_BYTES: Final = 32 * 1024
-"""Asked of TLS: more than a record has, so that nothing of one is left. Of more, malloc would tidy up its heap each
-time."""
+"""More than a TLS record has in the clear."""
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """With more than this to send, the protocol is asked to pause."""
@@ -304,16 +303,16 @@ class Stream(Watched):
                 self._closing = True
                 self._lose(error)
                 return
-            if plain is None:
-                self.close()
             if not plain:
+                if answer := tls.alert():  # after bytes, it goes before whatever is sent next (RFC 8446, 4.6.3)
+                    self._send(answer)
+                if plain is None:
+                    self.close()
                 break
             self._tell(plain)
             if not tls.more():  # asking for nothing would cost an exception
                 break
         tls.held = not self._reading
-        if answer := tls.alert():
-            self._send(answer)
 
     def _shake_hands(self, tls: _Tls) -> None:
         try:
@@ -427,10 +426,18 @@ class _Tls:
         self.held = False
         """Something was received and not decrypted, because reading is paused."""
 
+        self._whole = False
+        """Nothing of a record is left from before: what is received next is longer than all that it has in the clear.
+        """
+
+        self._room_bytes: int = DECRYPT_BYTES
+
     def received(self, data: bytes) -> None:
         """Bytes of the socket."""
         if data:
             self._put(data)
+        # Not always all the room that a record may need: malloc tidies up its heap each time it has given so much away.
+        self._room_bytes = len(data) if self._whole and data else DECRYPT_BYTES
 
     def shaken(self) -> bool:
         """Goes on with the handshake as far as it can; whether it is complete. Raises `ssl.SSLError`."""
@@ -446,15 +453,17 @@ class _Tls:
     def decrypted(self) -> bytes | None:
         """What was received in the clear; b"" if there is no more now, None at the end. Raises `ssl.SSLError`."""
         try:
-            return self._read(DECRYPT_BYTES) or None
+            return self._read(self._room_bytes) or None
         except ssl.SSLWantReadError:
+            self._whole = False
             return b""
         except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
             return None
 
     def more(self) -> bool:
-        """Whether something received is left. Of a record that was read from, nothing is: see `DECRYPT_BYTES`."""
-        return self._incoming.pending > 0
+        """Whether something received is left. Of a record that was read from, nothing is: there was room for it."""
+        self._whole = self._incoming.pending == 0
+        return not self._whole
 
     def encrypted(self, data: bytes) -> bytes:
         """What to send for it."""

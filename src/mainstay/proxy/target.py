@@ -182,7 +182,7 @@ class Target:
         while self.waiters:
             asked_at, session = self.waiters.popleft()
             pool = session.pool
-            connection = pool.take_idle(session)
+            connection = pool.idle.take(session.state.version)
             if connection is not None:
                 self.metrics.borrowed(self.now() - asked_at)
                 session.granted(connection)
@@ -209,7 +209,7 @@ class Target:
             return False
         if len(self.connections) + self.opener.under_way < self.budget:
             return True
-        others = [one for other in self.pools.values() if other is not pool for one in other.idle]
+        others = [one for other in self.pools.values() if other is not pool for one in other.idle.all()]
         if not others:
             return False
         min(others, key=lambda one: one.idle_since).close()
@@ -220,7 +220,7 @@ class Target:
     def acquire(self, session: ClientSession) -> ServerConnection | None:
         """A connection at once, or None: then `granted` or `refused` follows."""
         if not self.waiters:
-            connection = session.pool.take_idle(session)
+            connection = session.pool.idle.take(session.state.version)
             if connection is not None:
                 self.metrics.borrowed(0.0)
                 return connection
@@ -261,7 +261,7 @@ class Target:
             connection.close()
         else:
             connection.idle_since = self.looked_at
-            connection.pool.idle.append(connection)
+            connection.pool.idle.add(connection)
         if self.waiters:
             self.serve()
 
@@ -327,7 +327,7 @@ class Target:
     def tidy(self) -> None:
         """Closes connections that are surplus, or old; called about once a second."""
         now = self.now()
-        idle = sorted((one for pool in self.pools.values() for one in pool.idle), key=lambda one: one.idle_since)
+        idle = sorted((one for pool in self.pools.values() for one in pool.idle.all()), key=lambda one: one.idle_since)
         surplus = len(idle) - self.idle_allowed if self.max_connections else 0
         for connection in idle:
             unused = now - connection.idle_since > (0 if self.max_idle_percent == 0 else IDLE_SURPLUS_AFTER_S)
@@ -340,7 +340,9 @@ class Target:
     def shrink(self) -> None:
         """Closes idle connections beyond the budget, the longest unused first; the others go when they come free."""
         if self.surplus > 0:
-            idle = sorted((one for pool in self.pools.values() for one in pool.idle), key=lambda one: one.idle_since)
+            idle = sorted(
+                (one for pool in self.pools.values() for one in pool.idle.all()), key=lambda one: one.idle_since
+            )
             for connection in idle[: self.surplus]:
                 connection.close()
         self.over = self.surplus > 0

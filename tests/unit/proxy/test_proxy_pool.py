@@ -302,4 +302,4 @@ async def test_since_when_a_connection_is_idle_is_told_by_one_clock_however_it_c
     connection.retired = False
     parts.target.over = True  # the other way: by `settled`
     connection.data_received(ANSWER)
-    assert connection.pool.idle == [connection] and connection.idle_since == parts.target.looked_at
+    assert connection.pool.idle.all() == [connection] and connection.idle_since == parts.target.looked_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import ssl
 import threading
@@ -222,7 +223,9 @@ async def test_asyncio_runs_beside_busy_streams() -> None:
     await seen.until(lambda: bool(seen.calls))
 
 
-def test_tls(tmp_path: Path) -> None:
+@pytest.fixture
+def contexts(tmp_path: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's and a client's."""
     certificate = CertificateAuthorities(tmp_path / "ca", SystemClock()).issue(("here",), ("127.0.0.1",))[0]
     (tmp_path / "crt").write_text(certificate.certificate_pem)
     (tmp_path / "key").write_text(certificate.private_key_pem)
@@ -231,6 +234,11 @@ def test_tls(tmp_path: Path) -> None:
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_mode = ssl.CERT_NONE
+    return server, client
+
+
+def test_tls(contexts: tuple[ssl.SSLContext, ssl.SSLContext]) -> None:
+    server, client = contexts
 
     async def whole() -> None:
         stream, seen, theirs = pair()
@@ -258,6 +266,52 @@ def test_tls(tmp_path: Path) -> None:
         writer.close()
         with suppress(ssl.SSLError, ConnectionError):
             await writer.wait_closed()
+
+    run(whole())
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_records_are_cut_anywhere(contexts: tuple[ssl.SSLContext, ssl.SSLContext], version: ssl.TLSVersion) -> None:
+    """Records of all sizes, several at once and in pieces of all sizes: everything is told as soon as it can be."""
+    server, client = contexts
+    client.maximum_version = version
+    chance = random.Random(version)
+
+    async def whole() -> None:
+        stream, seen, theirs = pair()
+        stream.start_tls(server)
+        received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client.wrap_bio(received, sent)
+
+        async def pass_on(count: int) -> None:
+            await asyncio.get_running_loop().sock_sendall(theirs, sent.read(count))
+
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                await pass_on(-1)
+                received.write(await asyncio.get_running_loop().sock_recv(theirs, 65536))
+        await pass_on(-1)
+        expected = bytearray()
+        for _ in range(400):
+            for _ in range(chance.choice([1, 1, 1, 2, 5])):
+                record = chance.randbytes(chance.choice([1, 40, 300, 5000, 16384]))
+                tls.write(record)
+                expected.extend(record)
+            while sent.pending:
+                await pass_on(chance.choice([-1, -1, 1, 4, 5, 6, 30, 5000]) if sent.pending < 20_000 else 7000)
+                if chance.random() < 0.3:
+                    await asyncio.sleep(0)
+                if chance.random() < 0.1:
+                    stream.pause_reading()
+                    asyncio.get_running_loop().call_soon(stream.resume_reading)
+            await seen.until(lambda: len(seen.data) == len(expected))
+        assert seen.data == expected
+        stream.abort()
+        await seen.until(lambda: bool(seen.calls))
+        theirs.close()
 
     run(whole())
 

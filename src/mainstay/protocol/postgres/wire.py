@@ -36,11 +36,9 @@ def message(kind: bytes, body: bytes = b"") -> bytes:
     return kind + (len(body) + 4).to_bytes(4, "big") + body
 
 
-def bind_of(data: bytes, position: i64, end: i64, begin: i64, stop: i64, name: bytes) -> bytes:
-    """The Bind message from `position` to `end` with this name in the place of what is between `begin` and `stop`."""
-    length: i64 = end - position - 1 - (stop - begin) + len(name)
-    head = _BIND_HEADS[length] if length < len(_BIND_HEADS) else _bind_head(length)
-    return b"".join((head, data[position + HEADER_BYTES : begin], name, data[stop:end]))
+def bind_head(length: i64) -> bytes:
+    """The header of a Bind message with this length."""
+    return _BIND_HEADS[length] if length < len(_BIND_HEADS) else _bind_head(length)
 
 
 def _bind_head(length: int) -> bytes:
