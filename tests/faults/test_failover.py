@@ -68,11 +68,6 @@ def settle(pair: MultiAZ, writers: Writers, faults: list[float], title: str) -> 
     assert verdict.acknowledged > 0
 
 
-def resumed(writers: Writers, since: float) -> None:
-    """Waits until commits that were begun after this time are acknowledged."""
-    eventually(lambda: writers.acknowledged_since(since), interval_s=0.01)
-
-
 # F1
 
 
@@ -120,7 +115,7 @@ def test_frozen_primary_is_replaced_and_never_acknowledges_again(pair: MultiAZ, 
                 after = pair.await_epoch(before.epoch + 1, timeout_s=FROZEN_MAX_S)
                 fenced_at = time.monotonic()
                 assert after.primary == before.standby
-                resumed(writers, frozen_at)
+                writers.resumed()
                 time.sleep(1.0)
             time.sleep(1.5)
             stranded.stop()
@@ -148,7 +143,7 @@ def test_link_cut(pair: MultiAZ, link: Link, silently: bool, full: bool) -> None
         link.cut(silently=silently)
         cut_at = time.monotonic()
         wall_offset = time.time() - time.monotonic()
-        resumed(writers, cut_at + 0.05)
+        writers.resumed()
         record = pair.record
         assert (record.epoch, record.primary, record.standby) == (before.epoch, before.primary, "")
         early = [
@@ -190,7 +185,7 @@ def test_control_is_not_needed(pair: MultiAZ) -> None:
         with pair.service.stopped("control"):
             killed_at = pair.kill(before.primary)
             pair.await_epoch(before.epoch + 1)
-            resumed(writers, killed_at)
+            writers.resumed()
         settle(pair, writers, [killed_at], "F5")
     swapped = {
         "AvailabilityZone": shown["SecondaryAvailabilityZone"],
@@ -217,7 +212,7 @@ def test_stale_standby_is_never_promoted(pair: MultiAZ) -> None:
         try:
             lost_at = pair.kill(before.standby)
             eventually(lambda: pair.record.standby == "", interval_s=0.002)
-            resumed(writers, time.monotonic())
+            writers.resumed()
             killed_at = pair.kill(before.primary)
             time.sleep(2.0)
             record = pair.record
@@ -226,7 +221,7 @@ def test_stale_standby_is_never_promoted(pair: MultiAZ) -> None:
             assert (pair.volume(before.standby) / "data" / "standby.signal").exists(), "the stale standby was promoted"
         finally:
             data.chmod(0o700)
-        resumed(writers, killed_at)
+        writers.resumed()
         assert pair.record.epoch == before.epoch
         settle(pair, writers, [lost_at, killed_at], "F7")
 
@@ -239,7 +234,7 @@ def test_standby_lost_and_primary_killed_at_once(pair: MultiAZ, chance: random.R
             lost_at = pair.kill(before.standby)
             time.sleep(chance.uniform(0.0, 0.3))
             killed_at = pair.kill(before.primary)
-            resumed(writers, killed_at)
+            writers.resumed()
             assert pair.record.epoch == before.epoch, "a standby that had ended was promoted"
             settle(pair, writers, [lost_at, killed_at], "F6")
         pair.make_table()
@@ -256,10 +251,10 @@ def test_primary_killed_while_a_standby_joins(pair: MultiAZ, link: Link, chance:
             before = pair.await_in_sync()
             faults.append(pair.kill(before.primary))
             pair.await_epoch(before.epoch + 1)
-            resumed(writers, faults[-1])
+            writers.resumed()
             time.sleep(chance.uniform(0.0, 2.5))
             faults.append(pair.kill(pair.primary))
-            resumed(writers, faults[-1])
+            writers.resumed()
         settle(pair, writers, faults, "F9")
 
 
@@ -278,10 +273,10 @@ def test_agent_killed(pair: MultiAZ, step: str, chance: random.Random, full: boo
             faults.append(pair.kill(before.standby if step == "degrade" else before.primary))
             if step == "enable":
                 pair.await_epoch(before.epoch + 1)
-                resumed(writers, faults[-1])
+                writers.resumed()
             time.sleep(chance.uniform(0.0, {"promote": 0.15, "degrade": 0.1, "enable": 2.5}[step]))
             pair.service.kill("agent")
-            resumed(writers, faults[-1])
+            writers.resumed()
         settle(pair, writers, faults, f"F8 {step}")
 
 
@@ -293,7 +288,7 @@ def test_flapping(pair: MultiAZ, full: bool) -> None:
         faults = []
         for _ in range(5 if full else 2):
             faults.append(pair.kill(pair.primary))
-            resumed(writers, faults[-1])
+            writers.resumed()
         settle(pair, writers, faults, "F15")
     eventually(lambda: pair.service.describe(pair.identifier)["DBInstanceStatus"] == "available")
 
@@ -318,7 +313,7 @@ def test_planned_changes_of_roles(pair: MultiAZ, full: bool) -> None:
                 )
             after = pair.await_epoch(before.epoch + 1)
             assert after.primary == before.standby
-            resumed(writers, time.monotonic())
+            writers.resumed()
         settle(pair, writers, faults, "F16")
     found = gaps(writers.operations, faults)
     print(f"F16: longest silences {[round(gap.longest_silence_s, 3) for gap in found]}")
@@ -358,7 +353,7 @@ def test_frozen_agent_does_no_harm(pair: MultiAZ) -> None:
             killed_at = pair.kill(before.primary)
             time.sleep(1.0)
             assert pair.record == record
-        resumed(writers, killed_at)
+        writers.resumed()
         assert pair.record.epoch == before.epoch + 1
         settle(pair, writers, [frozen_at, killed_at], "F19")
 

@@ -67,11 +67,6 @@ def gaps_of(pair: MysqlFamilyMultiAZ, writers: Writers, faults: Sequence[float])
     return found
 
 
-def resumed(writers: Writers, since: float) -> None:
-    """Waits until commits that were begun after this time are acknowledged."""
-    eventually(lambda: writers.acknowledged_since(since), interval_s=0.01)
-
-
 def test_primary_killed(pair: MysqlFamilyMultiAZ, full: bool) -> None:
     """F1, in batches with a table of their own: how long a copy takes must not grow with the number of kills.
 
@@ -126,8 +121,7 @@ def test_both_killed_at_once_nothing_is_lost(pair: MysqlFamilyMultiAZ) -> None:
         with pair.service.stopped("agent"):
             for node in (before.standby, before.primary):
                 pair.kill(node)
-        after_kill = time.monotonic()
-        resumed(writers, after_kill)
+        writers.resumed()
         settle(pair, writers, "both killed")
 
 
@@ -159,8 +153,8 @@ def test_standby_lost_and_primary_killed_at_once(pair: MysqlFamilyMultiAZ, chanc
             eventually(lambda: writers.acknowledged_since(time.monotonic() - 1))
             pair.kill(before.standby)
             time.sleep(chance.uniform(0.0, 0.3))
-            killed = pair.kill(before.primary)
-            resumed(writers, killed)
+            pair.kill(before.primary)
+            writers.resumed()
             # If its end was not seen yet it may have been told to lead, and was not able to: that is taken back.
             assert pair.record.primary == before.primary, "a standby that had ended was promoted"
         settle(pair, writers, "F6")
@@ -173,16 +167,17 @@ def test_stale_standby_is_never_promoted(pair: MysqlFamilyMultiAZ) -> None:
         eventually(writers.acknowledged)
         pair.kill(before.standby)
         eventually(lambda: pair.record.standby == "", interval_s=0.002)
-        resumed(writers, time.monotonic())
+        writers.resumed()
         with pair.unstartable(before.primary):
-            killed = pair.kill(before.primary)
+            pair.kill(before.primary)
+            killed_by = time.monotonic()
             eventually(lambda: pair.postmaster(before.standby))
             time.sleep(2.0)
             record = pair.record
             assert (record.epoch, record.primary, record.standby) == (before.epoch, before.primary, "")
             assert (pair.volume(before.standby) / "data" / FOLLOWER_FILE).exists(), "the stale standby was promoted"
-            assert not writers.acknowledged_since(killed), "the primary was to be down"
-        resumed(writers, killed)
+            assert not writers.acknowledged_since(killed_by), "the primary was to be down"
+        writers.resumed()
         assert pair.record.epoch == before.epoch
         settle(pair, writers, "F7")
 
@@ -197,13 +192,13 @@ def test_agent_killed(pair: MysqlFamilyMultiAZ, step: str, chance: random.Random
         for _ in range(12 if full else 1):
             before = pair.await_in_sync()
             eventually(lambda: writers.acknowledged_since(time.monotonic() - 1))
-            killed = pair.kill(before.standby if step == "degrade" else before.primary)
+            pair.kill(before.standby if step == "degrade" else before.primary)
             if step == "enable":
                 pair.await_epoch(before.epoch + 1)
-                resumed(writers, killed)
+                writers.resumed()
             time.sleep(chance.uniform(0.0, longest_s))
             pair.service.kill("agent")
-            resumed(writers, killed)
+            writers.resumed()
         settle(pair, writers, f"F8 {step}")
 
 
@@ -215,10 +210,10 @@ def test_primary_killed_while_a_standby_joins(pair: MysqlFamilyMultiAZ, chance: 
             before = pair.await_in_sync()
             faults.append(pair.kill(before.primary))
             pair.await_epoch(before.epoch + 1)
-            resumed(writers, faults[-1])
+            writers.resumed()
             time.sleep(chance.uniform(0.0, 3.0))
             faults.append(pair.kill(pair.primary))
-            resumed(writers, faults[-1])
+            writers.resumed()
         settle(pair, writers, "F9")
     found = gaps_of(pair, writers, faults)
     print(f"F9, {pair.name}: {describe_gaps(found)}")
@@ -270,10 +265,9 @@ def test_hung_primary_is_fenced(pair: MysqlFamilyMultiAZ) -> None:
         eventually(lambda: writers.acknowledged() > 30)
         before = pair.await_in_sync()
         os.kill(pair.postmaster(before.primary), signal.SIGSTOP)
-        hung = time.monotonic()
         after = pair.await_epoch(before.epoch + 1)
         assert after.primary == before.standby
-        resumed(writers, hung)
+        writers.resumed()
         settle(pair, writers, "hung")
 
 

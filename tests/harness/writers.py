@@ -22,6 +22,8 @@ from typing import Any
 import msgspec
 import psycopg
 
+from harness.service import eventually
+
 Row = tuple[int, int]
 """Session and sequence: the identity of one insert."""
 
@@ -239,6 +241,14 @@ class Writers:
                     break
                 count += one.outcome is Outcome.ACKNOWLEDGED
         return count
+
+    def resumed(self) -> None:
+        """Waits until a commit that is begun from now on is acknowledged.
+
+        From now on: between the time that is noted of a kill and the kill itself, a busy machine has room for a commit.
+        """
+        now = time.monotonic()
+        eventually(lambda: self.acknowledged_since(now), interval_s=0.01)
 
     def acknowledged_after(self, moment: float) -> list[Operation]:
         """Commits whose acknowledgement came later than this."""
