@@ -26,6 +26,8 @@ from mainstay.protocol.postgres.scram import (
     verifier,
 )
 
+_OFFER: Final = wire.authentication(10, wire.cstring(SCRAM) + b"\0")
+_OFFER_ON_TLS: Final = wire.authentication(10, wire.cstring(SCRAM_PLUS) + wire.cstring(SCRAM) + b"\0")
 _MOCK_SALT: Final = os.urandom(16)
 
 
@@ -48,7 +50,7 @@ class Exchange:
         raise NotImplementedError
 
     def prepare(self) -> None:
-        """Does what can be done before the answer comes. Called when the client has been sent something."""
+        """Does what can be done before the answer comes. Called each time the client has been sent something."""
 
     def answer(self, body: bytes) -> bytes:
         """The body of a password message in; what to send next. Raises `Refused` or `WireError`."""
@@ -99,12 +101,14 @@ class ScramExchange(Exchange):
 
     def begin(self) -> bytes:
         """See `Exchange`."""
-        offered = [SCRAM_PLUS, SCRAM] if self._end_point else [SCRAM]
-        return wire.authentication(10, b"".join([wire.cstring(one) for one in offered]) + b"\0")
+        return _OFFER_ON_TLS if self._end_point else _OFFER
 
     def prepare(self) -> None:
         """See `Exchange`."""
-        self._verifier()
+        if self._server is None:
+            self._verifier()
+        else:
+            self._server.prepare()
 
     def _verifier(self) -> Verifier:
         known = self._known

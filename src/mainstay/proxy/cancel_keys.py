@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -38,7 +39,7 @@ class Keys:
             self._last = (self._last + 1) % _NUMBERS
             number = self._worker * _NUMBERS + self._last
             if number and number not in self.sessions:
-                return number, secrets.token_bytes(secret_bytes)
+                return number, os.urandom(secret_bytes)
 
     async def cancel(self, request: CancelRequest) -> None:
         """Cancels what the session with this key is doing now, and never what another one does.

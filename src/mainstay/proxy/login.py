@@ -134,6 +134,7 @@ class Login(DirectReceiver):
                 self._enter(answer)
             else:
                 self._stream.write(answer)
+                proof.prepare()
                 self._prepare()
         elif user is not None:
             self._expected = _NOTHING

@@ -104,7 +104,12 @@ class ScramServer:
         self._plus = plus
         self._first_bare = ""
         self._server_first = ""
-        self._gs2 = ""
+        self._binding = b""
+        self._presigned: str | None = None
+        """The client-final-message without its proof for which the signatures are."""
+
+        self._client_signature = b""
+        self._final = b""
 
     def first(self, data: bytes) -> bytes:
         """client-first-message in, server-first-message out. Raises `ScramError`."""
@@ -125,30 +130,41 @@ class ScramServer:
         attributes = _attributes(bare)
         if "m" in attributes or "r" not in attributes or not attributes["r"]:
             raise ScramError("malformed message")
-        self._gs2, self._first_bare = f"{flag},,", bare
+        self._binding = f"{flag},,".encode() + (self._end_point if self._plus else b"")
+        self._first_bare = bare
         self._nonces = attributes["r"] + self._nonce
         self._server_first = f"r={self._nonces},{self._known.challenge}"
         return self._server_first.encode()
 
+    def prepare(self) -> None:
+        """After `first`: computes what `final` needs for a client that answers without extensions, as all do, so that
+        this is done while the client computes its proof, which takes it milliseconds.
+        """
+        self._sign(f"c={_encoded(self._binding)},r={self._nonces}")
+
     def final(self, data: bytes) -> bytes:
         """client-final-message in, server-final-message out. Raises `ScramError` for a wrong password."""
-        text = _text(data)
-        without_proof, separator, proof_text = text.rpartition(",p=")
-        attributes = _attributes(without_proof)
-        binding = self._gs2.encode() + (self._end_point if self._plus else b"")
-        if not separator or not self._nonces or attributes.get("r") != self._nonces:
+        without_proof, separator, proof_text = _text(data).rpartition(",p=")
+        if not separator or not self._nonces:
             raise ScramError("malformed message")
-        if _decoded(attributes.get("c", "")) != binding:
-            raise ScramError("malformed message")
-        proof = _decoded(proof_text)
-        signed = f"{self._first_bare},{self._server_first},{without_proof}".encode()
-        signature = self._known.client_signature(signed)
+        if without_proof != self._presigned:
+            attributes = _attributes(without_proof)
+            if attributes.get("r") != self._nonces or _decoded(attributes.get("c", "")) != self._binding:
+                raise ScramError("malformed message")
+            self._sign(without_proof)
+        proof, signature = _decoded(proof_text), self._client_signature
         if len(proof) != len(signature):
             raise ScramError("malformed message")
         client_key = _xor(proof, signature)
         if not hmac.compare_digest(hashlib.sha256(client_key).digest(), self._known.stored_key):
             raise ScramError("the password is wrong")
-        return b"v=" + binascii.b2a_base64(self._known.server_signature(signed), newline=False)
+        return self._final
+
+    def _sign(self, without_proof: str) -> None:
+        signed = f"{self._first_bare},{self._server_first},{without_proof}".encode()
+        self._presigned = without_proof
+        self._client_signature = self._known.client_signature(signed)
+        self._final = b"v=" + binascii.b2a_base64(self._known.server_signature(signed), newline=False)
 
 
 class ScramClient:

@@ -33,20 +33,24 @@ class WireError(Exception):
 
 def message(kind: bytes, body: bytes = b"") -> bytes:
     """One message."""
-    return kind + (len(body) + 4).to_bytes(4, "big") + body
+    return b"".join((kind, _int32_of(len(body) + 4), body))
+
+
+def _int32_of(number: i64) -> bytes:
+    """The number's four bytes."""
+    return _INT32[number] if 0 <= number < len(_INT32) else _int32.pack(number)
+
+
+_INT32: Final = [_int32.pack(number) for number in range(512)]
+"""Lengths of messages that are not long: making one each time costs as much as the rest of the message."""
 
 
 def bind_head(length: i64) -> bytes:
     """The header of a Bind message with this length."""
-    return _BIND_HEADS[length] if length < len(_BIND_HEADS) else _bind_head(length)
+    return _BIND_HEADS[length] if length < len(_BIND_HEADS) else b"B" + _int32.pack(length)
 
 
-def _bind_head(length: int) -> bytes:
-    return b"B" + length.to_bytes(4, "big")
-
-
-_BIND_HEADS: Final = [_bind_head(length) for length in range(512)]
-"""Beginnings of those that are not long: making one each time costs as much as the rest of the message."""
+_BIND_HEADS: Final = [b"B" + one for one in _INT32]
 
 
 def end_of(data: bytes, position: i64) -> i64:
@@ -140,7 +144,7 @@ def negotiate_protocol_version(minor: int, refused: Iterable[str]) -> bytes:
 
 def authentication(code: int, data: bytes = b"") -> bytes:
     """An Authentication message: 0 Ok, 3 CleartextPassword, 5 MD5Password, 10 SASL, 11 SASLContinue, 12 SASLFinal."""
-    return message(b"R", _int32.pack(code) + data)
+    return message(b"R", _int32_of(code) + data)
 
 
 def query(text: bytes) -> bytes:

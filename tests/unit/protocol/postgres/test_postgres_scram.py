@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import os
 
@@ -10,6 +11,7 @@ import pytest
 
 from mainstay.protocol.postgres.scram import (
     BLOCK_BYTES,
+    ITERATIONS,
     Keyed,
     ScramClient,
     ScramError,
@@ -17,6 +19,7 @@ from mainstay.protocol.postgres.scram import (
     end_point_hash,
     md5_password,
     prepared,
+    salted_password,
     verifier,
 )
 
@@ -26,9 +29,12 @@ FINAL = b"c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapW
 VERIFIED = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
 
 
-def test_the_server_of_rfc_7677() -> None:
+@pytest.mark.parametrize("prepares", [False, True])
+def test_the_server_of_rfc_7677(prepares: bool) -> None:
     server = ScramServer(verifier("pencil", SALT), SERVER_NONCE)
     first = server.first(b"n,,n=user,r=" + CLIENT_NONCE.encode())
+    if prepares:
+        server.prepare()
     assert first == b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
     assert server.final(FINAL) == VERIFIED
 
@@ -39,6 +45,29 @@ def test_both_sides() -> None:
     server, client = ScramServer(verifier("pencil", SALT), "server"), ScramClient("pen", "client")
     with pytest.raises(ScramError, match="password is wrong"):
         server.final(client.final(server.first(client.first())))
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+@pytest.mark.parametrize("extension", [b"", b",x=something"])
+@pytest.mark.parametrize("gs2", [b"n,,", b"y,,", b"p=tls-server-end-point,,"])
+def test_what_a_client_signs_need_not_be_what_was_prepared_for(gs2: bytes, extension: bytes, prepares: bool) -> None:
+    plus = gs2.startswith(b"p")
+    server = ScramServer(verifier("pencil", SALT), "s", b"hash" if plus else b"", plus=plus)
+    server_first = server.first(gs2 + b"n=,r=c")
+    if prepares:
+        server.prepare()
+    salted = salted_password("pencil", SALT, ITERATIONS)
+    client_key = hmac.digest(salted, b"Client Key", "sha256")
+    without_proof = b"c=" + base64.b64encode(gs2 + (b"hash" if plus else b"")) + b",r=cs" + extension
+    signed = b"n=,r=c," + server_first + b"," + without_proof
+    signature = hmac.digest(hashlib.sha256(client_key).digest(), signed, "sha256")
+    proof = bytes(one ^ other for one, other in zip(client_key, signature, strict=True))
+    for wrong in (without_proof.replace(b"r=cs", b"r=ct"), without_proof.replace(b"c=", b"c=AA"), b""):
+        with pytest.raises(ScramError):
+            server.final(wrong + b",p=" + base64.b64encode(proof))
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    expected = b"v=" + base64.b64encode(hmac.digest(server_key, signed, "sha256"))
+    assert server.final(without_proof + b",p=" + base64.b64encode(proof)) == expected
 
 
 def test_channel_binding() -> None:
