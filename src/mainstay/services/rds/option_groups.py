@@ -18,6 +18,7 @@ from mainstay.decide.parameters import check_value, is_formula
 from mainstay.decide.rds_tags import with_tags
 from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import DBInstance
+from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.errors import ApiError, invalid_combination, invalid_value
 from mainstay.model.option_group import EngineOption, OptionGroup
 from mainstay.services.operations import Call, Request, Result
@@ -157,19 +158,29 @@ def _settings(option: EngineOption, wanted: Mapping[str, Any]) -> dict[str, str]
 
 @handles("DeleteOptionGroup", on("og", "OptionGroupName"))
 def delete_option_group(call: Call, request: Request) -> Result:
-    """Forgets a group that no instance uses or is about to use."""
+    """Forgets a group that no instance uses or is about to use, and no snapshot, manual or automated, remembers."""
     group = require_option_group(call, request["OptionGroupName"])
     name = group.option_group_name
     if group.is_default:
         raise invalid_value(f"The default option group {name} cannot be deleted.")
-    for instance in call.tx.scan(DBInstance, call.scope):
-        if name in (instance.option_group_name, instance.pending.option_group_name):
-            raise ApiError(
-                "InvalidOptionGroupStateFault",
-                f"The option group '{name}' cannot be deleted because it is in use.",
-            )
+    if user := _user_of(call, name):
+        raise ApiError(
+            "InvalidOptionGroupStateFault",
+            f"The option group '{name}' cannot be deleted because it is in use. It is associated with the {user}.",
+        )
     call.tx.delete(group)
     return None
+
+
+def _user_of(call: Call, name: str) -> str:
+    """What the group of this name is associated with, in words; "" if with nothing."""
+    for instance in call.tx.scan(DBInstance, call.scope):
+        if name in (instance.option_group_name, instance.pending.option_group_name):
+            return f"DB instance {instance.db_instance_identifier}"
+    for snapshot in call.tx.scan(DBSnapshot, call.scope):
+        if name == snapshot.facts.option_group_name:
+            return f"{snapshot.snapshot_type} DB snapshot {snapshot.db_snapshot_identifier}"
+    return ""
 
 
 @handles("DescribeOptionGroups", on("og", "OptionGroupName"))

@@ -11,8 +11,10 @@ from harness.rds_calls import Rds
 from mainstay.engines.mariadb.rules import MariadbRules
 from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import PendingModification
+from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.option_group import OptionGroup
 from mainstay.services.rds.option_groups import default_option_group
+from mainstay.workflows.repositories import facts_of
 
 
 def create(rds: Rds, name: str = "Mine", engine: str = "postgres", major: str = "17", **more: Any) -> Any:
@@ -174,16 +176,35 @@ def test_no_option_exists(rds: Rds) -> None:
     )
 
 
+IN_USE = "InvalidOptionGroupStateFault: The option group 'mine' cannot be deleted because it is in use."
+
+
 def test_delete_only_when_unused(rds: Rds) -> None:
     create(rds)
     instance = rds.instance(pending=PendingModification(option_group_name="mine"))
-    in_use = "InvalidOptionGroupStateFault: The option group 'mine' cannot be deleted because it is in use."
+    in_use = f"{IN_USE} It is associated with the DB instance db1."
     assert rds.refused("DeleteOptionGroup", OptionGroupName="mine") == in_use
     rds.change_instance(instance, pending=PendingModification(), option_group_name="mine")
     assert rds.refused("DeleteOptionGroup", OptionGroupName="mine") == in_use
     rds.change_instance(instance, pending=PendingModification())
     assert rds.call("DeleteOptionGroup", OptionGroupName="mine") is None
     assert rds.get(OptionGroup, "mine") is None
+
+
+@pytest.mark.parametrize("kind", ["manual", "automated"])
+def test_delete_only_when_no_snapshot_remembers_it(rds: Rds, kind: str) -> None:
+    """RDS user guide, "Deleting an option group": of a DB instance, a manual or an automated DB snapshot."""
+    create(rds)
+    facts = msgspec.structs.replace(facts_of(rds.instance()), option_group_name="mine")
+    snapshot = DBSnapshot(scope=rds.scope, db_snapshot_identifier="last", snapshot_type=kind, facts=facts,
+                          repository_id="r", backup_id="b", requested_at=1.0)  # fmt: skip
+    rds.insert(snapshot)
+    assert rds.refused("DeleteOptionGroup", OptionGroupName="mine") == (
+        f"{IN_USE} It is associated with the {kind} DB snapshot last."
+    )
+    with rds.store.transaction() as tx:
+        tx.delete(snapshot)
+    assert rds.call("DeleteOptionGroup", OptionGroupName="mine") is None
 
 
 def test_copy(rds: Rds) -> None:
