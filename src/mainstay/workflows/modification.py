@@ -34,6 +34,9 @@ _DIRECT = (
     "iam_database_authentication_enabled", "backup_retention_period_days",
 )  # fmt: skip
 NODE_ID_CHARACTERS = 17
+CHANGED = "changed"
+"""In the frame of the workflow's job: which fields of `PendingModification` it puts into force."""
+
 _RESTARTS = frozenset({"db_instance_class", "engine_version", "db_instance_identifier"})
 _STARTED = {"db_instance_class": "RDS-EVENT-0012", "allocated_storage_gib": "RDS-EVENT-0018",
             "autoscaled": "RDS-EVENT-0217", "multi_az": "RDS-EVENT-0024", "single_az": "RDS-EVENT-0030"}  # fmt: skip
@@ -93,7 +96,8 @@ def put_into_force(
     for job in tx.jobs(subject):
         if job.program == MODIFY.name:
             tx.finish_job(job)
-    tx.add_job(new_job(MODIFY, subject, instance.scope, clock.wall(), {"finished_events": finished}))
+    frame = {"finished_events": finished, CHANGED: changed}
+    tx.add_job(new_job(MODIFY, subject, instance.scope, clock.wall(), frame))
     return instance
 
 

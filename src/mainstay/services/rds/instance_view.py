@@ -18,6 +18,7 @@ from mainstay.services.rds.subnet_groups import show_subnet_group
 from mainstay.store import Reader
 from mainstay.workflows.automated_backups import backup_record
 from mainstay.workflows.fleet import Fleet, last_seen_leader
+from mainstay.workflows.modification import CHANGED
 from mainstay.workflows.replicate_backups import copies_of
 
 PENDING_MEMBERS = {
@@ -68,6 +69,7 @@ class InstanceView:
             "DBParameterGroups": [
                 {"DBParameterGroupName": instance.db_parameter_group_name, "ParameterApplyStatus": apply_status}
             ],
+            "OptionGroupMemberships": self._option_groups(instance),
             "DBSubnetGroup": self._subnet_group(instance),
             "PendingModifiedValues": _pending(instance),
             "AutomaticRestartTime": instance.automatic_restart_at,
@@ -84,6 +86,21 @@ class InstanceView:
                 "HostedZoneId": self._hosted_zone_id,
             }
         return {name: value for name, value in shown.items() if value is not None}
+
+    def _option_groups(self, instance: DBInstance) -> list[dict[str, str]]:
+        """The group in force, or being put into force; beside it, as on RDS, the one that the next window brings.
+
+        RDS has no member for that one among the pending modified values.
+        """
+        present, next_one = instance.option_group_name, instance.pending.option_group_name
+        if next_one is None:
+            jobs = self._reader.jobs(f"db:{instance.dbi_resource_id}") if instance.change else []
+            applying = any("option_group_name" in job.frame.get(CHANGED, ()) for job in jobs)
+            return [{"OptionGroupName": present, "Status": "applying" if applying else "in-sync"}]
+        return [
+            {"OptionGroupName": present, "Status": "pending-maintenance-removal"},
+            {"OptionGroupName": next_one, "Status": "pending-maintenance-apply"},
+        ]
 
     def _subnet_group(self, instance: DBInstance) -> dict[str, Any] | None:
         name = instance.db_subnet_group_name
@@ -148,7 +165,6 @@ def _asked_for(instance: DBInstance) -> dict[str, Any]:
         "CopyTagsToSnapshot": instance.copy_tags_to_snapshot,
         "IAMDatabaseAuthenticationEnabled": instance.iam_database_authentication_enabled,
         "DeletionProtection": instance.deletion_protection,
-        "OptionGroupMemberships": [{"OptionGroupName": instance.option_group_name, "Status": "in-sync"}],
         "EnabledCloudwatchLogsExports": list(instance.enabled_cloudwatch_logs_exports) or None,
         "TagList": tag_list(instance.tags),
     }

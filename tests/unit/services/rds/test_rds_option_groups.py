@@ -7,14 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 
+from harness.rds_backups import create as create_instance
+from harness.rds_backups import finished, prepare
 from harness.rds_calls import Rds
 from mainstay.engines.mariadb.rules import MariadbRules
 from mainstay.engines.registry import Engines
-from mainstay.model.db_instance import PendingModification
+from mainstay.host.vault import Vault
+from mainstay.model.db_instance import DBInstance, PendingModification
 from mainstay.model.db_snapshot import DBSnapshot
 from mainstay.model.option_group import OptionGroup
 from mainstay.services.rds.option_groups import default_option_group
-from mainstay.workflows.repositories import facts_of
+from mainstay.workflows.modification import put_into_force
+from mainstay.workflows.repositories import Makings, facts_of
 
 
 def create(rds: Rds, name: str = "Mine", engine: str = "postgres", major: str = "17", **more: Any) -> Any:
@@ -205,6 +209,36 @@ def test_delete_only_when_no_snapshot_remembers_it(rds: Rds, kind: str) -> None:
     with rds.store.transaction() as tx:
         tx.delete(snapshot)
     assert rds.call("DeleteOptionGroup", OptionGroupName="mine") is None
+
+
+def test_a_group_that_waits_for_the_maintenance_window_is_shown(rds: Rds, group: str) -> None:
+    prepare(rds)
+    create(rds)
+    create_instance(rds)
+
+    def shown(**changes: Any) -> tuple[list[tuple[str, str]], dict[str, Any]]:
+        instance = rds.call("ModifyDBInstance", DBInstanceIdentifier="db1", **changes)["DBInstance"]
+        [described] = rds.call("DescribeDBInstances", DBInstanceIdentifier="db1")["DBInstances"]
+        assert described["OptionGroupMemberships"] == instance["OptionGroupMemberships"]
+        memberships = [(one["OptionGroupName"], one["Status"]) for one in instance["OptionGroupMemberships"]]
+        return memberships, instance["PendingModifiedValues"]
+
+    default = "default:postgres-17"
+    waiting = [(default, "pending-maintenance-removal"), ("mine", "pending-maintenance-apply")]
+    assert shown(OptionGroupName="mine") == (waiting, {})
+    assert rds.get(DBInstance, "db1").change == ""
+    assert shown(OptionGroupName=default) == ([(default, "in-sync")], {}), "taken back"
+    assert shown(OptionGroupName="mine") == (waiting, {})
+    # Its window begins: the workflow puts it into force.
+    makings = Makings(rds.collaborators[Vault], rds.randomness, rds.clock.wall())
+    with rds.store.transaction() as tx:
+        put_into_force(tx, rds.clock, makings, rds.get(DBInstance, "db1"), rds.get(DBInstance, "db1"))
+    [present] = rds.call("DescribeDBInstances", DBInstanceIdentifier="db1")["DBInstances"]
+    assert present["OptionGroupMemberships"] == [{"OptionGroupName": "mine", "Status": "applying"}]
+    finished(rds, "db1")
+    [present] = rds.call("DescribeDBInstances", DBInstanceIdentifier="db1")["DBInstances"]
+    assert present["OptionGroupMemberships"] == [{"OptionGroupName": "mine", "Status": "in-sync"}]
+    assert shown(OptionGroupName=default, ApplyImmediately=True) == ([(default, "applying")], {})
 
 
 def test_copy(rds: Rds) -> None:
