@@ -38,9 +38,13 @@ async def create(world: World, **members: Any) -> None:
     await world.call("CreateDBInstance", **(request | members))
 
 
-async def group(world: World) -> None:
+async def unused_group(world: World) -> None:
     await world.call("CreateDBParameterGroup", DBParameterGroupName="mine", DBParameterGroupFamily="postgres17",
                      Description="d")  # fmt: skip
+
+
+async def group(world: World) -> None:
+    await unused_group(world)
     await world.call("ModifyDBInstance", DBInstanceIdentifier="db1", DBParameterGroupName="mine")
     await world.settle()
     await reboot(world)

@@ -25,8 +25,9 @@ from simulation.test_crash_points import (
     reboot,
     set_parameter,
     stop,
+    unused_group,
 )
-from simulation.twins import BROKEN_VALUE
+from simulation.twins import BROKEN_VALUE, MUTE_VALUE, STUBBORN_VALUE
 from simulation.world import SCOPE, TERRAFORM_TAKES, World
 
 RANDOM = ["create", "modify_class", "rename", "stop", "start", "delete", "dynamic_parameter", "static_parameter",
@@ -84,6 +85,80 @@ def test_an_engine_that_never_starts_is_told_and_healed_by_a_repairing_change_an
         (engine,) = world.host.engines.values()
         assert '"shared_buffers": "4096"' in engine.settings
         assert not any(status.fatal or status.failure for status in world.statuses())
+
+    live(tmp_path, story)
+
+
+def told(world: World) -> list[str]:
+    assert world.control is not None
+    with world.control.store.read() as view:
+        return [f"{event.event_id} {event.message}" for event in view.events(SCOPE, 0, 1e12)]
+
+
+def test_a_creation_with_settings_that_the_engine_does_not_start_with_says_so_in_the_engines_words(
+    tmp_path: Path,
+) -> None:
+    async def story(world: World) -> None:
+        await unused_group(world)
+        await set_parameter(world, "shared_buffers", BROKEN_VALUE, "pending-reboot")
+        await create(world, DBParameterGroupName="mine")
+        await world.settle()
+        assert world.describe()[0]["DBInstanceStatus"] == "incompatible-parameters"
+        [said] = [one for one in told(world) if one.startswith("RDS-EVENT-0035")]
+        assert "ended with status 1 while starting: the settings are nonsense. Change or reset" in said
+        assert "in the DB parameter group mine, then reboot the DB instance." in said
+        assert not any("/" in one for one in told(world)), "no place on the host is told"
+        await set_parameter(world, "shared_buffers", "4096", "pending-reboot")
+        await reboot(world)
+        await world.settle()
+        assert world.describe()[0]["DBInstanceStatus"] == "available"
+
+    live(tmp_path, story)
+
+
+@pytest.mark.parametrize("value", [MUTE_VALUE, STUBBORN_VALUE])
+def test_a_creation_that_the_engine_answers_with_errors_ends_and_is_healed_by_another_value(
+    value: str, tmp_path: Path
+) -> None:
+    async def story(world: World) -> None:
+        await unused_group(world)
+        await set_parameter(world, "work_mem", value, "immediate")
+        await create(world, DBParameterGroupName="mine")
+        begun = world.clock.wall()
+        await world.settle()
+        assert world.clock.wall() - begun < 60.0
+        assert world.describe()[0]["DBInstanceStatus"] == "incompatible-parameters"
+        assert any("RDS-EVENT-0035" in one and "nonsense in work_mem" in one for one in told(world))
+        (engine,) = world.host.engines.values()
+        await world.tick(300.0)
+        assert list(world.host.engines.values()) == [engine], "another start with the same settings is of no use"
+        await set_parameter(world, "work_mem", "4096", "immediate")
+        await world.settle()
+        (healed,) = world.host.engines.values()
+        assert healed is not engine and '"work_mem": "4096"' in healed.settings
+        await reboot(world)
+        await world.settle()
+        assert world.describe()[0]["DBInstanceStatus"] == "available"
+        assert not any(status.fatal or status.failure for status in world.statuses())
+
+    live(tmp_path, story)
+
+
+def test_a_reboot_that_the_engine_answers_with_errors_ends_and_is_healed_by_another_one(tmp_path: Path) -> None:
+    async def story(world: World) -> None:
+        await create(world)
+        await world.settle()
+        await group(world)
+        await world.settle()
+        await set_parameter(world, "work_mem", MUTE_VALUE, "pending-reboot")
+        await reboot(world)
+        await world.settle()
+        assert world.describe()[0]["DBInstanceStatus"] == "incompatible-parameters"
+        assert [one for one in told(world) if "RDS-EVENT-0035" in one and "nonsense in work_mem" in one]
+        await set_parameter(world, "work_mem", "4096", "pending-reboot")
+        await reboot(world)
+        await world.settle()
+        assert world.describe()[0]["DBInstanceStatus"] == "available"
 
     live(tmp_path, story)
 

@@ -25,7 +25,7 @@ from mainstay.host.processes import User
 from mainstay.host.shims import EngineProcess, Launch
 from mainstay.model.assignment import Assignment, Upstream
 from mainstay.model.engine import EngineBuild, ParameterDefinition
-from mainstay.model.errors import Permanent, Transient
+from mainstay.model.errors import Permanent, Refused, Transient
 from mainstay.model.node import NodeSpec, ReplicationStatus
 from mainstay.model.pair import PairRecord
 from mainstay.store import SqliteStore
@@ -41,6 +41,9 @@ START_S = 0.2
 STOP_S = 0.1
 BROKEN_START_S = 0.05
 BROKEN_VALUE = "1073741823"
+MUTE_VALUE, STUBBORN_VALUE = "2147483647", "2147483646"
+"""Of work_mem: the engine comes up, and answers every session of ours, or what it is told in one, with an error."""
+
 SETTINGS_FILE = "engine.json"
 ACCOUNTS_FILE = "accounts.json"
 DATA_MARKER = "VERSION"
@@ -116,6 +119,8 @@ class Host:
         server.read_settings(settings)
         if json.loads(settings).get("shared_buffers") == BROKEN_VALUE:
             engine.ready_at = float("inf")
+            with launch.output.open("a") as output:
+                output.write("the settings are nonsense\n")
             asyncio.get_running_loop().call_later(BROKEN_START_S, self.end, node_id, engine, 1)
             return engine
         engine.ready_at += self.weather.s(0.1, 4.0)
@@ -469,6 +474,13 @@ class SimulatedDriver:
         paused = spec.restore is not None and spec.restore.paused and self.backups.recovering(files)
         return StartCommand(argv=("engine", str(files.data), *((PAUSED,) if paused else ())))
 
+    def _refuses(self, node_id: str, value: str) -> bool:
+        engine = self._host.engines.get(node_id)
+        return engine is not None and json.loads(engine.server.settings).get("work_mem") == value
+
+    def last_words(self, log_text: str) -> list[str]:
+        return log_text.splitlines()
+
     async def probe(self, spec: NodeSpec, files: NodeFiles) -> Health:
         engine = self._host.engines.get(spec.node_id)
         await asyncio.sleep(0)
@@ -476,6 +488,8 @@ class SimulatedDriver:
             await asyncio.sleep(1.0)
             return Health(ready=False, message="no answer")
         ready = engine is not None and self._host.clock.monotonic() >= engine.ready_at
+        if ready and self._refuses(spec.node_id, MUTE_VALUE):
+            return Health(ready=False, refused=True, message="nonsense in work_mem")
         if engine is not None and engine.server.follows:
             return Health(ready=ready, cold=ready, starting=not ready)
         ready = ready and engine is not None and engine.server.open
@@ -494,6 +508,8 @@ class SimulatedDriver:
     async def apply_accounts(self, spec: NodeSpec, files: NodeFiles) -> None:
         await asyncio.sleep(0.01)
         with self._host.effects.one(self._owner, "driver.apply_accounts"):
+            if self._refuses(spec.node_id, STUBBORN_VALUE):
+                raise Refused("nonsense in work_mem")
             if self._host.engines[spec.node_id].paused:
                 self._host.violations.append(f"{spec.node_id} is written while it is only to be looked at")
             accounts = {

@@ -18,6 +18,7 @@ import structlog
 from mainstay.agent.copying import Copying
 from mainstay.agent.journal import InEffect
 from mainstay.agent.kept_data import KeptData
+from mainstay.agent.last_words import LastWords
 from mainstay.agent.node_engine import NodeEngine, make_sockets
 from mainstay.agent.restoring import Restoring
 from mainstay.agent.tools import KeeperTools
@@ -54,6 +55,7 @@ class NodeActions:
         self.promoting, self._promote_again_at = False, 0.0
         self.outgrown = False
         self.failure = ""
+        self.last_words = LastWords(self.files, driver)
         self.restoring = Restoring(self.files, driver, tools.repositories, tools.clones, tools.user)
         self.kept = KeptData(self.files, self._remember, self.engine.fence)
         self.copying = Copying(driver, self.files, tools, self.restoring, self.kept, self._remember, changed)
@@ -97,6 +99,9 @@ class NodeActions:
             await self.find_outgrown(spec, assignment)
             if self.outgrown:  # it does not wait for a look but for room
                 health = msgspec.structs.replace(health, ready=False, starting=True)
+        if health.refused:
+            self.engine.note_refusal()
+            self.failure = f"the engine answers with an error: {health.message}"
         if health.locked_out and not self.health.locked_out:  # counted, so that it is not tried for ever
             self.start_failed(f"the engine lets nobody operate it: {health.message}")
         self.health = health
@@ -120,10 +125,13 @@ class NodeActions:
         self.engine.note_end()
 
     def start_failed(self, message: str) -> None:
-        """The engine did not come up: the next start waits a little longer."""
+        """The engine did not come up: the next start waits a little longer. Users read the message, in an event."""
         self.engine.note_failed_start()
-        self.failure = f"{message}; see {self.files.output}"
-        log.error("engine.start_failed", node_id=self.node_id, failures=self.engine.start_failures, error=message)
+        self.failure = message
+        log.error(
+            "engine.start_failed", node_id=self.node_id, failures=self.engine.start_failures, error=message,
+            output=str(self.files.output),
+        )  # fmt: skip
 
     def start_refused(self, message: str) -> None:
         """The engine ended for a reason that another start will not change."""
@@ -246,6 +254,7 @@ class NodeActions:
             "restart_token": spec.restart_token,
             "readable": assignment.role is not NodeRole.STANDBY,
         }
+        self.last_words.begin()
         try:
             process = await self.engine.launch(
                 Launch(
@@ -261,7 +270,7 @@ class NodeActions:
                 )
             )
         except Transient as error:
-            self.start_failed(error.message)
+            self.start_failed(self.last_words.after(error.message))
             return
         self.health = Health(ready=False)
         self.promoting = False
@@ -273,6 +282,7 @@ class NodeActions:
             self._tools.shims.signal(spec.node_id, number)
         else:
             health = await self._driver.reload(spec, self.files)
+            self.engine.note_obedience()
             self.health = msgspec.structs.replace(health, pause=self.health.pause)
         process = self.engine.process
         pid = 0 if process is None else process.pid
@@ -280,6 +290,7 @@ class NodeActions:
 
     async def _apply_accounts(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         await self._driver.apply_accounts(spec, self.files)
+        self.engine.note_obedience()
         self._remember(accounts=wanted.accounts_digest)
 
     async def _publish_route(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:

@@ -25,7 +25,7 @@ from mainstay.agent.wanted import wanted_of
 from mainstay.decide.node import Action, Observed, decide, is_elsewhere, process_identity
 from mainstay.engines.base import EngineDriver, Health
 from mainstay.model.assignment import Assignment
-from mainstay.model.errors import MainstayError, Permanent, Transient
+from mainstay.model.errors import MainstayError, Permanent, Refused, Transient
 from mainstay.model.node import (
     NodeRole,
     NodeSpec,
@@ -146,7 +146,7 @@ class Keeper:
             if reason := hands.restoring.failure():
                 hands.start_refused(f"the restore cannot reach its target: {reason}")
             elif not hands.health.ready and not hands.promoting:
-                hands.start_failed(f"the engine ended with status {exit_code} while starting")
+                hands.start_failed(hands.last_words.after(f"the engine ended with status {exit_code} while starting"))
         hands.process_ended()
         self.following.process_ended()
         self.poke()
@@ -275,8 +275,8 @@ class Keeper:
     async def _rest(self, row: str, spec: NodeSpec, assignment: Assignment) -> float:
         await self._look_after(spec, assignment)
         if row == "data-lost":
-            self.hands.failure = f"the data directory {self.hands.files.data} is gone"
-            self._fatal = True
+            log.error("node.data_lost", node_id=spec.node_id, data=str(self.hands.files.data))
+            self.hands.failure, self._fatal = "the data directory is gone", True
         elif row == "kept-lost":
             self.hands.failure, self._fatal = "the data that was kept aside is gone", True
         elif row in ("await-key", "await-storage"):
@@ -285,6 +285,7 @@ class Keeper:
             before = (self._settled_generation, self._settled_assignment)
             self._settled_generation, self._settled_assignment = spec.generation, assignment
             self.hands.failure, self._fatal = "", False
+            self.hands.engine.note_obedience()
             if before != (spec.generation, assignment):
                 self.on_change()
         if assignment.role is NodeRole.PRIMARY:
@@ -301,6 +302,8 @@ class Keeper:
             self.hands.failure, self._fatal = f"{error} {hint}".strip(), isinstance(error, Permanent)
             log.error("node.action_refused", node_id=node_id, error=str(error))
             return PROBE_INTERVAL_S
+        if isinstance(error, Refused):
+            self.hands.engine.note_refusal()
         self.hands.failure, self._failing = error.message, True
         log.warning("node.action_failed", node_id=node_id, error=error.message)
         return error.retry_after_s

@@ -26,6 +26,8 @@ from mainstay.host.shims import EngineProcess, Launch
 FENCED_END_TIMEOUT_S = 2.0
 FULL_PATIENCE_S = 10.0
 SIGNAL_AGAIN_S = 1.0
+REFUSALS_S = 10.0
+"""For so long an engine may answer our own sessions with errors before that is held for how it is."""
 
 log = structlog.get_logger()
 
@@ -51,6 +53,8 @@ class NodeEngine:
         self.ended_as_wanted = False
         self.start_failures = 0
         self.start_due_at = 0.0
+        self._refused = False
+        self._refuses_since: float | None = None
         self._driver = driver
         self._files = files
         self._volume = volume
@@ -70,7 +74,32 @@ class NodeEngine:
         """Nothing is left of the process."""
         self.ended_as_wanted = self.stopping is not None
         self.process = None
+        self.note_obedience()
         self.ended.set()
+
+    def note_refusal(self) -> None:
+        """The process has answered a session of ours with an error."""
+        if self._refuses_since is None:
+            self._refuses_since = self._tools.clock.monotonic()
+
+    def note_obedience(self) -> None:
+        """The process has done what it was asked for: errors before that were no lasting ones."""
+        self._refused, self._refuses_since = False, None
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the process has answered our sessions with errors for a while, and done nothing for us since."""
+        return self._refused or self._refuses_still
+
+    @property
+    def unusable(self) -> bool:
+        """Whether it has been tried for long enough what is wanted now, and came to no process that can be operated."""
+        return self.start_failures >= START_ATTEMPTS_MAX or self._refuses_still
+
+    @property
+    def _refuses_still(self) -> bool:
+        since = self._refuses_since
+        return since is not None and self._tools.clock.monotonic() - since >= REFUSALS_S
 
     def note_failed_start(self) -> None:
         """It did not come up: the next start waits a little longer."""
@@ -84,6 +113,7 @@ class NodeEngine:
     def allow_start(self) -> None:
         """What failed before says nothing about the next start, which may be now."""
         self.start_failures, self.start_due_at = 0, 0.0
+        self._refused, self._refuses_since = self.refuses, None
 
     async def fence(self) -> None:
         """When this returns, no process of the engine can run again. Raises `Transient` if that is not certain."""

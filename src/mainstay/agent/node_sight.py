@@ -7,7 +7,7 @@ say, and it adds them to the status.
 from __future__ import annotations
 
 from mainstay.agent.actions import NodeActions
-from mainstay.decide.node import START_ATTEMPTS_MAX, Observed
+from mainstay.decide.node import Observed
 from mainstay.engines.base import EngineDriver
 from mainstay.model.node import (
     NodePhase,
@@ -56,6 +56,7 @@ def observed(hands: NodeActions, driver: EngineDriver, *, now: float, upstream_r
         paused=hands.health.pause is not None,
         outgrown=hands.outgrown,
         locked_out=hands.health.locked_out,
+        refuses=engine.refuses,
         lost=bool(hands.copying.lost),
         upstream_ready=upstream_ready,
         data_name=in_effect.data_name,
@@ -82,7 +83,8 @@ def seen_of(spec: NodeSpec, hands: NodeActions, driver: EngineDriver) -> NodeSta
         port=spec.port,
         data_directory=str(hands.files.data),
         failure=hands.failure,
-        fatal=hands.engine.start_failures >= START_ATTEMPTS_MAX,
+        fatal=hands.engine.unusable,
+        unusable=hands.engine.unusable,
         pending_restart=hands.health.pending_restart,
         restore=_restore_progress(hands),
         locked=hands.volume.key_missing and volume.phase in (VolumePhase.CLOSED, VolumePhase.LOCKED),

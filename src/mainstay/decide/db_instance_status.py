@@ -47,10 +47,11 @@ def _inaccessible(instance: DBInstance) -> str:
 
 
 def _failure_word(instance: DBInstance) -> str:
-    """An instance that has never run has failed; one that ran and does not start now has been given bad parameters."""
+    """An instance that has never run has failed, unless its parameters, which somebody chose, may be what is wrong; one
+    that ran and does not start now has been given bad parameters."""
     if "address" in instance.failure.lower() and "in use" in instance.failure.lower():
         return "incompatible-network"
-    if instance.instance_create_time is not None:
+    if instance.instance_create_time is not None or instance.unusable:
         return "incompatible-parameters"
     return "failed" if instance.restore_from is None else "incompatible-restore"
 

@@ -55,8 +55,9 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     `accounts` in the database ("inherited": came with the data of a peer), `route` at the endpoint ("" for none, "hold"
     for one without a target). `follows`: the data directory is a standby's. `readable`: the process was started so that
     it takes queries while it follows. `outgrown`: it replays nothing before it is started with as much room as its
-    source has now; `locked_out`: the running engine does not let us in, which its next start mends; `lost`: it can
-    never follow again from what it has. `had_data`: it was initialised once, so an absent data directory is a loss.
+    source has now; `locked_out`: the running engine does not let us in, which its next start mends; `refuses`: it has
+    answered us with errors for a while, which a start with other settings may mend; `lost`: it can never follow again
+    from what it has. `had_data`: it was initialised once, so an absent data directory is a loss.
     `paused`: its restore waits for a look, so that it takes no writes. `volume`: there is something left of the node.
     `key_missing`: a volume that is not open cannot be made or opened from here. `cramped`: it is smaller than wanted;
     `grows_open`: it can be enlarged under a running engine. `storage_full`: an engine must be expected to fail on it.
@@ -87,6 +88,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool = False
     outgrown: bool = False
     locked_out: bool = False
+    refuses: bool = False
     lost: bool = False
     upstream_ready: bool = False
     copying: bool = False
@@ -304,7 +306,8 @@ TABLE: tuple[Row, ...] = (
         lambda w, o: o.running and _must_restart(w, o),
         Action.STOP,
         "this process was started for another restart token, address, port or role, has too little room, is lost, or"
-        " lets us in no more; or its volume can only grow without it",
+        " lets us in no more, or answers nothing but errors and other settings are wanted; or its volume can only grow"
+        " without it",
     ),
     Row(
         "hold-until-allowed",
@@ -405,6 +408,8 @@ def _exchanges(wanted: Wanted, observed: Observed) -> bool:
 
 def _must_restart(wanted: Wanted, observed: Observed) -> bool:
     if observed.locked_out:  # a switch would need a session as well
+        return True
+    if observed.refuses and observed.loaded_digest != wanted.configuration_digest:  # as would a reload
         return True
     if not wanted.may_restart:
         return False

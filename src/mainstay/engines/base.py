@@ -41,13 +41,15 @@ class RecoveryPause(msgspec.Struct, frozen=True, kw_only=True):
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a probe found. `starting` distinguishes "recovering, wait" from "not answering"; `cold`: it follows another
     node and takes no queries, as it should; `pause`: its restore waits, and it takes queries and no writes;
-    `locked_out`: it answers, but not to us, until its next start makes our accounts anew; `stuck_at`: up to where
-    it has applied what it receives from another node, while it cannot apply what comes next (`message`)."""
+    `locked_out`: it answers, but not to us, until its next start makes our accounts anew; `refused`: it answers with
+    an error (`message`) that does not pass by itself, as far as the error tells; `stuck_at`: up to where it has applied
+    what it receives from another node, while it cannot apply what comes next (`message`)."""
 
     ready: bool
     starting: bool = False
     cold: bool = False
     locked_out: bool = False
+    refused: bool = False
     stuck_at: str = ""
     pause: RecoveryPause | None = None
     pending_restart: tuple[str, ...] = ()
@@ -183,11 +185,17 @@ class EngineDriver(Protocol):
     async def probe(self, spec: NodeSpec, files: NodeFiles) -> Health:
         """Asks the engine itself, within a second."""
 
+    def last_words(self, log_text: str) -> list[str]:
+        """Of what an engine wrote that did not come up: its own sentences that say why, none if there are none."""
+
     async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
-        """Makes the running engine read its configuration files again; returns when they are in effect."""
+        """Makes the running engine read its configuration files again; returns when they are in effect.
+
+        Raises `Refused` if it answers with an error, `Permanent` if it does not take what is in the files.
+        """
 
     async def apply_accounts(self, spec: NodeSpec, files: NodeFiles) -> None:
-        """Makes system roles, the master user and the first database as the spec wants."""
+        """Makes system roles, the master user and the first database as the spec wants. Raises `Refused` too."""
 
 
 class ReadReplicaLimits(msgspec.Struct, frozen=True, kw_only=True):

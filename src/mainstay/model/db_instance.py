@@ -87,6 +87,8 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     `change` is the AWS status word of the workflow under way ("creating", "modifying" …) or "": then the status is
     whatever the node is seen to be (`decide.db_instance_status`).
+    `failure` is what its last change came to nothing by; `unusable`: by an engine that does not come up, or cannot be
+    operated, with the parameters of its group.
     `held_parameters` are parameters of the group whose new value waits for a reboot: name -> the value still in force,
     None for "engine default". `parameter_group_in_force` differs from `db_parameter_group_name` after another group was
     attached, until the reboot.
@@ -160,6 +162,7 @@ class DBInstance(Record, frozen=True, kw_only=True, omit_defaults=True):
     instance_create_time: float | None = None
     change: str = "creating"
     failure: str = ""
+    unusable: bool = False
     target: NodeTarget = NodeTarget.RUNNING
     restart_token: int = 0
     pending: PendingModification = PendingModification()

@@ -58,6 +58,10 @@ class Transient(MainstayError):
         self.retry_after_s = retry_after_s
 
 
+class Refused(Transient):
+    """An engine that runs answers a session of our own with an error: as it is, it cannot be operated."""
+
+
 class CannotLead(Transient):
     """A follower that is to lead cannot apply what it has received, or no longer has it. Whoever led before has it."""
 

@@ -288,7 +288,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the agent sees. `generation` is the newest spec seen, `settled_generation` the newest one fully in effect.
 
     `started_for` is the restart token of the running process. `failure` says in words what stands in the way, and
-    `fatal` that repeating will not help. `pending_restart` names parameters that wait for a restart of the engine.
+    `fatal` that repeating will not help; `unusable`: with its settings no start came to an engine that can be operated.
+    `pending_restart` names parameters that wait for a restart of the engine.
     `locked`: its volume waits for its key. `keys_missing`: keys of the spec, which no agent keeps on its disk, are not
     known to the agent (any more). `usage_bytes` of `size_bytes` are in use on a volume with a size, of which the engine
     can take `free_bytes` more; `storage_full`: an engine fails, or must be expected to, for want of space.
@@ -310,6 +311,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     data_directory: str = ""
     failure: str = ""
     fatal: bool = False
+    unusable: bool = False
     pending_restart: tuple[str, ...] = ()
     restarts: int = 0
     pair: PairStatus | None = None

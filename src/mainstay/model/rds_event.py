@@ -71,7 +71,11 @@ EVENTS = MappingProxyType(
         "RDS-EVENT-0026": EventKind("maintenance", "Applying off-line patches to DB instance"),
         "RDS-EVENT-0027": EventKind("maintenance", "Finished applying off-line patches to DB instance"),
         "RDS-EVENT-0031": EventKind("failure", "The DB instance has failed: {reason}"),
-        "RDS-EVENT-0035": EventKind("failure", "Database instance put into incompatible-parameters: {reason}"),
+        "RDS-EVENT-0035": EventKind(
+            "failure",
+            "Database instance put into incompatible-parameters: {reason}. Change or reset what is wrong in the DB"
+            " parameter group {group}, then reboot the DB instance.",
+        ),
         "RDS-EVENT-0037": EventKind(
             "configuration change", "Updated parameter {name} to {value} with apply method {apply_method}"
         ),

@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import msgspec
 
+from mainstay.decide.db_instance_status import db_instance_status
 from mainstay.decide.progress import Pace
 from mainstay.model.db_instance import DBInstance
+from mainstay.model.db_parameter_group import DEFAULT_PREFIX
 from mainstay.model.errors import Permanent
 from mainstay.model.node import Node, NodePhase, NodeSpec, NodeStatus, NodeTarget, leading
 from mainstay.services.rds.events import record_event
@@ -202,11 +204,24 @@ def fail(work: Work, error: Permanent) -> Finish:
         instance = instance_of(tx, work.job.scope, work.job.subject)
         if instance is None:
             return
-        tx.put(msgspec.structs.replace(instance, change="", failure=error.message))
+        seen = last_seen_leader(work.tools.fleet, instance)
+        unusable = seen is not None and seen.unusable and _may_be_parameters(instance)
+        failed = msgspec.structs.replace(instance, change="", failure=error.message, unusable=unusable)
+        tx.put(failed)
+        if unusable and db_instance_status(failed, seen) == "incompatible-parameters":
+            reason, group = error.message.rstrip("."), failed.db_parameter_group_name
+            record_event(tx, work.tools.clock, failed, "RDS-EVENT-0035", reason=reason, group=group)
+            return
         event_id = _FAILURES.get(work.job.program, "RDS-EVENT-0031")
-        record_event(tx, work.tools.clock, instance, event_id, reason=error.message)
+        record_event(tx, work.tools.clock, failed, event_id, reason=error.message)
 
     return Finish(record)
+
+
+def _may_be_parameters(instance: DBInstance) -> bool:
+    """Whether it has parameters that somebody chose. Of a restore the backup may be at fault as well."""
+    restored = instance.restore_from is not None and instance.instance_create_time is None
+    return not restored and not instance.parameter_group_in_force.startswith(DEFAULT_PREFIX)
 
 
 def tell_overdue(work: Work, tx: Transaction) -> None:

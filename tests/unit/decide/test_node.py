@@ -68,6 +68,7 @@ VALUES: dict[str, list[object]] = {
     "paused": [False, True],
     "outgrown": [False, True],
     "locked_out": [False, True],
+    "refuses": [False, True],
     "lost": [False, True],
     "upstream_ready": [False, True],
     "copying": [False, True],

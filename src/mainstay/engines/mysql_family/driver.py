@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import signal
 from abc import ABC, abstractmethod
@@ -16,10 +17,19 @@ from mainstay.engines.backups import EngineBackups
 from mainstay.engines.base import Health, Monitor, StartCommand
 from mainstay.engines.mysql_family import events, iam_logins, layout, replay, unforced
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
-from mainstay.engines.mysql_family.local_sessions import answering, operators, run_all, session
+from mainstay.engines.mysql_family.local_sessions import answering, operating, operators, run_all, session
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
 from mainstay.engines.mysql_family.option_file import parse, render
-from mainstay.engines.mysql_family.sessions import REFUSED, SHUT_OUT, Error, Session, message_of, number_of, silent
+from mainstay.engines.mysql_family.sessions import (
+    REFUSED,
+    SHUT_OUT,
+    Error,
+    Session,
+    message_of,
+    number_of,
+    passing,
+    silent,
+)
 from mainstay.engines.mysql_family.trees import fsync_tree
 from mainstay.engines.mysql_family.variables import Variable, pending_restart, statements
 from mainstay.engines.mysql_family.words import Words
@@ -33,6 +43,10 @@ from mainstay.model.node import NodeRole, NodeSpec, ReplicationStatus
 
 PROBE_TIMEOUT_S = 1.0
 LET_IN_TIMEOUT_S = 5.0
+COMPLAINT = re.compile(
+    r"^.*\[ERROR\] (?:\[MY-\d+\] )?(?:\[\w+\] )?(?:\S*(?:mysqld|mariadbd): )?(?P<said>\S.*?)\s*$", re.MULTILINE
+)
+SAYS_NOTHING = frozenset({"Aborting", "Data Dictionary initialization failed."})
 NOT_YET = ("No such file or directory", "Connection refused")
 
 log = structlog.get_logger()
@@ -236,7 +250,8 @@ class FamilyDriver(ABC):
                 return Health(ready=True, message=message)
             if number_of(error) in SHUT_OUT:
                 return Health(ready=False, locked_out=True, message=message)
-            return Health(ready=False, starting=any(words in message for words in NOT_YET), message=message)
+            starting = any(words in message for words in NOT_YET)
+            return Health(ready=False, starting=starting, refused=not passing(error), message=message)
 
     async def _let_in_again(self, spec: NodeSpec, files: NodeFiles) -> None:
         """Its source does not know it: it did not answer when it was told, or was killed before that was on its disk.
@@ -250,8 +265,12 @@ class FamilyDriver(ABC):
         except (OSError, Error, Transient) as error:
             log.warning("follower.not_let_in", node_id=spec.node_id, error=str(error))
 
+    def last_words(self, log_text: str) -> list[str]:
+        said = (found["said"] for found in COMPLAINT.finditer(log_text))
+        return [sentence for sentence in said if sentence not in SAYS_NOTHING]
+
     async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
-        async with answering(files.sockets) as connection:
+        async with operating(files) as connection:
             wanted = self._wanted(files)
             await self.load_plugins(connection, wanted)
             known = await self.variables(connection, spec.engine_version, wanted)
@@ -267,7 +286,7 @@ class FamilyDriver(ABC):
             return await self._health(connection, spec)
 
     async def apply_accounts(self, spec: NodeSpec, files: NodeFiles) -> None:
-        async with answering(files.sockets, replicated=True) as connection:
+        async with operating(files, replicated=True) as connection:
             await run_all(connection, self.words.unseen)
             await run_all(connection, await self.account_statements(connection, spec))
 

@@ -13,14 +13,16 @@ from mainstay.engines.mysql_family.sessions import (
     STATEMENT_TIMEOUT_S,
     Error,
     Session,
+    message_of,
     number_of,
     open_at_socket,
+    passing,
     silent,
     transient,
 )
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.users import names_of
-from mainstay.model.errors import Transient
+from mainstay.model.errors import Refused, Transient
 
 SOCKET = "mysqld.sock"
 UNHINDERED = (
@@ -92,3 +94,15 @@ async def answering(
         if silent(error) or number_of(error) in SHUT_OUT:
             raise transient(error) from error
         raise
+
+
+@asynccontextmanager
+async def operating(files: NodeFiles, *, replicated: bool = False) -> AsyncIterator[Session]:
+    """As `answering`, for what every engine takes that can be operated: an error that it answers is `Refused`."""
+    try:
+        async with answering(files.sockets, replicated=replicated) as opened:
+            yield opened
+    except Error as error:
+        if passing(error):
+            raise transient(error) from error
+        raise Refused(f"the engine answers with an error: {message_of(error)}") from error

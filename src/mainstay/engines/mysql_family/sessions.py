@@ -41,6 +41,16 @@ SHUT_OUT = REFUSED | {ER.SPECIFIC_ACCESS_DENIED_ERROR}
 """Said to a session of our own: our account is gone, or cannot do any more what it must. The next start mends it."""
 
 
+PASSING = frozenset(
+    {
+        ER.CON_COUNT_ERROR, ER.TOO_MANY_USER_CONNECTIONS, ER.LOCK_WAIT_TIMEOUT, ER.LOCK_DEADLOCK, ER.QUERY_INTERRUPTED,
+        ER.DISK_FULL, ER.ERROR_ON_WRITE, ER.RECORD_FILE_FULL, 1969, 3024,
+    }
+)  # fmt: skip
+"""What the engine says of the moment and not of itself: no room, no connection left, a lock in the way (1969, 3024: no
+time left, in the numbers of each)."""
+
+
 class Session:
     """One connection. Every statement commits by itself unless it says otherwise."""
 
@@ -136,6 +146,11 @@ def number_of(error: Error) -> int:
 def silent(error: Error) -> bool:
     """Whether the engine does not answer, as opposed to having answered with an error."""
     return number_of(error) in NO_ANSWER or isinstance(error, pymysql.err.InterfaceError)
+
+
+def passing(error: Error) -> bool:
+    """Whether it says nothing of how the engine is: it does not answer at all, or something is in the way now."""
+    return silent(error) or number_of(error) in PASSING | SHUT_OUT
 
 
 def transient(error: Error) -> Transient:

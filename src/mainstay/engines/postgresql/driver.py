@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -17,7 +18,7 @@ from mainstay.engines.postgresql.backups import PostgresqlBackups
 from mainstay.engines.postgresql.dumps import PostgresqlDumps
 from mainstay.engines.postgresql.monitor import PostgresqlMonitor
 from mainstay.engines.postgresql.quoting import identifier
-from mainstay.engines.postgresql.sessions import CANNOT_CONNECT_NOW, Session, answering, session
+from mainstay.engines.postgresql.sessions import CANNOT_CONNECT_NOW, Session, operating, refusal, session
 from mainstay.host.files import fsync_directory
 from mainstay.host.processes import SAFE_ENVIRONMENT, User, run
 from mainstay.host.users import names_of
@@ -30,6 +31,12 @@ INITDB_TIMEOUT_S = 120.0
 FILE_FAULTS = """SELECT f.name, f.error FROM pg_file_settings AS f LEFT JOIN pg_settings AS s USING (name)
  WHERE f.error IS NOT NULL AND s.context IS DISTINCT FROM 'postmaster'"""
 """What the engine does not take; that a setting waits for a restart is no fault."""
+
+COMPLAINT = re.compile(
+    r"""^.*?(?:LOG:\s+(?P<of_setting>.*parameter\ ".*)|(?:FATAL|PANIC):\s+(?P<of_start>\S.*))$""",
+    re.MULTILINE | re.VERBOSE,
+)
+"""What keeps it from starting; of a value that it does not take it says so in a line of its own before."""
 
 PENDING_RESTART = """SELECT name FROM pg_settings
  WHERE pending_restart AND name NOT IN ('hot_standby', 'recovery_target_timeline') ORDER BY name"""
@@ -144,16 +151,21 @@ class PostgresqlDriver:
                 if spec.iam_login_port:
                     await iam_logins.note_members(connection, files)
                 return Health(ready=True, pending_restart=await _pending_restart(connection))
-        except psycopg.OperationalError as error:
+        except psycopg.Error as error:
             if "not accepting connections" in str(error):  # hot_standby is off and recovery has reached consistency
                 return Health(ready=True, cold=True)
             starting = (
                 error.sqlstate == CANNOT_CONNECT_NOW or "starting up" in str(error) or "No such file" in str(error)
             )
-            return Health(ready=False, starting=starting, message=str(error).strip())
+            refused = not starting and refusal(error)
+            return Health(ready=False, starting=starting, refused=refused, message=str(error).strip())
+
+    def last_words(self, log_text: str) -> list[str]:
+        found = (one["of_setting"] or one["of_start"] for one in COMPLAINT.finditer(log_text))
+        return [said for said in found if not said.endswith("contains errors")]
 
     async def reload(self, spec: NodeSpec, files: NodeFiles) -> Health:
-        async with answering(files.sockets, spec.port) as connection:
+        async with operating(files.sockets, spec.port) as connection:
             await replication.reload(connection)
             faults = await connection.execute(FILE_FAULTS)
             rows = [f"{name}: {error}" for name, error in await faults.fetchall() if "restart" not in error]
@@ -164,7 +176,7 @@ class PostgresqlDriver:
             return Health(ready=True, pending_restart=await _pending_restart(connection))
 
     async def apply_accounts(self, spec: NodeSpec, files: NodeFiles) -> None:
-        async with answering(files.sockets, spec.port) as connection:
+        async with operating(files.sockets, spec.port) as connection:
             for statement in accounts.statements(spec, connection.info.server_version):
                 await connection.execute(statement.encode())
             existing = await connection.execute("SELECT datname FROM pg_database")

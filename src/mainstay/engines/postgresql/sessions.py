@@ -10,11 +10,14 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from mainstay.engines.postgresql.configuration import ADMIN_ROLE
-from mainstay.model.errors import Transient
+from mainstay.model.errors import Refused, Transient
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 30_000
 CANNOT_CONNECT_NOW = "57P03"
+
+PASSING = ("starting up", "shutting down", "in recovery mode", "not accepting", "too many", "connection slots")
+"""In what PostgreSQL says to a session that it does not take now."""
 
 Session = psycopg.AsyncConnection[TupleRow]
 
@@ -27,6 +30,24 @@ async def answering(sockets: Path, port: int) -> AsyncIterator[Session]:
             yield connection
     except psycopg.OperationalError as error:
         raise Transient(f"the engine does not answer: {str(error).strip()}") from error
+
+
+@asynccontextmanager
+async def operating(sockets: Path, port: int) -> AsyncIterator[Session]:
+    """As `answering`, for what every engine takes that can be operated: an error that it answers is `Refused`."""
+    try:
+        async with answering(sockets, port) as connection:
+            yield connection
+    except psycopg.Error as error:
+        raise Refused(f"the engine answers with an error: {str(error).strip()}") from error
+
+
+def refusal(error: psycopg.Error) -> bool:
+    """Whether the engine has answered, and not with what will pass: that it starts or ends, or is full of clients."""
+    said = str(error)
+    if not isinstance(error, psycopg.OperationalError):
+        return True
+    return "FATAL:" in said and not any(words in said for words in PASSING)
 
 
 @asynccontextmanager
