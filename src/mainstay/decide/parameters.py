@@ -110,7 +110,8 @@ def _is_allowed(definition: ParameterDefinition, value: str) -> bool:
     choices = {choice.strip().lower() for choice in allowed.split(",")}
     if definition.data_type == "list":
         entries = [entry.strip().lower() for entry in value.split(",")] if value.strip() else []
-        return len(entries) == len(set(entries)) and choices.issuperset(entries)
+        names = {entry.partition("=")[0] for entry in entries}  # no switch is both on and off
+        return len(entries) == len(names) and choices.issuperset(entries)
     return value.lower() in choices
 
 

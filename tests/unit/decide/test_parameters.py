@@ -200,6 +200,9 @@ def _definition(data_type: str, allowed: str, *, is_modifiable: bool = True) -> 
         ("list", "a,b,c", "a,d", False),
         ("list", "a,b,c", "a,a", False),
         ("list", "a,b,c", "a,,b", False),
+        ("list", "default,a=on,a=off,b=on", "a=on, B=on", True),
+        ("list", "default,a=on,a=off,b=on", "default,a=off", True),
+        ("list", "default,a=on,a=off,b=on", "a=on,a=off", False),
     ],
 )
 def test_a_value_is_accepted_exactly_if_it_fits(data_type: str, allowed: str, value: str, accepted: bool) -> None:

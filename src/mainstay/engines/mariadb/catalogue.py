@@ -15,6 +15,7 @@ from mainstay.engines.kept_catalogue import KeptCatalogue, kept_rows
 from mainstay.engines.mariadb.bootstrap import SHARE, bootstrap_command, bootstrap_script, server
 from mainstay.engines.mysql_family.layout import arguments, place_options
 from mainstay.engines.mysql_family.scratch import Scratch, ask
+from mainstay.engines.mysql_family.switches import allowed_values
 from mainstay.model.engine import DYNAMIC, SOURCE_SYSTEM, STATIC, EngineBuild, ParameterDefinition
 
 QUERY = (
@@ -168,7 +169,7 @@ def define(row: Row) -> ParameterDefinition:
 def _data_type(row: Row) -> str:
     if row.kind in NUMBERS:
         return "integer"
-    return {"BOOLEAN": "boolean", "DOUBLE": "float", "SET": "list"}.get(row.kind, "string")
+    return {"BOOLEAN": "boolean", "DOUBLE": "float", "SET": "list", "FLAGSET": "list"}.get(row.kind, "string")
 
 
 def _literal(row: Row) -> str:
@@ -181,6 +182,8 @@ def _allowed(row: Row) -> str:
         return ALLOWED[row.name]
     if row.kind == "BOOLEAN":
         return "0,1"
+    if row.kind == "FLAGSET":
+        return allowed_values((row.choices or "").split(","))
     if row.kind in ("ENUM", "SET") or row.name in CHOICES:
         return row.choices or ""
     if row.kind in NUMBERS or row.kind == "DOUBLE":

@@ -7,6 +7,7 @@ from __future__ import annotations
 from mainstay.engines.builds import Builds
 from mainstay.engines.kept_catalogue import KeptCatalogue, kept_rows
 from mainstay.engines.mysql.asking import Row, ask_engine
+from mainstay.engines.mysql_family.switches import allowed_values, switches_of
 from mainstay.model.engine import (
     DYNAMIC,
     SOURCE_ENGINE_DEFAULT,
@@ -69,6 +70,7 @@ ALLOWED = {
     "max_allowed_packet": "2097152-1073741824",  # with less there is no CLONE: no copy, no backup
     "max_connections": "10-100000",
     "myisam_stats_method": "nulls_unequal,nulls_equal,nulls_ignored",
+    "thread_stack": "262144-18446744073709550592",  # with 131072, its own least, it cannot run a procedure of ours
     "time_zone": ",".join(f"{sign}{hour:02}:{minute:02}" for sign in "-+" for hour in range(13) for minute in (0, 30)),
 }
 
@@ -86,7 +88,7 @@ def define(row: Row) -> ParameterDefinition:
     forbidden = name in FORBIDDEN or name.startswith(FORBIDDEN_PREFIXES)
     return ParameterDefinition(
         name=name,
-        data_type={"enum": "string", "set": "list"}.get(row.kind, row.kind),
+        data_type="list" if switches_of(row.default) else {"enum": "string", "set": "list"}.get(row.kind, row.kind),
         apply_type=STATIC if row.static else DYNAMIC,
         default=DEFAULTS.get(name, row.default),
         allowed_values=_allowed(row),
@@ -103,4 +105,6 @@ def _allowed(row: Row) -> str:
         return "0,1"
     if row.kind in ("integer", "float"):
         return f"{row.smallest}-{row.largest}" if row.largest not in ("", "0") else ""
+    if switches := switches_of(row.default):
+        return allowed_values(switches)
     return row.choices
