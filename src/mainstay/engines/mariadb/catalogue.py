@@ -26,14 +26,16 @@ QUERY = (
 NUMBERS = {"INT", "INT UNSIGNED", "BIGINT", "BIGINT UNSIGNED"}
 
 # What reaches outside the instance, or what Mainstay itself decides: RDS does not let users modify these either.
+# With binlog_space_limit, which is max_binlog_total_size, the engine removes binary logs that are not stored yet.
 FORBIDDEN = frozenset(
     """allow_suspicious_udfs aria_block_size aria_force_start_after_recovery_failures aria_log_dir_path
-    back_log basedir bind_address binlog_expire_logs_seconds character_sets_dir core_file datadir
+    back_log basedir bind_address binlog_expire_logs_seconds binlog_space_limit character_sets_dir core_file datadir
     expire_logs_days extra_port ft_stopword_file general_log_file ignore_builtin_innodb ignore_db_dirs
     init_file init_slave innodb_buffer_pool_filename innodb_data_file_path innodb_data_home_dir
     innodb_doublewrite innodb_force_recovery innodb_log_group_home_dir innodb_page_size innodb_read_only
     innodb_temp_data_file_path innodb_tmpdir innodb_undo_directory keep_files_on_create large_pages
-    lc_messages_dir log_error log_slave_updates log_slow_query_file log_tc_size master_verify_checksum old_mode
+    lc_messages_dir log_error log_slave_updates log_slow_query_file log_tc_size master_verify_checksum
+    max_binlog_total_size old_mode
     pid_file plugin_dir plugin_maturity port proxy_protocol_networks read_only redirect_url relay_log
     relay_log_info_file relay_log_purge relay_log_recovery relay_log_space_limit report_host report_password
     report_port report_user secure_auth secure_file_priv secure_timestamp server_id skip_grant_tables

@@ -12,8 +12,9 @@ from mainstay.model.engine import EngineBuild
 from mainstay.model.node import NodeSpec
 
 OURS = frozenset(
-    """binlog_expire_logs_seconds expire_logs_days gtid_binlog_state gtid_slave_pos read_only general_log_file
-    gtid_strict_mode init_file log_error log_slave_updates secure_file_priv server_id slow_query_log_file""".split()
+    """binlog_expire_logs_seconds binlog_space_limit expire_logs_days gtid_binlog_state gtid_slave_pos read_only
+    general_log_file gtid_strict_mode init_file log_error log_slave_updates secure_file_priv server_id
+    slow_query_log_file""".split()
 )
 """Variables that `own_options` sets, or `startup_script`: a change of the parameters leaves them alone."""
 
@@ -53,4 +54,5 @@ def replication_options(spec: NodeSpec, assignment: Assignment) -> dict[str, str
         "slave_parallel_mode": "optimistic",
         "slave_parallel_max_queued": str(1 << 20),
         "loose_slave_connections_needed_for_purge": "0",
+        "loose_max_binlog_total_size": "0",  # a group from before it was ours may have another
     }

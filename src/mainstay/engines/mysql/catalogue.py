@@ -24,8 +24,8 @@ FORBIDDEN = frozenset(
     """authentication_policy auto_generate_certs back_log basedir bind_address binlog_encryption binlog_error_action
     binlog_expire_logs_auto_purge binlog_expire_logs_seconds build_id character_sets_dir check_proxy_users
     connection_memory_limit core_file create_admin_listener_thread datadir default_table_encryption
-    disabled_storage_engines enforce_gtid_consistency ft_stopword_file general_log_file init_file init_replica
-    init_slave innodb_buffer_pool_filename innodb_buffer_pool_in_core_file innodb_data_file_path
+    disabled_storage_engines enforce_gtid_consistency expire_logs_days ft_stopword_file general_log_file init_file
+    init_replica init_slave innodb_buffer_pool_filename innodb_buffer_pool_in_core_file innodb_data_file_path
     innodb_data_home_dir innodb_dedicated_server innodb_directories innodb_doublewrite innodb_doublewrite_dir
     innodb_fast_shutdown innodb_force_load_corrupted innodb_force_recovery innodb_log_group_home_dir
     innodb_page_size innodb_read_only innodb_redo_log_archive_dirs innodb_redo_log_encrypt

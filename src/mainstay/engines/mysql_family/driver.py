@@ -303,6 +303,9 @@ class FamilyDriver(ABC):
 
     def _wanted(self, files: NodeFiles) -> dict[str, str]:
         """What the option file says, by the names of the variables."""
-        options = parse((files.configuration / layout.OPTION_FILE).read_text())
+        return self.wanted_of(parse((files.configuration / layout.OPTION_FILE).read_text()))
+
+    def wanted_of(self, options: Mapping[str, str]) -> dict[str, str]:
+        """What these options say, by the names of the variables. Of two that are one the last counts."""
         variable_names = {option: name for name, option in self.option_names.items()}
         return {variable_names.get(name, name).removeprefix("loose_"): value for name, value in options.items()}

@@ -19,7 +19,8 @@ def row(name: str, kind: str = "VARCHAR", **more: str | None) -> Row:
 
 @pytest.mark.parametrize(
     "name", ["plugin_dir", "general_log_file", "secure_file_priv", "rpl_semi_sync_master_timeout", "gtid_strict_mode",
-             "init_file", "skip_grant_tables", "ssl_key", "read_only", "sync_relay_log", "innodb_doublewrite"]
+             "init_file", "skip_grant_tables", "ssl_key", "read_only", "sync_relay_log", "innodb_doublewrite",
+             "max_binlog_total_size", "binlog_space_limit", "binlog_expire_logs_seconds", "expire_logs_days"]
 )  # fmt: skip
 def test_what_reaches_outside_or_is_ours_cannot_be_modified(name: str) -> None:
     definition = define(row(name))

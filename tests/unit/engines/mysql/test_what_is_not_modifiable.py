@@ -10,7 +10,10 @@ from mainstay.engines.mysql.catalogue import define
 from mainstay.model.errors import ApiError
 
 
-@pytest.mark.parametrize("name", ["binlog_error_action", "server_id_bits", "transaction_read_only", "super_read_only"])
+@pytest.mark.parametrize(
+    "name", ["binlog_error_action", "server_id_bits", "transaction_read_only", "super_read_only",
+             "binlog_expire_logs_seconds", "binlog_expire_logs_auto_purge", "expire_logs_days"]
+)  # fmt: skip
 def test_what_followers_need_is_not_a_users_to_change(name: str) -> None:
     row = Row(name=name, kind="string", static=False, default="", smallest="", largest="", choices="", comment="")
     assert not define(row).is_modifiable

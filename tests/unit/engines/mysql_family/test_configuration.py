@@ -18,6 +18,7 @@ from mainstay.engines.mysql.driver import MysqlDriver
 from mainstay.engines.mysql_family.driver import FamilyDriver
 from mainstay.engines.mysql_family.layout import OPTION_FILE
 from mainstay.engines.mysql_family.option_file import parse
+from mainstay.engines.mysql_family.variables import Variable, statements
 from mainstay.engines.node_files import NodeFiles
 from mainstay.model.assignment import Assignment
 from mainstay.model.engine import EngineBuild
@@ -117,6 +118,18 @@ def test_what_a_standby_acknowledges_is_on_its_disk(engine: Engine) -> None:
 def test_nobody_waits_who_was_not_told_to(engine: Engine) -> None:
     found = engine.replication_options(IN_PAIR, Assignment())
     assert found[f"rpl_semi_sync_{engine.source}_enabled"] == "0"
+
+
+def test_a_limit_of_binary_logs_that_a_group_has_from_before_it_was_ours_does_not_count(tmp_path: Path) -> None:
+    mariadb_engine = ENGINES[0]
+    limits = {"max_binlog_total_size": "4194304", "binlog_space_limit": "4194304"}
+    spec = msgspec.structs.replace(SPEC, parameters=limits)
+    options = list(mariadb_engine.options(tmp_path, spec, Assignment()).items())
+    ours = options.index(("loose_max_binlog_total_size", "0"))
+    assert all(options.index(one) < ours for one in limits.items()), "the last one counts, and all three are one"
+    variables = {name: Variable(name, "BIGINT UNSIGNED", "NO", "4194304", "CONFIG") for name in limits}
+    wanted = mariadb_engine.driver.wanted_of(dict(options))
+    assert statements(variables, wanted, mariadb_engine.driver.ours) == ["SET GLOBAL `max_binlog_total_size` = 0"]
 
 
 def test_no_user_of_mysql_can_do_what_a_partial_revoke_forbids(tmp_path: Path) -> None:
