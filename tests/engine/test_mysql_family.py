@@ -10,6 +10,8 @@ import msgspec
 import pytest
 
 from harness.dialects import MARIADB, MYSQL, Client, ClientError, EngineUnderTest, newest_of
+from harness.mysql_family_pairs import as_operator
+from harness.pairs import MultiAZ
 from harness.service import PASSWORD, Service, eventually
 from mainstay.engines.builds import Builds
 from mainstay.engines.logins import logins as logins_of
@@ -183,3 +185,33 @@ def test_slow_and_general_logs_are_files_when_asked_for(service: Service, engine
     finally:
         service.delete_instance(name)
         rds.delete_db_parameter_group(DBParameterGroupName="logs")
+
+
+def test_a_replicas_standby_forces_what_it_receives_only_when_commits_wait_for_it(
+    service: Service, engine: EngineUnderTest
+) -> None:
+    """Where nobody waits for it, it must keep up with a busy source; that is gone, it is the standby of an instance."""
+    rds = service.client("rds")
+    source = engine.create(service, BackupRetentionPeriod=1)["DBInstanceIdentifier"]
+    replica = f"{source}-az"
+    made = [source]
+    try:
+        rds.create_db_instance_read_replica(
+            DBInstanceIdentifier=replica, SourceDBInstanceIdentifier=source, MultiAZ=True
+        )
+        made.append(replica)
+        pair = MultiAZ(service, service.await_status(replica, "available"))
+
+        def forces() -> bool:
+            return as_operator(service, pair.standby, "SELECT @@GLOBAL.sync_relay_log") == [(1,)]
+
+        pair.await_in_sync()
+        assert not forces()
+        service.delete_instance(made.pop(0))
+        eventually(lambda: "ReadReplicaSourceDBInstanceIdentifier" not in service.describe(replica))
+        service.await_status(replica, "available")
+        pair.await_in_sync()
+        assert forces()
+    finally:
+        for one in reversed(made):
+            service.delete_instance(one)

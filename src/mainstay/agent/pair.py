@@ -374,7 +374,15 @@ class Pair:
             # It goes last, so that the primary's shutdown can hand it everything.
             waits = leader.spec.target is not NodeTarget.RUNNING and leader.hands.engine.process is not None
             stay = waits or standby.spec.target is NodeTarget.RUNNING
-            standby.assign(Assignment(role=NodeRole.STANDBY, epoch=self.epoch, upstream=upstream(leader), stay=stay))
+            standby.assign(
+                Assignment(
+                    role=NodeRole.STANDBY,
+                    epoch=self.epoch,
+                    upstream=upstream(leader),
+                    acknowledges=not leader.spec.source,
+                    stay=stay,
+                )
+            )
 
     def _is_promoted_replica(self, leader: Keeper) -> bool:
         return not leader.spec.source and leader.driver.follows(leader.hands.files)

@@ -307,6 +307,8 @@ class Followers:
     async def _keeps_up(self, standby: Path) -> bool:
         """Waits until the standby applies within a moment what it receives; False if it does not answer.
 
+        False also while it acknowledges what it has not forced to the disk.
+
         A failover waits for what is not applied: one to a standby that has just begun, under load, would take longer
         than the primary takes to start again. One that never gets there is worth more than none.
         """
@@ -314,6 +316,8 @@ class Followers:
         deadline = now() + KEEP_UP_PATIENCE_S
         try:
             async with session(standby, timeout_s=STATUS_TIMEOUT_S) as connection:
+                if int(await connection.value("SELECT @@GLOBAL.sync_relay_log")) != 1:
+                    return False  # a read replica's, which has just become an instance: it is told to force it next
                 while now() < deadline:
                     status = await self.status(connection)
                     if status is None or not status.received:

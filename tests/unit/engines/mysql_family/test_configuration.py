@@ -115,6 +115,11 @@ def test_what_a_standby_acknowledges_is_on_its_disk(engine: Engine) -> None:
     assert engine.replication_options(IN_PAIR, Assignment(role=NodeRole.STANDBY))["sync_relay_log"] == "1"
 
 
+def test_a_standby_for_which_nobody_waits_is_not_held_up_by_its_disk(engine: Engine) -> None:
+    of_replica = Assignment(role=NodeRole.STANDBY, acknowledges=False)
+    assert "sync_relay_log" not in engine.replication_options(IN_PAIR, of_replica)
+
+
 def test_nobody_waits_who_was_not_told_to(engine: Engine) -> None:
     found = engine.replication_options(IN_PAIR, Assignment())
     assert found[f"rpl_semi_sync_{engine.source}_enabled"] == "0"

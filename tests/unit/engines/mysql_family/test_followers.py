@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from mainstay.engines.mariadb.followers import FOLLOWERS as MARIADB
 from mainstay.engines.mysql.followers import FOLLOWERS as MYSQL
+from mainstay.engines.mysql_family import followers as followers_module
 from mainstay.engines.mysql_family.followers import DISCARDED_FILE, Followers, FollowerStatus, judge
 from mainstay.model.errors import CannotLead, Transient
 
@@ -107,9 +110,33 @@ async def test_a_follower_of_another_one_changes_over(
     assert not any(one.endswith(";") for one in wrong.ran)
 
 
+@pytest.mark.parametrize("followers", [MARIADB, MYSQL])
+async def test_a_standby_that_does_not_force_what_it_acknowledges_is_not_in_sync(
+    followers: Followers, files: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Path, str]] = []
+
+    class Standby:
+        async def value(self, statement: str) -> int:
+            asked.append((opened[-1], statement))
+            return 10_000
+
+    opened: list[Path] = []
+
+    @asynccontextmanager
+    async def session(sockets: Path, **_: Any) -> AsyncIterator[Standby]:
+        opened.append(sockets)
+        yield Standby()
+
+    monkeypatch.setattr(followers_module, "session", session)
+    monkeypatch.setattr(followers_module, "answering", session)
+    assert not await followers.confirm_synchronous(files, "node-2")
+    assert asked == [(files.sockets.with_name("node-2"), "SELECT @@GLOBAL.sync_relay_log")]
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Any:
-    return SimpleNamespace(data=tmp_path)
+    return SimpleNamespace(data=tmp_path, sockets=tmp_path / "node-1")
 
 
 def discards(files: Any) -> bool:
