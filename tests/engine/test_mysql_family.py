@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from botocore.exceptions import ClientError as ApiError
 
 from harness.dialects import MARIADB, MYSQL, Client, ClientError, EngineUnderTest, newest_of
 from harness.mysql_family_pairs import as_operator
@@ -215,3 +216,41 @@ def test_a_replicas_standby_forces_what_it_receives_only_when_commits_wait_for_i
     finally:
         for one in reversed(made):
             service.delete_instance(one)
+
+
+def test_a_value_that_only_the_engine_refuses_is_told_in_its_words_and_a_reset_and_a_reboot_get_out_of_it(
+    service: Service, engine: EngineUnderTest
+) -> None:
+    rds, name = service.client("rds"), f"bad-{engine.dialect.engine}"
+    versions = rds.describe_db_engine_versions(Engine=engine.dialect.engine, EngineVersion=engine.version)
+    family = versions["DBEngineVersions"][0]["DBParameterGroupFamily"]
+    rds.create_db_parameter_group(DBParameterGroupName=name, DBParameterGroupFamily=family, Description="d")
+
+    def change(parameter: str, value: str) -> None:
+        wanted = {"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "pending-reboot"}
+        rds.modify_db_parameter_group(DBParameterGroupName=name, Parameters=[wanted])
+
+    def told() -> list[str]:
+        found = rds.describe_events(SourceIdentifier=name, SourceType="db-instance", Duration=60)["Events"]
+        return [str(event["Message"]) for event in found]
+
+    try:
+        with pytest.raises(ApiError, match="InvalidParameterValue"):
+            change("optimizer_switch", "nonsense")
+        change("session_track_system_variables", "nonsense")
+        rds.create_db_instance(
+            DBInstanceIdentifier=name, Engine=engine.dialect.engine, EngineVersion=engine.version,
+            DBInstanceClass="db.t3.micro", AllocatedStorage=20, MasterUsername="app", MasterUserPassword=PASSWORD,
+            BackupRetentionPeriod=0, DBParameterGroupName=name,
+        )  # fmt: skip
+        service.await_status(name, "incompatible-parameters")
+        [said] = [one for one in told() if "incompatible-parameters" in one]
+        assert "session_track_system_variables" in said and name in said
+        assert str(service.settings.home) not in said and "startup.log" not in said
+        rds.reset_db_parameter_group(DBParameterGroupName=name, ResetAllParameters=True)
+        rds.reboot_db_instance(DBInstanceIdentifier=name)
+        with engine.connect(service, service.await_status(name, "available")) as client:
+            assert client.value("SELECT 1") == 1
+    finally:
+        service.delete_instance(name)
+        rds.delete_db_parameter_group(DBParameterGroupName=name)
