@@ -25,8 +25,12 @@ def replication_state(instance: DBInstance, seen: NodeStatus | None) -> Replicat
 
     None for an instance that follows nobody, and for a replica that has not followed yet.
     """
-    if not instance.source_dbi_resource_id or not instance.replication_status:
+    if not instance.source_dbi_resource_id:
         return None
+    if not instance.replication_status:  # its creation failed; it may have been helped to run since
+        ran = instance.instance_create_time is not None
+        follows = seen is not None and seen.replication is not None and seen.replication.streaming
+        return ReplicationState(REPLICATING) if ran and follows else None
     if instance.replication_status == TERMINATED:
         return ReplicationState(
             TERMINATED, "The source DB instance was deleted. Promote this read replica to write to it, or delete it."

@@ -100,3 +100,15 @@ def test_what_was_terminated_or_promoted_does_not_resume(world: World) -> None:
     world.change("rep", replication_status="", source_dbi_resource_id="")
     world.see(CUT_OFF)
     assert world.told() == []
+
+
+def test_a_replica_whose_creation_failed_and_that_was_helped_to_run_is_one_from_then_on(world: World) -> None:
+    world.change("rep", replication_status="", instance_create_time=None)
+    world.see(STREAMING)
+    assert world.told() == []
+    world.change("rep", instance_create_time=1.0)
+    world.see(CUT_OFF)
+    assert world.told() == []
+    for replication in (STREAMING, CUT_OFF):
+        world.see(replication)
+    assert world.told() == ["0046", "0045"]
