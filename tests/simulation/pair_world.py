@@ -40,7 +40,7 @@ from simulation.database import Gone, Server
 from simulation.effects import Effects
 from simulation.ledger import Ledger, Violation
 from simulation.loop import Killed, Lifetime, simulate, unowned
-from simulation.twins import DATA_MARKER, Engine, Host
+from simulation.twins import DATA_MARKER, SETTINGS_FILE, Engine, Host
 from simulation.world import SimulatedAgent
 
 INSTANCE = "db-PAIR"
@@ -334,6 +334,10 @@ class PairWorld:
         if client is None:
             raise Violation("nobody answers at the end")
         self.ledger.check_all(client.server)
+        for node_id, engine in self.host.engines.items():
+            wanted = (self.directory / "nodes" / node_id / "conf" / SETTINGS_FILE).read_text()
+            if engine.server.settings != wanted:
+                raise Violation(f"{node_id} runs with {engine.server.settings}, not with {wanted}")
 
 
 async def _commit(server: Server, value: int, outcome: asyncio.Future[bool]) -> None:

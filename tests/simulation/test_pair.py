@@ -240,3 +240,42 @@ async def ended_as_it_was_told_to_lead(world: PairWorld) -> None:
 def test_an_engine_that_ends_while_it_is_promoted_leads_after_its_next_start(tmp_path: Path) -> None:
     for seed in range(5):
         live(tmp_path / str(seed), seed, ended_as_it_was_told_to_lead)
+
+
+async def lost_before_it_was_told_to_lead(world: PairWorld) -> None:
+    """The standby's data goes with the primary's process: nobody but the former primary has the commits."""
+    await world.converge()
+    lose_standby_data(world)
+    await asyncio.sleep(world.draw.choice((0.0, 0.002, 0.01)))
+    kill_primary(world)
+    if world.draw.random() < 0.7:
+        await asyncio.sleep(world.draw.choice((0.0, 0.005, 0.01, 0.02, 0.05)))
+        kill_agent(world)
+    world.heal()
+    await world.converge()
+    await world.check_end()
+
+
+def test_a_standby_that_lost_its_data_before_it_was_told_to_lead_gives_the_lead_back(tmp_path: Path) -> None:
+    taken_back = 0
+    for seed in range(40):
+        world = live(tmp_path / str(seed), seed, lost_before_it_was_told_to_lead)
+        record = world.record()
+        taken_back += record is not None and any(one.row == "taken-back" for one in record.failovers)
+    assert taken_back, "it never led at all"
+
+
+async def changed_as_it_starts(world: PairWorld) -> None:
+    """Parameters are changed, and changed back, while an engine starts, which reads them at some moment."""
+    await world.converge()
+    kill_standby(world)
+    for value in ("1", "2", "1"):
+        world.change(parameters={"work_mem": value})
+        await asyncio.sleep(world.draw.choice((0.02, 0.05, 0.1, 0.2)))
+    await world.converge()
+    await world.check_end()
+
+
+def test_an_engine_runs_with_the_settings_that_are_wanted_whenever_it_has_read_them(tmp_path: Path) -> None:
+    for seed in range(60):
+        live(tmp_path / str(seed), seed, changed_as_it_starts)

@@ -141,7 +141,12 @@ class Host:
 
     async def _start(self, engine: Engine) -> None:
         server = engine.server
-        await asyncio.sleep(engine.ready_at - self.clock.monotonic())
+        starting_s = engine.ready_at - self.clock.monotonic()
+        await asyncio.sleep(starting_s / 2)
+        await server.turn()
+        with suppress(OSError):  # by then they may be other ones than as it was launched, or gone
+            server.read_settings((engine.volume.parent / "conf" / SETTINGS_FILE).read_text())
+        await asyncio.sleep(starting_s / 2)
         await server.turn()
         if server.shutting_down:
             return

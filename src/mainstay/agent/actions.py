@@ -33,6 +33,7 @@ from mainstay.model.assignment import Assignment
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import CannotLead, MainstayError, Permanent, Transient
 from mainstay.model.node import NodeRole, NodeSpec
+from mainstay.model.volume import VolumePhase
 
 UNKNOWN_ROUTE = "unknown"
 PROMOTE_AGAIN_S = 1.0
@@ -117,6 +118,12 @@ class NodeActions:
     def published(self) -> bool:
         """Whether clients are let through to this node."""
         return self.route not in ("", HELD_ROUTE, UNKNOWN_ROUTE)
+
+    @property
+    def lost_data(self) -> bool:
+        """Whether there is no data where there was some, and none is hidden on a volume that is not open."""
+        hidden = self.volume.look().phase is not VolumePhase.OPEN
+        return self.in_effect.had_data and not hidden and not self._driver.initialised(self.files)
 
     def process_ended(self) -> None:
         """Nothing is left of the engine's process."""
@@ -210,6 +217,8 @@ class NodeActions:
 
     async def _promote(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         process = self.engine.process
+        if self.in_effect.told_to_lead != assignment.epoch:
+            self._remember(told_to_lead=assignment.epoch)
         try:
             await self._driver.promote(spec, self.files, self.build(spec), self._tools.user)
         except CannotLead as error:  # its end is what the pair takes for a reason to go back
@@ -228,11 +237,12 @@ class NodeActions:
     async def _write_configuration(self, spec: NodeSpec, assignment: Assignment, wanted: Wanted) -> None:
         make_sockets(self.files, self._tools.user)
         rendered = await self._driver.configuration(spec, assignment, self.files, self.build(spec))
-        for name, content in rendered.items():
+        others = [name for name, content in rendered.items() if not _holds(self.files.configuration / name, content)]
+        if others and self.engine.process is not None and not self.health.ready:
+            self._remember(loaded="")  # it reads them as it starts: whether before or after this, nobody knows
+        for name in others:
             path = self.files.configuration / name
-            if _holds(path, content):
-                continue
-            write_atomically(path, content.encode())
+            write_atomically(path, rendered[name].encode())
             self._tools.user.give(path)
         self._remember(written=wanted.configuration_digest)
 

@@ -19,7 +19,8 @@ from mainstay.model.node import NodeSpec, without_keys
 class InEffect(msgspec.Struct, frozen=True, kw_only=True):
     """Digests of the parts of a spec that were applied. `loaded` is tied to one process by its pid.
 
-    `data_name` is the name of the data in place, "" before it was first exchanged.
+    `data_name` is the name of the data in place, "" before it was first exchanged. `told_to_lead` is the last epoch in
+    which this node, a follower till then, was told to lead, 0 for none: noted before it is told.
     """
 
     written: str = ""
@@ -28,6 +29,7 @@ class InEffect(msgspec.Struct, frozen=True, kw_only=True):
     accounts: str = ""
     had_data: bool = False
     data_name: str = ""
+    told_to_lead: int = 0
 
 
 class Journal:

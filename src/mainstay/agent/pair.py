@@ -37,6 +37,7 @@ from mainstay.model.node import Failover, NodeRole, NodeTarget, PairStatus
 from mainstay.model.pair import PairRecord
 
 LOOK_AGAIN_S = 0.5
+CONFIRM_AGAIN_S = 0.05
 STANDBY_START_PATIENCE_S = 5.0
 SWITCH_CHECKPOINT_S = 5.0
 
@@ -317,7 +318,9 @@ class Pair:
             if task.result() and self._confirming_for == processes and self._record is not None:
                 self._replace(self._record.in_sync(standby.spec.node_id, *processes, self._clock.wall()))
                 log.info("pair.in_sync", dbi_resource_id=self.dbi_resource_id, standby=standby.spec.node_id)
-            self.poke()
+                self.poke()
+            else:  # it may have to wait for what an engine is told meanwhile
+                asyncio.get_running_loop().call_later(CONFIRM_AGAIN_S, self.poke)
 
     def _replace(self, record: PairRecord) -> None:
         """Makes the record the present one; one that has changed behind our back is taken over first."""
@@ -379,7 +382,7 @@ class Pair:
                     role=NodeRole.STANDBY,
                     epoch=self.epoch,
                     upstream=upstream(leader),
-                    acknowledges=not leader.spec.source,
+                    acknowledges=self._synchronous(leader, standby) != "",
                     stay=stay,
                 )
             )

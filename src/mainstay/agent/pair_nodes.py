@@ -46,13 +46,16 @@ def may_be_taken_back(leader: Keeper, standby: Keeper, record: PairRecord | None
     """Whether the node that leads has only been told to, and the one that led before has its data still, untouched.
 
     Of an engine whose follower forgets what it had received: should the process that was confirmed end now, the former
-    primary has every commit, and the new one has not. For other engines nothing is ever taken back.
+    primary has every commit, and the new one has not. Of any engine if the new one's data is gone before it was told.
     """
-    if record is None or record.standby or not record.standby_incarnation or leader.driver.keeps_received:
+    if record is None or record.standby or not record.standby_incarnation or leader.spec.source:
         return False
     before = standby.hands.files
-    kept = standby.driver.initialised(before) and not standby.driver.follows(before)
-    return kept and not leader.spec.source and leader.driver.follows(leader.hands.files)
+    if not standby.driver.initialised(before) or standby.driver.follows(before):
+        return False
+    if leader.hands.lost_data:
+        return leader.hands.in_effect.told_to_lead < record.epoch
+    return not leader.driver.keeps_received and leader.driver.follows(leader.hands.files)
 
 
 def must_be_taken_back(leader: Keeper, standby: Keeper, record: PairRecord) -> bool:

@@ -18,8 +18,8 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """Role and epoch of a node now. `synchronous_standby` is the node id that every commit waits for, "" for none.
 
-    `acknowledges`: of a standby, that commits may be told to wait for it. Those of a read replica never are: its source
-    has them all.
+    `acknowledges`: of a standby, that commits are told to wait for it, or are about to be. Those of a read replica
+    never are: its source has them all.
     `may_restart` is false while the standby is renewed first. `may_start` is false while the pair decides whether this
     engine shall run again, `may_publish` while it must not be reached by clients. `stay` overrides a spec that wants
     the node stopped or gone: it leads, and must hand over first.

@@ -29,7 +29,7 @@ from mainstay.engines.mysql_family.local_sessions import answering, binary_logs,
 from mainstay.engines.mysql_family.log_places import file_number
 from mainstay.engines.mysql_family.quoting import account, literal
 from mainstay.engines.mysql_family.sessions import Error, Session
-from mainstay.engines.mysql_family.trees import fsync_tree
+from mainstay.engines.mysql_family.trees import fsync_relay_logs, fsync_tree
 from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory, write_atomically
@@ -295,7 +295,8 @@ class Followers:
 
         Before that it is given some time to apply what it has received since it was copied.
         """
-        if not await self._keeps_up(files.sockets.with_name(follower)):
+        standby = NodeFiles(root=files.root.with_name(follower), sockets=files.sockets.with_name(follower))
+        if not await self._forces(standby) or not await self._keeps_up(standby.sockets):
             return False
         async with answering(files.sockets, timeout_s=CONFIRM_TIMEOUT_S, replicated=True) as connection:
             before = await self._synchronous_state(connection, follower)
@@ -304,10 +305,21 @@ class Followers:
             await connection.execute(PULSE)
             return await self._synchronous_state(connection, follower) == before
 
+    async def _forces(self, standby: NodeFiles) -> bool:
+        """Whether all that the standby has received is durable, and what it receives from now on is before it
+        acknowledges it. It is told to force that when commits are to wait for it, not before.
+        """
+        try:
+            async with session(standby.sockets, timeout_s=STATUS_TIMEOUT_S) as connection:
+                if int(await connection.value("SELECT @@GLOBAL.sync_relay_log")) != 1:
+                    return False
+        except (Error, Transient):
+            return False
+        await asyncio.to_thread(fsync_relay_logs, standby.data)
+        return True
+
     async def _keeps_up(self, standby: Path) -> bool:
         """Waits until the standby applies within a moment what it receives; False if it does not answer.
-
-        False also while it acknowledges what it has not forced to the disk.
 
         A failover waits for what is not applied: one to a standby that has just begun, under load, would take longer
         than the primary takes to start again. One that never gets there is worth more than none.
@@ -316,8 +328,6 @@ class Followers:
         deadline = now() + KEEP_UP_PATIENCE_S
         try:
             async with session(standby, timeout_s=STATUS_TIMEOUT_S) as connection:
-                if int(await connection.value("SELECT @@GLOBAL.sync_relay_log")) != 1:
-                    return False  # a read replica's, which has just become an instance: it is told to force it next
                 while now() < deadline:
                     status = await self.status(connection)
                     if status is None or not status.received:

@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 from mainstay.engines.mysql_family.local_sessions import SOCKET
+from mainstay.engines.mysql_family.trees import RELAY_LOG
 from mainstay.engines.mysql_family.words import SEMI_SYNC_TIMEOUT_MS, Words
 from mainstay.engines.node_files import NodeFiles
 from mainstay.model.assignment import Assignment
@@ -85,8 +86,8 @@ def common_options(spec: NodeSpec, files: NodeFiles) -> dict[str, str]:
         "log_bin": str(files.data / BINLOG),
         "log_bin_index": str(files.data / f"{BINLOG}.index"),
         "server_id": str(server_id(spec.node_id)),
-        "relay_log": str(files.data / "relaylog"),
-        "relay_log_index": str(files.data / "relaylog.index"),
+        "relay_log": str(files.data / RELAY_LOG),
+        "relay_log_index": str(files.data / f"{RELAY_LOG}.index"),
     }
 
 
@@ -111,8 +112,8 @@ def replication_options(spec: NodeSpec, assignment: Assignment, words: Words) ->
         own |= {"sync_binlog": "0", "innodb_flush_log_at_trx_commit": "2"}
         if assignment.acknowledges:
             # What it acknowledges is on the disk in the relay log; what it applies need not be, one by one, as well.
-            # Forcing each transaction it receives a few hundred a second: where nobody waits for it, a busy source
-            # would be ahead of it for ever.
+            # Forcing each transaction it receives as few as some hundred a second: while nobody waits for it, a busy
+            # primary would be ahead of it for ever.
             own["sync_relay_log"] = "1"
     elif spec.peer is not None:
         own |= {"sync_binlog": "1", "innodb_flush_log_at_trx_commit": "1"}

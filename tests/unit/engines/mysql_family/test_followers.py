@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from mainstay.engines.mariadb.followers import FOLLOWERS as MARIADB
 from mainstay.engines.mysql.followers import FOLLOWERS as MYSQL
 from mainstay.engines.mysql_family import followers as followers_module
 from mainstay.engines.mysql_family.followers import DISCARDED_FILE, Followers, FollowerStatus, judge
+from mainstay.engines.mysql_family.trees import fsync_relay_logs
+from mainstay.engines.node_files import NodeFiles
 from mainstay.model.errors import CannotLead, Transient
 
 FOLLOWING = FollowerStatus(
@@ -111,27 +114,43 @@ async def test_a_follower_of_another_one_changes_over(
 
 
 @pytest.mark.parametrize("followers", [MARIADB, MYSQL])
-async def test_a_standby_that_does_not_force_what_it_acknowledges_is_not_in_sync(
-    followers: Followers, files: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("forces", [10_000, 0, 1])
+async def test_a_standby_is_in_sync_when_all_it_has_received_is_on_the_disk(
+    followers: Followers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forces: int
 ) -> None:
-    asked: list[tuple[Path, str]] = []
+    seen: list[object] = []
 
     class Standby:
         async def value(self, statement: str) -> int:
-            asked.append((opened[-1], statement))
-            return 10_000
-
-    opened: list[Path] = []
+            seen.append(statement)
+            return forces
 
     @asynccontextmanager
     async def session(sockets: Path, **_: Any) -> AsyncIterator[Standby]:
-        opened.append(sockets)
+        assert sockets == tmp_path / "run" / "node-2"
         yield Standby()
 
+    async def keeps_up(_followers: Followers, _standby: Path) -> bool:
+        seen.append("keeps up?")
+        return False
+
     monkeypatch.setattr(followers_module, "session", session)
-    monkeypatch.setattr(followers_module, "answering", session)
+    monkeypatch.setattr(followers_module, "fsync_relay_logs", seen.append)
+    monkeypatch.setattr(Followers, "_keeps_up", keeps_up)
+    files = NodeFiles(root=tmp_path / "nodes" / "node-1", sockets=tmp_path / "run" / "node-1")
     assert not await followers.confirm_synchronous(files, "node-2")
-    assert asked == [(files.sockets.with_name("node-2"), "SELECT @@GLOBAL.sync_relay_log")]
+    received = tmp_path / "nodes" / "node-2" / "volume" / "data"
+    then = [received, "keeps up?"] if forces == 1 else []
+    assert seen == ["SELECT @@GLOBAL.sync_relay_log", *then]
+
+
+def test_what_a_follower_has_received_is_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: forced.append(Path(f"/proc/self/fd/{fd}").readlink().name))
+    for name in ("relaylog.000007", "relaylog.000008", "relaylog.index", "ibdata1"):
+        (tmp_path / name).touch()
+    fsync_relay_logs(tmp_path)
+    assert forced == ["relaylog.000007", "relaylog.000008", "relaylog.index", tmp_path.name]
 
 
 @pytest.fixture
