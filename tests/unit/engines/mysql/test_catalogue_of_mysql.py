@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from mainstay.decide.parameters import ANY_INSTANCE, check_value, evaluate
 from mainstay.engines.mysql.asking import Row, options_of
 from mainstay.engines.mysql.catalogue import DEFAULTS, FORBIDDEN, FORBIDDEN_PREFIXES, define
 from mainstay.engines.mysql.variables import variable_of
+from mainstay.model.db_instance_class import CLASSES
 from mainstay.model.errors import ApiError
+
+CHUNK_BYTES = 128 << 20
+"""Of a buffer pool, which is a whole number of such."""
+
+BESIDE_THE_POOL_BYTES = 600 << 20
 
 HELP = """  --a-text     Something about --abort
 ------------------------------------------------- ---------------------
@@ -50,6 +57,19 @@ def test_defaults_follow_the_class() -> None:
     memory = define(row("innodb_buffer_pool_size", "integer", smallest="5242880", largest="9223372036854775807"))
     assert memory.source == "system"
     assert evaluate(memory.default, ANY_INSTANCE) == str((16 << 30) * 3 // 4)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_has_room_beside_the_buffer_pool(name: str) -> None:
+    """What the engine takes on an idle instance (250 MiB), and a dozen sessions that write rows of 3 MiB."""
+    db_class = CLASSES[name]
+    variables = msgspec.structs.replace(
+        ANY_INSTANCE, db_instance_class_memory_bytes=db_class.db_instance_class_memory_bytes
+    )
+    pool = int(evaluate(DEFAULTS["innodb_buffer_pool_size"], variables))
+    rounded_up = -(-pool // CHUNK_BYTES) * CHUNK_BYTES
+    assert rounded_up + BESIDE_THE_POOL_BYTES <= db_class.memory_bytes
+    assert pool >= db_class.db_instance_class_memory_bytes * 2 // 5
 
 
 def test_nothing_is_both_forbidden_and_a_default_of_ours() -> None:
