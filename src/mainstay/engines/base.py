@@ -253,6 +253,9 @@ class EngineRules(Protocol):
     def log_types(self) -> tuple[str, ...]:
         """ExportableLogTypes."""
 
+    def major_of(self, version: str) -> str:
+        """The major version of a version, also of one that is not installed (any more): "17" of "17.5"."""
+
     def family(self, major: str) -> str:
         """DB parameter group family of a major version, "postgres17"."""
 

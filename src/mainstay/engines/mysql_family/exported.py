@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mainstay.engines.mysql_family.rules import FamilyRules
 from mainstay.model.repository_job import BackupFacts
 
 
@@ -54,7 +55,7 @@ skip_networking
 def files(stock: Stock, facts: BackupFacts, owner: str) -> dict[str, bytes]:
     """Path -> content, the README last. `owner` is the system user who owns the files."""
     words = msgspec.structs.asdict(stock) | {
-        "major": ".".join(facts.engine_version.split(".")[:2]),
+        "major": FamilyRules.major_of(facts.engine_version),
         "version": facts.engine_version,
         "backup_id": facts.backup_id,
         "owner": owner,

@@ -38,6 +38,10 @@ class FamilyRules:
     def lacks(self, build: EngineBuild) -> frozenset[Feature]:
         return frozenset() if has_plugin(build) else frozenset({Feature.IAM_LOGIN})
 
+    @staticmethod
+    def major_of(version: str) -> str:
+        return ".".join(version.split(".")[:2])
+
     def family(self, major: str) -> str:
         return f"{self.name}{major}"
 

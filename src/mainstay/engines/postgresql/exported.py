@@ -7,6 +7,7 @@ and opens (manual 25.3.4 and 25.3.5), and refuses to if WAL is missing.
 from __future__ import annotations
 
 from mainstay.engines.postgresql.configuration import ADMIN_ROLE
+from mainstay.engines.postgresql.rules import PostgresqlRules
 from mainstay.model.repository_job import BackupFacts
 
 MAP = "exported"
@@ -40,7 +41,7 @@ Take a copy first if you want to use these files twice: a started server changes
 
 def files(facts: BackupFacts, owner: str) -> dict[str, bytes]:
     """Path -> content, the README last. `owner` is the system user who may log in as the superuser."""
-    major = facts.engine_version.split(".")[0]
+    major = PostgresqlRules.major_of(facts.engine_version)
     readme = README.format(
         major=major,
         version=facts.engine_version,

@@ -48,6 +48,10 @@ class PostgresqlRules:
     def lacks(self, build: EngineBuild) -> frozenset[Feature]:
         return frozenset()
 
+    @staticmethod
+    def major_of(version: str) -> str:
+        return version.split(".")[0]
+
     def family(self, major: str) -> str:
         return f"postgres{major}"
 

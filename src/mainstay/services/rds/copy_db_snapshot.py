@@ -16,7 +16,7 @@ from mainstay.model.db_snapshot import AVAILABLE, CREATING, MANUAL, DBSnapshot, 
 from mainstay.model.errors import ApiError, invalid_combination, invalid_value
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.backup_settings import makings
-from mainstay.services.rds.create_db_instance import chosen_option_group, resolve_build
+from mainstay.services.rds.create_db_instance import chosen_option_group
 from mainstay.services.rds.db_snapshots import check_new_name
 from mainstay.services.rds.demands import creates, on
 from mainstay.services.rds.encryption import key_for_copy
@@ -115,10 +115,9 @@ def _facts(call: Call, request: Request, source: DBSnapshot) -> InstanceFacts:
     named = request.get("OptionGroupName")
     if not named and source.scope == call.scope:
         return facts
-    engines = call.use(Engines)
-    rules = engines.rules(facts.engine)
-    major = facts.engine_version.split(".")[0]
+    rules = call.use(Engines).rules(facts.engine)
+    major = rules.major_of(facts.engine_version)
     if not named:
         return msgspec.structs.replace(facts, option_group_name=rules.default_option_group(major))
-    group = chosen_option_group(call, rules, resolve_build(engines, rules, major), named)
+    group = chosen_option_group(call, rules, major, named)
     return msgspec.structs.replace(facts, option_group_name=group)

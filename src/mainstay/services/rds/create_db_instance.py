@@ -91,7 +91,7 @@ def _instance(call: Call, request: Request, identifier: str) -> DBInstance:
     username, verifier = _master(call, rules, request)
     backup, maintenance = windows(call, request)
     parameter_group = chosen_parameter_group(call, rules, build, request.get("DBParameterGroupName"))
-    option_group = chosen_option_group(call, rules, build, request.get("OptionGroupName"))
+    option_group = chosen_option_group(call, rules, build.major, request.get("OptionGroupName"))
     return DBInstance(
         **new_members(call, request, identifier, where, stored, multi_az=multi_az),
         engine=rules.name,
@@ -252,16 +252,16 @@ def chosen_parameter_group(call: Call, rules: EngineRules, build: EngineBuild, n
     return group.db_parameter_group_name
 
 
-def chosen_option_group(call: Call, rules: EngineRules, build: EngineBuild, name: str | None) -> str:
+def chosen_option_group(call: Call, rules: EngineRules, major: str, name: str | None) -> str:
     """The option group asked for, of the right engine and major version, or the default one."""
     group: OptionGroup = (
-        default_option_group(call, rules.default_option_group(build.major))
+        default_option_group(call, rules.default_option_group(major))
         if name is None
         else require_option_group(call, name)
     )
-    if (group.engine_name, group.major_engine_version) != (rules.name, build.major):
+    if (group.engine_name, group.major_engine_version) != (rules.name, major):
         raise invalid_combination(
             f"The option group {group.option_group_name} is for {group.engine_name} {group.major_engine_version}, the"
-            f" instance runs {rules.name} {build.major}."
+            f" instance runs {rules.name} {major}."
         )
     return group.option_group_name

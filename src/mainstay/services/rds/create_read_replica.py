@@ -188,5 +188,5 @@ def _groups(
     option_group = request.get("OptionGroupName") or (source.option_group_name if own else None)
     return (
         chosen_parameter_group(call, rules, build, parameter_group),
-        chosen_option_group(call, rules, build, option_group),
+        chosen_option_group(call, rules, build.major, option_group),
     )

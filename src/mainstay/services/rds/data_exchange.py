@@ -54,7 +54,8 @@ def restore_in_place(call: Call, instance: DBInstance, place: Place) -> str:
         )
     source = source_of_place(call, backup, place)
     base = _base(call, backup, source)
-    if base.engine_version.split(".")[0] != instance.engine_version.split(".")[0]:
+    rules = call.use(Engines).rules(instance.engine)
+    if rules.major_of(base.engine_version) != rules.major_of(instance.engine_version):
         raise invalid_combination(
             f"The backup is of version {base.engine_version}, the DB instance of {instance.engine_version}. Restore"
             " into a new DB instance."

@@ -17,13 +17,14 @@ from mainstay.engines.base import Feature
 from mainstay.engines.registry import Engines
 from mainstay.model.db_instance import DBInstance
 from mainstay.model.db_snapshot import ALL_ACCOUNTS, AUTOMATED, AVAILABLE, FAILED, MANUAL, DBSnapshot
-from mainstay.model.errors import ApiError, invalid_combination, invalid_value
+from mainstay.model.errors import ApiError, invalid_value
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.backup_settings import makings
 from mainstay.services.rds.create_db_instance import chosen_option_group, resolve_build
 from mainstay.services.rds.db_instances import find_instance, require_available
 from mainstay.services.rds.demands import creates, on
 from mainstay.services.rds.encryption import check_sharing
+from mainstay.services.rds.engine_versions import require_upgradable
 from mainstay.services.rds.events import record_event
 from mainstay.services.rds.filters import select
 from mainstay.services.rds.paging import page
@@ -156,28 +157,15 @@ def modify_db_snapshot(call: Call, request: Request) -> Result:
     rules = engines.rules(facts.engine)
     if request.get("EngineVersion"):
         build = resolve_build(engines, rules, request["EngineVersion"])
-        if build.major != facts.engine_version.split(".")[0]:
-            raise invalid_combination(
-                f"Cannot upgrade the snapshot from {facts.engine_version} to {build.version}: major version upgrades"
-                " of snapshots are not available in this version of Mainstay."
-            )
-        if _numbers(build.version) < _numbers(facts.engine_version):
-            raise invalid_combination(
-                f"Cannot upgrade the snapshot from {facts.engine_version} to {build.version}: a version cannot be"
-                " taken back."
-            )
+        require_upgradable("the snapshot", rules, facts.engine_version, build)
         facts = msgspec.structs.replace(facts, engine_version=build.version)
     if request.get("OptionGroupName"):
-        build = resolve_build(engines, rules, facts.engine_version)
-        group = chosen_option_group(call, rules, build, request["OptionGroupName"])
+        major = rules.major_of(facts.engine_version)
+        group = chosen_option_group(call, rules, major, request["OptionGroupName"])
         facts = msgspec.structs.replace(facts, option_group_name=group)
     row = msgspec.structs.replace(row, facts=facts)
     call.tx.put(row)
     return {"DBSnapshot": show_snapshot(call, row)}
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".")]
 
 
 @handles("DeleteDBSnapshot", on("snapshot", "DBSnapshotIdentifier"))

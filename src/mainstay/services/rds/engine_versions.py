@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from mainstay.decide.engine_versions import newest, upgrade_targets
-from mainstay.engines.base import Feature
+from mainstay.decide.engine_versions import newest, upgrade_targets, version_key
+from mainstay.engines.base import EngineRules, Feature
 from mainstay.engines.registry import Engines
 from mainstay.host.certificates import CertificateAuthorities
 from mainstay.model.engine import EngineBuild
+from mainstay.model.errors import invalid_combination
 from mainstay.services.operations import Call, Request, Result
 from mainstay.services.rds.filters import select
 from mainstay.services.rds.paging import page, sortable
@@ -26,6 +27,18 @@ def builds_of(call: Call, engine: str | None, version: str | None) -> list[Engin
         for build in call.use(Engines).builds.installed()
         if engine in (None, "", build.engine) and version in (None, "", build.version, build.major)
     ]
+
+
+def require_upgradable(subject: str, rules: EngineRules, present: str, build: EngineBuild) -> None:
+    """Raises `ApiError` InvalidParameterCombination unless the build is of the present major version and not older."""
+    refused = f"Cannot upgrade {subject} from {present} to {build.version}"
+    dump = f"Create a DB instance of version {build.version} and load a dump of the data into it."
+    if version_key(build.version) < version_key(present):
+        raise invalid_combination(f"{refused}: a version cannot be taken back. {dump}")
+    if build.major != rules.major_of(present):
+        raise invalid_combination(
+            f"{refused}: major version upgrades are not available in this version of Mainstay. {dump}"
+        )
 
 
 def sort_key(build: EngineBuild) -> str:

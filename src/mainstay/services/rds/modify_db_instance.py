@@ -30,6 +30,7 @@ from mainstay.services.rds.create_db_instance import (
 )
 from mainstay.services.rds.db_instances import find_instance
 from mainstay.services.rds.demands import on
+from mainstay.services.rds.engine_versions import require_upgradable
 from mainstay.services.rds.events import record_instance_event
 from mainstay.services.rds.instance_view import InstanceView
 from mainstay.services.rds.master_secret import change_master_secret, check_master_changes
@@ -71,6 +72,7 @@ def modify_db_instance(call: Call, request: Request) -> Result:
             " replication and therefore cannot differ from its parent."
         )
     rules = call.use(Engines).rules(before.engine)
+    _require_same_engine(before, request)
     refuse_unbuilt_of(rules, request)
     move = requested_move(call, before, request)
     if move.get("vpc_security_group_ids"):  # they are of the new VPC, and the instance is in the old one until it moves
@@ -218,8 +220,8 @@ def _deferrable(
     if "CACertificateIdentifier" in request:
         changes["ca_certificate_identifier"] = check_authority(call, request["CACertificateIdentifier"])
     if "OptionGroupName" in request:
-        build = resolve_build(call.use(Engines), rules, instance.engine_version)
-        changes["option_group_name"] = chosen_option_group(call, rules, build, request["OptionGroupName"])
+        major = rules.major_of(instance.engine_version)
+        changes["option_group_name"] = chosen_option_group(call, rules, major, request["OptionGroupName"])
     wanted = {name: None if value == getattr(instance, name) else value for name, value in changes.items()}
     return msgspec.structs.replace(instance.pending, **wanted)
 
@@ -255,16 +257,19 @@ def _multi_az(call: Call, instance: DBInstance, request: Request) -> bool:
     return wanted
 
 
+def _require_same_engine(instance: DBInstance, request: Request) -> None:
+    """RDS converts Oracle instances with this member; Terraform sends it with the engine that the instance has."""
+    if request.get("Engine") not in (None, "", instance.engine):
+        raise invalid_combination(
+            f"Cannot change the engine of {instance.db_instance_identifier} from {instance.engine} to"
+            f" {request['Engine']}. Create a DB instance of {request['Engine']} and load a dump of the data into it."
+        )
+
+
 def _upgrade(call: Call, rules: EngineRules, instance: DBInstance, request: Request) -> str:
     """A newer version of the same major; there is no way back, and no major upgrade in this version."""
-    engines = call.use(Engines)
-    build = resolve_build(engines, rules, request["EngineVersion"])
-    present = resolve_build(engines, rules, instance.engine_version)
-    refused = f"Cannot upgrade {rules.name} from {instance.engine_version} to {build.version}"
-    if build.major != present.major:
-        raise invalid_combination(f"{refused}: major version upgrades are not available in this version of Mainstay.")
-    if [int(part) for part in build.version.split(".")] < [int(part) for part in present.version.split(".")]:
-        raise invalid_combination(f"{refused}: a version cannot be taken back.")
+    build = resolve_build(call.use(Engines), rules, request["EngineVersion"])
+    require_upgradable(rules.name, rules, instance.engine_version, build)
     return build.version
 
 

@@ -261,7 +261,7 @@ def _instance(call: Call, request: Request, identifier: str, restoring: Restorin
         auto_minor_version_upgrade=request.get("AutoMinorVersionUpgrade", True),
         db_parameter_group_name=parameter_group,
         parameter_group_in_force=parameter_group,
-        option_group_name=chosen_option_group(call, rules, build, request.get("OptionGroupName")),
+        option_group_name=chosen_option_group(call, rules, build.major, request.get("OptionGroupName")),
         tags=with_tags(restoring.tags, request.get("Tags") or ()),
     )
 
@@ -278,9 +278,10 @@ def _build(call: Call, rules: EngineRules, request: Request, facts: InstanceFact
         )
     engines = call.use(Engines)
     installed = engines.builds.of(rules.name)
-    majors = {build.major for build in installed if facts.engine_version.startswith(f"{build.major}.")}
+    major = rules.major_of(facts.engine_version)
     same = any(build.version == facts.engine_version for build in installed)
-    return resolve_build(engines, rules, facts.engine_version if same or not majors else majors.pop())
+    newer = any(build.major == major for build in installed)
+    return resolve_build(engines, rules, major if newer and not same else facts.engine_version)
 
 
 def _verifier(call: Call, rules: EngineRules, request: Request, facts: InstanceFacts) -> str:

@@ -34,6 +34,12 @@ _OFF: Mapping[str, tuple[tuple[object, ...], str]] = {
     "NetworkType": (("IPV4",), "Dual-stack instances"),
     "ReplicaMode": ((), "Replica modes"),
     "DisableDomain": ((False,), "Directory domains"),
+    "NcharCharacterSetName": ((), "Character sets chosen at creation"),
+    "Timezone": (("",), "Time zones chosen at creation"),
+    "DBSystemId": ((), "RDS for Oracle"),
+    "AutomationMode": (("full",), "RDS Custom"),
+    "AwsBackupRecoveryPointArn": (("",), "AWS Backup"),
+    "TagSpecifications": (([],), "Tags given to automated backups by an instance request"),
 }
 
 
@@ -52,6 +58,11 @@ def refuse_unbuilt(request: Mapping[str, Any]) -> None:
                 f"{feature}: not available in this version of Mainstay. Leave {member} out of the request"
                 + (f" or set it to {off[0]!r}." if off else ".")
             )
+    if request.get("CloudwatchLogsExportConfiguration", {}).get("EnableLogTypes"):
+        raise invalid_combination(
+            "Log exports to CloudWatch Logs: not available in this version of Mainstay. Leave"
+            " CloudwatchLogsExportConfiguration out of the request, or have no EnableLogTypes in it."
+        )
 
 
 def refuse_unbuilt_of(rules: EngineRules, request: Mapping[str, Any]) -> None:

@@ -253,8 +253,8 @@ def test_upgrading_a_snapshot(rds: Rds, fleet: SeenFleet) -> None:
     def refused(version: str) -> str:
         return str(rds.refused("ModifyDBSnapshot", DBSnapshotIdentifier="one", EngineVersion=version))
 
-    assert refused("17.2").endswith("a version cannot be taken back.")
-    assert "major version upgrades of snapshots are not available" in refused("18.1")
+    assert "Cannot upgrade the snapshot from 17.5 to 17.2: a version cannot be taken back" in refused("17.2")
+    assert "Cannot upgrade the snapshot from 17.5 to 18.1: major version upgrades are not avail" in refused("18.1")
 
 
 def test_tags_of_snapshots_and_automated_backups(rds: Rds, fleet: SeenFleet) -> None:
