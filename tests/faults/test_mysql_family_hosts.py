@@ -37,6 +37,9 @@ pytestmark = [
 VOLUME_MIB = 900
 """Room for an empty instance and a copy of it, and little more."""
 
+WIDE_ROWS, WIDE_LEFT_MIB = 150, 200
+"""Rows of a mebibyte each, and room for less than what a copy with them takes."""
+
 LEFT_MIB = 60
 A_LITTLE_BYTES = 700 << 10
 """Room for what a look needs, and less than what a disk has that is not full."""
@@ -272,6 +275,29 @@ def test_full_storage_is_a_status_and_more_of_it_lets_writes_go_on(engine: Engin
         assert len(full.numbers()) > len(acknowledged) > 0 and not set(acknowledged) - set(full.numbers())
         checked = full.run("CHECK TABLE kept, wide EXTENDED")
         assert {row[3] for row in checked if row[2] == "status"} == {"OK"}, checked
+
+
+@pytest.mark.skipif(bool(why_not("image", False)), reason=why_not("image", False))
+@pytest.mark.parametrize("engine", [*newest_of(MARIADB), *newest_of(MYSQL)], ids=lambda one: one.dialect.engine)
+def test_a_former_primary_without_room_for_a_second_copy_follows_again(engine: EngineUnderTest) -> None:
+    """Its old data and the copy that replaces it do not fit at once; the old data is of no use to anybody any more."""
+    with Service(volumes="image") as service:
+        small: dict[str, Any] = {"StorageType": "standard", "AllocatedStorage": 5}
+        members = {"MultiAZ": True, "DBName": "shop", **small}
+        pair = MysqlFamilyMultiAZ(service, engine, engine.create(service, "m1", **members))
+        before = pair.await_in_sync()
+        shop = Shop(service, engine, "m1")
+        shop.run(
+            "CREATE TABLE wide (a int PRIMARY KEY, b longtext)",
+            *(f"INSERT INTO wide VALUES ({row}, REPEAT(SHA2(UUID(), 256), 16384))" for row in range(WIDE_ROWS)),
+        )
+        leave(pair.volume(before.primary), WIDE_LEFT_MIB << 20)
+        service.await_status("m1", "available")
+        service.client("rds").reboot_db_instance(DBInstanceIdentifier="m1", ForceFailover=True)
+        pair.await_epoch(before.epoch + 1)
+        after = pair.await_in_sync()
+        assert (after.primary, after.standby) == (before.standby, before.primary)
+        assert shop.run("SELECT COUNT(*) FROM wide") == [(WIDE_ROWS,)]
 
 
 def leave(volume: Path, size: int) -> None:

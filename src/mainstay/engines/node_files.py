@@ -19,6 +19,10 @@ class NodeFiles(msgspec.Struct, frozen=True):
     sockets: Path
     logs_on_volume: bool = False
 
+    def of(self, node_id: str) -> NodeFiles:
+        """Those of another node of this host."""
+        return NodeFiles(self.root.with_name(node_id), self.sockets.with_name(node_id), self.logs_on_volume)
+
     @property
     def volume(self) -> Path:
         """The mount point or directory that is the node's volume."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,15 +13,13 @@ from mainstay.engines.mysql.physical_copy import copy_running
 from mainstay.engines.mysql.replay import MysqlReplay
 from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.engines.mysql_family.backups import Begun, FamilyBackups, end_of
+from mainstay.engines.mysql_family.copy_room import free_bytes, size_of_copy
 from mainstay.engines.mysql_family.exported import Stock
-from mainstay.engines.mysql_family.layout import BINLOG
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User
 from mainstay.model.backup import SourceFile
 from mainstay.model.engine import EngineBuild
 from mainstay.model.errors import Permanent, Transient
-
-ROOM_PERCENT = 110
 
 
 class MysqlBackups(FamilyBackups):
@@ -78,11 +75,10 @@ class ClonedBackup:
 
 def _require_room(files: NodeFiles, beside: Path) -> None:
     """Raises `Permanent` rather than fill the disk that a database, this one perhaps, lives on."""
-    size = sum(one.size for one in walk(files.data) if not one.path.startswith(BINLOG))
-    free = os.statvfs(beside)
-    if size * ROOM_PERCENT // 100 > free.f_bavail * free.f_frsize:
+    size, free = size_of_copy(files.data), free_bytes(beside)
+    if size > free:
         raise Permanent(
             f"a backup of MySQL is copied beside the data first, which takes {size >> 20} MiB;"
-            f" {beside} has {free.f_bavail * free.f_frsize >> 20} MiB free",
+            f" {beside} has {free >> 20} MiB free",
             hint="Allocate more storage." if beside == files.volume else "Make room on this host.",
         )

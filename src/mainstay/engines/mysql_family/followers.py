@@ -11,9 +11,7 @@ import asyncio
 import hashlib
 import hmac
 import re
-import shutil
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -22,6 +20,7 @@ from pymysql.constants import ER
 
 from mainstay.engines.mysql_family import events, unforced
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
+from mainstay.engines.mysql_family.copy_room import discarded_data, remove
 from mainstay.engines.mysql_family.heartbeat import PULSE
 from mainstay.engines.mysql_family.layout import FOLLOW_STATEMENTS_FILE
 from mainstay.engines.mysql_family.lineages import LeadsFrom, write_leads_from
@@ -103,12 +102,6 @@ def _make(path: Path, user: User) -> None:
     user.give(path)
 
 
-async def remove(path: Path) -> None:
-    """The tree is gone when this returns."""
-    with suppress(FileNotFoundError):
-        await asyncio.to_thread(shutil.rmtree, path)
-
-
 async def copied(copy: Callable[[], Awaitable[None]]) -> None:
     """Every failure is `Transient`: what stood in the way (no room, a source that stopped) may be gone next time."""
     try:
@@ -119,7 +112,7 @@ async def copied(copy: Callable[[], Awaitable[None]]) -> None:
 
 async def put_in_place(unfinished: Path, files: NodeFiles, user: User) -> None:
     """The complete copy becomes the node's data, that of a follower, once it is on the disk."""
-    discarded = files.volume / "data.discarded"
+    discarded = discarded_data(files)
     await remove(discarded)
     _mark(unfinished / FOLLOWER_FILE, user)
     await asyncio.to_thread(fsync_tree, unfinished)

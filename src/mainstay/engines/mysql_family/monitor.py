@@ -182,8 +182,7 @@ class FamilyMonitor:
 
     def _has_room(self, follower: str) -> bool:
         """Whether the follower has some where it is."""
-        other = NodeFiles(root=self._files.root.with_name(follower), sockets=self._sockets.with_name(follower))
-        return not _is_full(other.volume)
+        return not _is_full(self._files.of(follower).volume)
 
     async def _run_pulse(self, standby: Path, commits_wait: bool) -> None:
         """A lock in its way keeps the pulse from being a commit that waits: then, too, the standby is asked itself."""
