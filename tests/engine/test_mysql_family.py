@@ -11,7 +11,7 @@ import pytest
 from botocore.exceptions import ClientError as ApiError
 
 from harness.dialects import MARIADB, MYSQL, Client, ClientError, EngineUnderTest, newest_of
-from harness.mysql_family_pairs import as_operator
+from harness.mysql_family_pairs import MysqlFamilyMultiAZ, as_operator
 from harness.pairs import MultiAZ
 from harness.service import PASSWORD, Service, eventually
 from mainstay.engines.builds import Builds
@@ -56,13 +56,28 @@ def test_retention_of_binary_logs_is_set_shown_and_kept_over_a_restart(
     assert master.rows("CALL mysql.rds_show_configuration()")[0][:2] == ("binlog retention hours", None)
     master.rows("CALL mysql.rds_set_configuration('binlog retention hours', 48)")
     assert master.rows("CALL mysql.rds_show_configuration()")[0][:2] == ("binlog retention hours", "48")
-    for wrong in ("'binlog retention hours', 169", "'binlog retention hours', 0", "'source delay', 1"):
+    for wrong in ("'binlog retention hours', 169", "'binlog retention hours', 0", "'source delay', 1", "NULL, 1"):
         with pytest.raises(ClientError, match="binlog retention hours"):
             master.rows(f"CALL mysql.rds_set_configuration({wrong})")
     service.client("rds").reboot_db_instance(DBInstanceIdentifier=shop["DBInstanceIdentifier"])
     service.await_status(shop["DBInstanceIdentifier"], "available")
     with engine.connect(service, shop) as client:
         assert client.value(seconds) == 48 * 3600
+
+
+def test_retention_of_binary_logs_is_kept_over_a_change_of_roles(service: Service, engine: EngineUnderTest) -> None:
+    name = f"paired-{engine.dialect.engine}"
+    pair = MysqlFamilyMultiAZ(service, engine, engine.create(service, name, MultiAZ=True))
+    before = pair.await_in_sync()
+    with engine.connect(service, pair.instance) as client:
+        client.rows("CALL mysql.rds_set_configuration('binlog retention hours', 48)")
+    service.await_status(name, "available")
+    service.client("rds").reboot_db_instance(DBInstanceIdentifier=name, ForceFailover=True)
+    pair.await_epoch(before.epoch + 1)
+    service.await_status(name, "available")
+    with engine.connect(service, pair.instance) as client:
+        assert client.rows("CALL mysql.rds_show_configuration()")[0][1] == "48"
+        assert client.value("SELECT @@GLOBAL.binlog_expire_logs_seconds") == 48 * 3600
 
 
 def test_log_tables_are_rotated(master: Client) -> None:

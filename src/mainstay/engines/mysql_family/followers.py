@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from mainstay.engines.mysql_family.layout import FOLLOW_STATEMENTS_FILE
 from mainstay.engines.mysql_family.lineages import LeadsFrom, write_leads_from
 from mainstay.engines.mysql_family.local_sessions import answering, binary_logs, run_all, session
 from mainstay.engines.mysql_family.log_places import file_number
+from mainstay.engines.mysql_family.procedures import APPLY
 from mainstay.engines.mysql_family.quoting import account, literal
 from mainstay.engines.mysql_family.sessions import Error, Session
 from mainstay.engines.mysql_family.trees import fsync_relay_logs, fsync_tree
@@ -244,6 +246,8 @@ class Followers:
             fsync_directory(files.data)
             unforced.forget(files)
             await connection.execute("SET GLOBAL read_only = 0")
+            with suppress(Error):  # it had the values by replication only; nothing of it may keep it from leading
+                await connection.execute(APPLY)
         events.forget(files)
 
     async def _note_leading(self, connection: Session, files: NodeFiles) -> None:

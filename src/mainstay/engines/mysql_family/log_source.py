@@ -54,6 +54,7 @@ from mainstay.engines.mysql_family.log_places import (
     parse_segment,
     timeline_name,
 )
+from mainstay.engines.mysql_family.procedures import APPLY
 from mainstay.engines.mysql_family.sessions import Error, Session, message_of
 from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
@@ -73,7 +74,6 @@ MARK = "REPLACE INTO mysql.rds_heartbeat2 VALUES (3, {microseconds})"
 """Logged as it stands here where `history` must find it in the log (`Words.mark_session`)."""
 
 KEEP = "SET GLOBAL binlog_expire_logs_seconds = 0"
-KEEP_NO_MORE = "CALL mysql.rds_apply_configuration()"
 
 
 class FamilyLogSource:
@@ -124,7 +124,7 @@ class FamilyLogSource:
         """See `LogSource`."""
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
-                await (await self._open()).execute(KEEP_NO_MORE)
+                await (await self._open()).execute(APPLY)
         except (Error, TimeoutError) as error:
             self._cut()
             raise Transient(f"the engine does not answer: {_words(error)}") from error
@@ -170,7 +170,7 @@ class FamilyLogSource:
         oldest = min((_age_s(piece.path) for piece in pieces[:1] if piece.last), default=0.0)
         if (oldest > HELD_AFTER_S) != self._held:
             self._held = not self._held
-            await session.execute(KEEP if self._held else KEEP_NO_MORE)
+            await session.execute(KEEP if self._held else APPLY)
 
     def _compare(
         self, after: LogPlace | None, moment: float, status: tuple[str, int], logs: list[int], unlogged: str = ""

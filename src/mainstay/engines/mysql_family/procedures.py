@@ -66,7 +66,7 @@ BODIES = {
     "rds_innodb_buffer_pool_load_abort()": "SET GLOBAL innodb_buffer_pool_load_abort = 1;",
     "rds_show_configuration()": "SELECT name, value, description FROM mysql.rds_configuration ORDER BY name;",
     "rds_set_configuration(IN wanted VARCHAR(100), IN number INT)": f"""DECLARE most INT DEFAULT {RETENTION_HOURS_MAX};
-  IF wanted <> 'binlog retention hours' THEN
+  IF NOT (wanted <=> 'binlog retention hours') THEN
     SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'The only configuration is: binlog retention hours';
   END IF;
   IF number IS NOT NULL AND number NOT BETWEEN 1 AND most THEN

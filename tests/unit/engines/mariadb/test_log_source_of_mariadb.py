@@ -20,6 +20,7 @@ from mainstay.engines.mysql_family import log_source
 from mainstay.engines.mysql_family.lineages import LeadsFrom, read_shipped, write_leads_from
 from mainstay.engines.mysql_family.log_places import Lineage, Part, Stretch
 from mainstay.engines.mysql_family.log_source import FamilyLogSource
+from mainstay.engines.mysql_family.procedures import APPLY
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.randomness import SeededRandomness
 from mainstay.model.errors import Transient
@@ -199,4 +200,4 @@ async def test_the_engine_keeps_what_could_not_be_stored_for_long(leader: Leader
         await leader.source._hold(session, waiting)
     assert session.told == [log_source.KEEP]
     await leader.source._hold(session, ())
-    assert session.told == [log_source.KEEP, log_source.KEEP_NO_MORE]
+    assert session.told == [log_source.KEEP, APPLY]
