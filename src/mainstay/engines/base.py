@@ -218,6 +218,7 @@ class Feature(StrEnum):
     IAM_LOGIN = "IAM database authentication"
     PAUSED_RESTORES = "Restores that pause for a look"
     DATA_EXCHANGE = "Restores in place and imports"
+    REPLICA_LOGS = "Logs of read replicas in the backup repository"
 
 
 EVERY_FEATURE = frozenset(Feature)

@@ -58,7 +58,10 @@ def new_snapshot(
 
     Raises the `ApiError` that RDS gives for a name that is invalid or taken, and at the quota.
     """
-    require_feature(call.use(Engines).rules(instance.engine), Feature.BACKUPS)
+    rules = call.use(Engines).rules(instance.engine)
+    require_feature(rules, Feature.BACKUPS)
+    if Feature.REPLICA_LOGS not in rules.features:
+        _require_own_log(instance)
     identifier = check_new_name(call, name, member)
     if instance.storage_encrypted:
         require_key(call.tx, instance.kms_key_id)
@@ -66,6 +69,18 @@ def new_snapshot(
     backup_id = new_backup_id(call.randomness, call.clock.wall())
     row = begin_snapshot(call.tx, call.clock, instance, identifier, backup_id, tags=tags, clone=clone)
     return instance, row
+
+
+def _require_own_log(instance: DBInstance) -> None:
+    """What would be tried in vain for minutes, while the instance is of no use to whoever wants to change it."""
+    if instance.source_dbi_resource_id and instance.backup_retention_period_days:
+        name = instance.db_instance_identifier
+        raise ApiError(
+            "InvalidDBInstanceStateFault",
+            f"Cannot create a snapshot of {name}: a read replica of {instance.engine} that has automated backups turned"
+            " on is backed up when it has been promoted. Make a snapshot of its source, or turn them off first"
+            " (BackupRetentionPeriod 0).",
+        )
 
 
 def check_new_name(call: Call, name: str, member: str) -> str:

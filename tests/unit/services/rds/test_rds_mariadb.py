@@ -1,4 +1,4 @@
-"""Where a DB instance and a DB snapshot can go from their version, of engines whose major version has two parts too."""
+"""MariaDB at the API: a major version has two parts, and what is not there is refused in words."""
 
 from __future__ import annotations
 
@@ -105,3 +105,18 @@ def test_what_is_not_there_is_not_passed_over_in_silence(mariadb: Rds, members: 
 
 def test_no_more_log_exports_are_taken(mariadb: Rds) -> None:
     assert changed(mariadb, CloudwatchLogsExportConfiguration={"DisableLogTypes": ["error"]}) == "11.8.8"
+
+
+@pytest.mark.parametrize(("engine", "days"), [("mariadb", 1), ("mariadb", 0), ("postgres", 1)])
+def test_a_snapshot_of_a_replica_that_could_only_fail_is_refused(mariadb: Rds, engine: str, days: int) -> None:
+    """Its log is its source's: what its own automated backups begin with is not there before it is promoted."""
+    version = {"mariadb": "11.8.8", "postgres": "17.5"}[engine]
+    replica = create(mariadb, "replica", Engine=engine, EngineVersion=version, BackupRetentionPeriod=days)
+    mariadb.change_instance(replica, source_dbi_resource_id="db-SOURCE")
+    wanted = {"DBInstanceIdentifier": "replica", "DBSnapshotIdentifier": "of-replica"}
+    if (engine, days) == ("mariadb", 1):
+        said = mariadb.refused("CreateDBSnapshot", **wanted)
+        assert said.startswith("InvalidDBInstanceStateFault: Cannot create a snapshot of replica")
+        assert "Make a snapshot of its source, or turn them off first (BackupRetentionPeriod 0)" in said
+    else:
+        assert mariadb.call("CreateDBSnapshot", **wanted)["DBSnapshot"]["Status"] == "creating"
