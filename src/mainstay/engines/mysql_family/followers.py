@@ -292,7 +292,7 @@ class Followers:
 
         Before that it is given some time to apply what it has received since it was copied.
         """
-        standby = NodeFiles(root=files.root.with_name(follower), sockets=files.sockets.with_name(follower))
+        standby = files.of(follower)
         if not await self._forces(standby) or not await self._keeps_up(standby.sockets):
             return False
         async with answering(files.sockets, timeout_s=CONFIRM_TIMEOUT_S, replicated=True) as connection:
