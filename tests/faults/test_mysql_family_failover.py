@@ -240,6 +240,7 @@ def test_a_standby_that_its_primary_does_not_know_is_let_in_again(pair: MysqlFam
 def test_a_standby_that_has_much_to_apply_is_not_in_sync_yet(pair: MysqlFamilyMultiAZ) -> None:
     """It receives and acknowledges; but to take over it would have to apply first, and the primary starts sooner."""
     before = pair.await_in_sync()
+    eventually(lambda: pair.unapplied() == 0)  # the table itself
     with pair.operating(before.standby) as session, session.cursor() as cursor:
         cursor.execute("LOCK TABLES shop.kept READ")  # whoever applies waits
         with pair.writers() as writers:
