@@ -14,6 +14,7 @@ import msgspec
 from mainstay.decide.log_loss import marked
 from mainstay.decide.restore_window import DAY_S, Gap
 from mainstay.decide.windows import moment_inside, parse_backup_window
+from mainstay.engines.base import EngineRules, Feature
 from mainstay.host.clock import Clock
 from mainstay.host.randomness import Randomness
 from mainstay.model.db_instance import DBInstance
@@ -81,21 +82,30 @@ def begin_automated_backups(tx: Transaction, makings: Makings, instance: DBInsta
     return msgspec.structs.replace(instance, repository_id=repository.repository_id)
 
 
-def start_first_backup(tx: Transaction, now: float, instance: DBInstance) -> DBInstance:
+def backed_up_when_promoted(rules: EngineRules, instance: DBInstance) -> bool:
+    """Whether the instance's backups begin when it is promoted: a read replica's, of an engine where nobody keeps the
+    log of those.
+    """
+    return instance.source_dbi_resource_id != "" and Feature.REPLICA_LOGS not in rules.features
+
+
+def start_first_backup(work: Work, tx: Transaction, instance: DBInstance) -> DBInstance:
     """Starts the timer of an instance whose automated backups have not begun; it is `backing-up` then, as on RDS."""
-    backup = backup_record(tx, instance)
+    backup, now = backup_record(tx, instance), work.tools.clock.wall()
     if backup is None or tx.jobs(backup.subject):
+        return instance
+    if backed_up_when_promoted(work.tools.engines.rules(instance.engine), instance):
         return instance
     tx.put(msgspec.structs.replace(backup, facts=facts_of(instance), next_backup_at=now))
     tx.add_job(new_job(AUTOMATED_BACKUPS, backup.subject, instance.scope, now))
     return msgspec.structs.replace(instance, change="backing-up") if not instance.change else instance
 
 
-def back_up_soon(tx: Transaction, now: float, instance: DBInstance) -> DBInstance:
+def back_up_soon(work: Work, tx: Transaction, instance: DBInstance) -> DBInstance:
     """A backup is due at once: the history of the instance's log has branched (it was promoted)."""
-    backup = backup_record(tx, instance)
+    backup, now = backup_record(tx, instance), work.tools.clock.wall()
     if backup is None or not tx.jobs(backup.subject):
-        return start_first_backup(tx, now, instance)
+        return start_first_backup(work, tx, instance)
     tx.put(msgspec.structs.replace(backup, next_backup_at=now))
     bring_forward(tx, backup.subject, now)
     return instance
@@ -218,6 +228,8 @@ async def _await_time(work: Work) -> Outcome:
     due_at = max(due_at, frame.get("retry_at", 0.0))
     if now < due_at:
         return Sleep(due_at - now)
+    if backed_up_when_promoted(tools.engines.rules(instance.engine), instance):
+        return Sleep(MADE_AGAIN_S)
     if not _ready(work, instance):
         return _not_ready(work, instance, now - due_at)
     identifier, backup_id = snapshot_identifier(instance, now), new_backup_id(tools.randomness, now)

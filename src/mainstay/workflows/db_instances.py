@@ -25,7 +25,7 @@ MAX_STOPPED_S = 7 * 24 * 3600.0
 
 def _created(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:
     record_event(tx, work.tools.clock, instance, "RDS-EVENT-0005")
-    return start_first_backup(tx, work.tools.clock.wall(), instance)
+    return start_first_backup(work, tx, instance)
 
 
 def _restored(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:
@@ -39,18 +39,18 @@ def _restored(work: Work, tx: Transaction, instance: DBInstance, status: NodeSta
         record_event(tx, clock, snapshot or instance, frame["event_id"], **frame["words"])
         request_reclaim_in(tx, clock.wall(), source.repository_scope, source.repository_id)
     request_refresh_in(tx, clock.wall(), instance)  # its agent need not keep the key of what it was made of
-    return start_first_backup(tx, clock.wall(), instance)
+    return start_first_backup(work, tx, instance)
 
 
 def _modified(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:
     for event_id in work.job.frame.get("finished_events", ()):
         record_event(tx, work.tools.clock, instance, event_id)
-    return start_first_backup(tx, work.tools.clock.wall(), instance)
+    return start_first_backup(work, tx, instance)
 
 
 def _rebooted(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:
     record_event(tx, work.tools.clock, instance, "RDS-EVENT-0006")
-    return start_first_backup(tx, work.tools.clock.wall(), instance)
+    return start_first_backup(work, tx, instance)
 
 
 def _failed_over(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:

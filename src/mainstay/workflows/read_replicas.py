@@ -39,7 +39,7 @@ def _created(work: Work, tx: Transaction, instance: DBInstance, status: NodeStat
 def _promoted(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:
     reason = "The read replica was promoted to a standalone DB instance."
     record_event(tx, work.tools.clock, instance, "RDS-EVENT-0044", reason=reason)
-    return back_up_soon(tx, work.tools.clock.wall(), instance)
+    return back_up_soon(work, tx, instance)
 
 
 CREATE_REPLICA = converging(

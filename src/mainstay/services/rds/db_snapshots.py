@@ -32,6 +32,7 @@ from mainstay.services.rds.quotas import MANUAL_SNAPSHOTS, SHARED_ACCOUNTS_PER_S
 from mainstay.services.rds.snapshot_view import find_snapshot, may_use, not_found, require_manual, show_snapshot
 from mainstay.services.rds.table import handles
 from mainstay.services.rds.unbuilt import require_feature
+from mainstay.workflows.automated_backups import backed_up_when_promoted
 from mainstay.workflows.encryption import require_key
 from mainstay.workflows.make_db_snapshot import begin_snapshot, new_backup_id
 from mainstay.workflows.reclaim_repository import being_read, request_reclaim_in
@@ -60,8 +61,8 @@ def new_snapshot(
     """
     rules = call.use(Engines).rules(instance.engine)
     require_feature(rules, Feature.BACKUPS)
-    if Feature.REPLICA_LOGS not in rules.features:
-        _require_own_log(instance)
+    if backed_up_when_promoted(rules, instance) and instance.backup_retention_period_days:
+        raise _not_before_its_promotion(instance)
     identifier = check_new_name(call, name, member)
     if instance.storage_encrypted:
         require_key(call.tx, instance.kms_key_id)
@@ -71,16 +72,14 @@ def new_snapshot(
     return instance, row
 
 
-def _require_own_log(instance: DBInstance) -> None:
-    """What would be tried in vain for minutes, while the instance is of no use to whoever wants to change it."""
-    if instance.source_dbi_resource_id and instance.backup_retention_period_days:
-        name = instance.db_instance_identifier
-        raise ApiError(
-            "InvalidDBInstanceStateFault",
-            f"Cannot create a snapshot of {name}: a read replica of {instance.engine} that has automated backups turned"
-            " on is backed up when it has been promoted. Make a snapshot of its source, or turn them off first"
-            " (BackupRetentionPeriod 0).",
-        )
+def _not_before_its_promotion(instance: DBInstance) -> ApiError:
+    """It would be tried in vain for minutes, while the instance is of no use to whoever wants to change it."""
+    return ApiError(
+        "InvalidDBInstanceStateFault",
+        f"Cannot create a snapshot of {instance.db_instance_identifier}: a read replica of {instance.engine} that has"
+        " automated backups turned on is backed up when it has been promoted. Make a snapshot of its source, or turn"
+        " them off first (BackupRetentionPeriod 0).",
+    )
 
 
 def check_new_name(call: Call, name: str, member: str) -> str:
