@@ -143,9 +143,10 @@ class Host:
         server = engine.server
         starting_s = engine.ready_at - self.clock.monotonic()
         await asyncio.sleep(starting_s / 2)
-        await server.turn()
         with suppress(OSError):  # by then they may be other ones than as it was launched, or gone
-            server.read_settings((engine.volume.parent / "conf" / SETTINGS_FILE).read_text())
+            settings = (engine.volume.parent / "conf" / SETTINGS_FILE).read_text()
+            if settings != server.settings:
+                server.read_settings(settings)
         await asyncio.sleep(starting_s / 2)
         await server.turn()
         if server.shutting_down:
