@@ -291,3 +291,29 @@ async def changed_as_it_starts(world: PairWorld) -> None:
 def test_an_engine_runs_with_the_settings_that_are_wanted_whenever_it_has_read_them(tmp_path: Path) -> None:
     for seed in range(20):
         live(tmp_path / str(seed), seed, changed_as_it_starts)
+
+
+async def acknowledging_when_commits_wait(world: PairWorld) -> None:
+    """A standby acknowledges, and forces what it does, as soon as commits are told to wait for it, not before."""
+    seen: set[tuple[bool, bool]] = set()
+
+    async def look() -> None:
+        while True:
+            record, agent = world.record(), world.agent
+            if record is not None and agent is not None:
+                for node_id, keeper in agent.keepers.items():
+                    if node_id != record.primary and keeper.hands.engine.process is not None:
+                        seen.add((record.standby == node_id, keeper.assignment.acknowledges))
+            await asyncio.sleep(0.002)
+
+    looking = asyncio.create_task(look())
+    await world.converge()
+    kill_standby(world)
+    await world.converge()
+    looking.cancel()
+    assert (False, False) in seen and (True, True) in seen and (True, False) not in seen, seen
+
+
+def test_a_standby_acknowledges_no_sooner_than_commits_are_to_wait_for_it(tmp_path: Path) -> None:
+    for seed in range(5):
+        live(tmp_path / str(seed), seed, acknowledging_when_commits_wait)

@@ -70,19 +70,3 @@ def test_only_what_may_stand_in_an_option_file_is_a_parameter() -> None:
 
 def test_nothing_is_both_forbidden_and_a_default_of_ours() -> None:
     assert not FORBIDDEN & set(DEFAULTS)
-
-
-SWITCHES = define(row("optimizer_switch", "FLAGSET", default="mrr=on", choices="mrr,firstmatch,default"))
-
-
-@pytest.mark.parametrize("value", ["", "default", "mrr=on,firstmatch=default", "MRR=OFF"])
-def test_switches_are_taken_as_the_engine_takes_them(value: str) -> None:
-    check_value(SWITCHES, value)
-
-
-@pytest.mark.parametrize(
-    "value", ["nonsense", "mrr", "mrr=maybe", "mrr=on,mrr=off", "nonsense=on", "mrr=on;firstmatch=on"]
-)
-def test_switches_with_which_the_engine_would_not_start_are_refused(value: str) -> None:
-    with pytest.raises(ApiError, match="Invalid parameter value"):
-        check_value(SWITCHES, value)

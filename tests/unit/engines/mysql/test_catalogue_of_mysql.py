@@ -99,22 +99,6 @@ def test_the_kind_of_a_variable_is_what_its_value_looks_like(value: str, largest
     assert variable_of("x", value, "EXPLICIT", "0", largest).origin == "CONFIG"
 
 
-SWITCHES = define(row("optimizer_switch", default="mrr=on,firstmatch=on"))
-
-
-@pytest.mark.parametrize("value", ["", "default", "mrr=on,firstmatch=default", "MRR=OFF"])
-def test_switches_are_taken_as_the_engine_takes_them(value: str) -> None:
-    check_value(SWITCHES, value)
-
-
-@pytest.mark.parametrize(
-    "value", ["nonsense", "mrr", "mrr=maybe", "mrr=on,mrr=off", "nonsense=on", "mrr=on;firstmatch=on"]
-)
-def test_switches_with_which_the_engine_would_not_start_are_refused(value: str) -> None:
-    with pytest.raises(ApiError, match="Invalid parameter value"):
-        check_value(SWITCHES, value)
-
-
 def test_nobody_can_set_a_stack_on_which_our_own_procedures_do_not_run() -> None:
     stack = define(row("thread_stack", "integer", static=True, smallest="131072", largest="18446744073709550592"))
     check_value(stack, "262144")
