@@ -317,3 +317,30 @@ async def acknowledging_when_commits_wait(world: PairWorld) -> None:
 def test_a_standby_acknowledges_no_sooner_than_commits_are_to_wait_for_it(tmp_path: Path) -> None:
     for seed in range(5):
         live(tmp_path / str(seed), seed, acknowledging_when_commits_wait)
+
+
+async def asked_to_switch_without_a_standby(world: PairWorld) -> None:
+    """The roles stay, and whoever waits is told so in seconds; with a standby that is back the next try is made."""
+    await world.converge()
+    world.host.weather.link_cut = True
+    while (record := world.record()) is None or record.standby:
+        await asyncio.sleep(0.1)
+    asked_at = world.clock.monotonic()
+    fail_over(world)
+    while (record := world.record()) is None or not record.given_up:
+        assert world.clock.monotonic() < asked_at + 15.0, "a change of roles that is not possible is waited for"
+        await asyncio.sleep(0.1)
+    assert record.switched_for == record.given_up and not record.failovers
+    world.heal()
+    await world.converge()
+    fail_over(world)
+    await world.converge()
+    record = world.record()
+    assert record is not None and [one.row for one in record.failovers] == ["switch-asked-for"]
+    assert record.switched_for == record.given_up + 1
+    await world.check_end()
+
+
+def test_a_change_of_roles_without_a_standby_is_given_up_in_seconds(tmp_path: Path) -> None:
+    for seed in range(5):
+        live(tmp_path / str(seed), seed, asked_to_switch_without_a_standby)

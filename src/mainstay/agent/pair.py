@@ -288,7 +288,8 @@ class Pair:
     async def _abandon_switch(self, row: PairRow, leader: Keeper, standby: Keeper) -> None:
         assert self._record is not None  # noqa: S101 - made before
         tokens = max(leader.spec.failover_token, standby.spec.failover_token)
-        self._replace(msgspec.structs.replace(self._record, switched_for=tokens))
+        log.warning("pair.switch_given_up", dbi_resource_id=self.dbi_resource_id, because=row.because)
+        self._replace(msgspec.structs.replace(self._record, switched_for=tokens, given_up=tokens))
 
     async def _record_alone(self, row: PairRow, leader: Keeper, standby: Keeper) -> None:
         """The record first. Commits go on waiting until the table has seen it and releases them."""
@@ -420,6 +421,7 @@ class Pair:
             reason=record.reason,
             obstacle=obstacle(view, record.reason),
             switched_for=record.switched_for,
+            given_up=record.given_up,
             failovers=record.failovers,
         )
         for keeper in self.keepers.values():

@@ -13,7 +13,7 @@ from mainstay.host.clock import Clock
 from mainstay.model.node import NodeTarget
 from mainstay.model.pair import PairRecord
 
-SWITCH_DEADLINE_S = 120.0
+RENEWAL_PATIENCE_S = 120.0
 
 
 class PairSight:
@@ -103,7 +103,7 @@ class PairSight:
             primary_outdated=leader.spec.rolling and not leader.current,
             standby_current=standby.current and standby.settled and leader.spec.start == standby.spec.start,
             switch_wanted=switch_wanted,
-            switch_overdue=self._switch_since is not None and now - self._switch_since > SWITCH_DEADLINE_S,
+            switch_waits_s=0.0 if self._switch_since is None else now - self._switch_since,
         )
 
     def primary_state(self, leader: Keeper, standby: Keeper, watch: Watch | None) -> PrimaryState:
@@ -133,4 +133,4 @@ class PairSight:
             self._renewal_since = None
             return False
         self._renewal_since = self._renewal_since or self._clock.monotonic()
-        return self._clock.monotonic() - self._renewal_since < SWITCH_DEADLINE_S
+        return self._clock.monotonic() - self._renewal_since < RENEWAL_PATIENCE_S

@@ -25,6 +25,15 @@ STANDBY_ABSENT_MAX_S = 1.0
 STANDBY_SILENT_MAX_S = 5.0
 PRIMARY_START_FAILURES_MAX = 2
 RESTART_MAX_S = 60.0
+SWITCH_PATIENCE_S = 10.0
+"""How long a change of roles that was asked for waits for a standby that does not follow its primary."""
+
+SWITCH_CATCH_UP_S = 30.0
+"""How long for one that does, and has not caught up."""
+
+SWITCH_MAX_S = 120.0
+"""How long for anything: here it is the primary that is not ready."""
+
 CATCH_UP_BYTES = 16 << 20
 """Commits begin to wait for a standby that is no further behind than this, so that they do not wait for long."""
 
@@ -68,6 +77,7 @@ class PairView(msgspec.Struct, frozen=True, kw_only=True):
     `in_sync`: the record says that the standby has every acknowledged commit. `recorded_process`: the primary's process
     is the one of which that was recorded. `sync_required`: commits are told to wait for the standby.
     `primary_outdated`: it must be restarted, after its standby, which is `standby_current` when it has been.
+    `switch_waits_s`: how long ago the change of roles was asked for that has not been made (`switch_wanted`).
     """
 
     in_sync: bool
@@ -90,7 +100,7 @@ class PairView(msgspec.Struct, frozen=True, kw_only=True):
     primary_outdated: bool = False
     standby_current: bool = False
     switch_wanted: bool = False
-    switch_overdue: bool = False
+    switch_waits_s: float = 0.0
 
 
 Condition = Callable[[PairView], bool]
@@ -115,6 +125,14 @@ def _standby_lost(view: PairView) -> bool:
         or view.standby_absent_s > STANDBY_ABSENT_MAX_S
         or view.standby_silent_s > STANDBY_SILENT_MAX_S
     )
+
+
+def _switch_overdue(view: PairView) -> bool:
+    """Nobody waits for long for what is not on its way: who asked is told why, and may ask again."""
+    if view.primary is not PrimaryState.ANSWERS:
+        return view.switch_waits_s > SWITCH_MAX_S
+    follows = view.standby_running and view.standby_streaming
+    return view.switch_waits_s > (SWITCH_CATCH_UP_S if follows else SWITCH_PATIENCE_S)
 
 
 TABLE: tuple[PairRow, ...] = (
@@ -184,7 +202,7 @@ TABLE: tuple[PairRow, ...] = (
     ),
     PairRow(
         "switch-given-up",
-        lambda v: v.switch_wanted and v.switch_overdue,
+        lambda v: v.switch_wanted and _switch_overdue(v),
         PairAction.ABANDON_SWITCH,
         "the standby did not get in sync in time",
     ),

@@ -226,7 +226,8 @@ class PairStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the agent knows of a Multi-AZ pair. `in_sync`: a failover would lose no acknowledged commit.
 
     `since` and `reason` tell when and why `in_sync` last changed; `obstacle` why no failover is possible now;
-    `failovers` are the latest ones, oldest first. `switched_for` is the failover token last dealt with.
+    `failovers` are the latest ones, oldest first. `switched_for` is the failover token last dealt with, `given_up` the
+    last one for which the roles were not changed.
     """
 
     epoch: int
@@ -236,6 +237,7 @@ class PairStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reason: str
     obstacle: str = ""
     switched_for: int = 0
+    given_up: int = 0
     failovers: tuple[Failover, ...] = ()
 
 

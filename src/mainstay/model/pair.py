@@ -26,6 +26,7 @@ class PairRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     since: float
     reason: str
     switched_for: int = 0
+    given_up: int = 0
     failovers: tuple[Failover, ...] = ()
 
     def in_sync(self, standby: str, incarnation: str, standby_incarnation: str, now: float) -> PairRecord:
@@ -61,5 +62,6 @@ class PairRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             since=now,
             reason=f"failed over: {failover.because}",
             switched_for=switched_for,
+            given_up=self.given_up,
             failovers=(*self.failovers, failover)[-FAILOVERS_KEPT:],
         )

@@ -59,8 +59,15 @@ def running(spec: NodeSpec, status: NodeStatus) -> bool:
 
 
 def switched(spec: NodeSpec, status: NodeStatus) -> bool:
-    """As `running`, and the change of roles asked for was made or given up."""
-    return running(spec, status) and status.pair is not None and status.pair.switched_for >= spec.failover_token
+    """As `running`, and the change of roles asked for was made or given up.
+
+    If it was given up the standby may be gone for long: it is not waited for.
+    """
+    pair = status.pair
+    if pair is None or pair.switched_for < spec.failover_token:
+        return False
+    missed = spec.failover_token > 0 and pair.given_up == spec.failover_token
+    return running(spec, status) or (missed and pair.primary != status.node_id)
 
 
 def stopped(spec: NodeSpec, status: NodeStatus) -> bool:

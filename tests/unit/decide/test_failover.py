@@ -17,6 +17,9 @@ from mainstay.decide.failover import (
     STANDBY_ABSENT_MAX_S,
     STANDBY_SILENT_MAX_S,
     STORAGE_FAULTS_MAX,
+    SWITCH_CATCH_UP_S,
+    SWITCH_MAX_S,
+    SWITCH_PATIENCE_S,
     TABLE,
     PairAction,
     PairView,
@@ -51,7 +54,7 @@ VALUES: dict[str, list[object]] = {
     "primary_outdated": [False, True],
     "standby_current": [False, True],
     "switch_wanted": [False, True],
-    "switch_overdue": [False, True],
+    "switch_waits_s": [0.0, SWITCH_PATIENCE_S + 0.1, SWITCH_CATCH_UP_S + 0.1, SWITCH_MAX_S + 0.1],
 }
 assert set(VALUES) == set(PairView.__struct_fields__), "a new field must be varied too"
 views = st.builds(PairView, **{name: st.sampled_from(values) for name, values in VALUES.items()})
@@ -159,6 +162,15 @@ def test_thresholds() -> None:
     silent = with_changes(IN_SYNC, standby_silent_s=STANDBY_SILENT_MAX_S)
     assert decide(silent).action is PairAction.NOTHING
     assert decide(with_changes(silent, standby_silent_s=STANDBY_SILENT_MAX_S + 0.1)).name == "standby-lost"
+
+
+def test_a_change_of_roles_is_waited_for_as_long_as_its_standby_may_be_on_its_way() -> None:
+    asked = with_changes(ALONE, switch_wanted=True, sync_required=False, standby_behind_bytes=CATCH_UP_BYTES + 1)
+    absent = with_changes(asked, standby_running=False)
+    starting = with_changes(absent, primary=PrimaryState.STARTING)
+    for view, limit_s in ((absent, SWITCH_PATIENCE_S), (asked, SWITCH_CATCH_UP_S), (starting, SWITCH_MAX_S)):
+        assert decide(with_changes(view, switch_waits_s=limit_s)).name == "alone"
+        assert decide(with_changes(view, switch_waits_s=limit_s + 0.1)).name == "switch-given-up"
 
 
 def test_a_dead_pair_is_not_failed_over_but_started() -> None:
