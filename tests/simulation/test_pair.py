@@ -13,6 +13,7 @@ from unittest import mock
 
 import pytest
 
+from mainstay.model.errors import Answered
 from mainstay.model.node import NodeSpec, NodeTarget
 from simulation.pair_world import PairWorld, crash_backend, live, lose_data
 from simulation.twins import SimulatedDriver
@@ -344,3 +345,31 @@ async def asked_to_switch_without_a_standby(world: PairWorld) -> None:
 def test_a_change_of_roles_without_a_standby_is_given_up_in_seconds(tmp_path: Path) -> None:
     for seed in range(5):
         live(tmp_path / str(seed), seed, asked_to_switch_without_a_standby)
+
+
+async def answered_with_errors(world: PairWorld) -> None:
+    """An engine that answers the same again and again is asked less and less often, and does not end the pair."""
+    await world.converge()
+    asked_at: list[float] = []
+
+    async def answers(_driver: SimulatedDriver, *_: Any) -> bool:
+        asked_at.append(world.clock.monotonic())
+        raise Answered("the engine answers with an error: it says no")
+
+    with mock.patch.object(SimulatedDriver, "confirm_synchronous", answers):
+        kill_standby(world)
+        await asyncio.sleep(40.0)
+    assert 4 <= len(asked_at) <= 12, asked_at
+    await world.converge()
+    asked_at.clear()
+    with mock.patch.object(SimulatedDriver, "promote", answers):
+        kill_primary(world)
+        await asyncio.sleep(40.0)
+    assert 4 <= len(asked_at) <= 12, asked_at
+    await world.converge()
+    await world.check_end()
+
+
+def test_what_an_engine_answers_again_and_again_is_asked_for_less_often(tmp_path: Path) -> None:
+    for seed in range(3):
+        live(tmp_path / str(seed), seed, answered_with_errors)

@@ -19,6 +19,7 @@ from mainstay.agent.archiving import Archiving
 from mainstay.agent.following import Following
 from mainstay.agent.logs import prune_logs
 from mainstay.agent.node_sight import is_gone, observed, seen_of
+from mainstay.agent.patience import Patience
 from mainstay.agent.tools import KeeperTools
 from mainstay.agent.volumes import FULL, UNKNOWN_KEY
 from mainstay.agent.wanted import wanted_of
@@ -64,6 +65,7 @@ class Keeper:
         self._settled_generation = 0
         self._settled_assignment: Assignment | None = None
         self._fatal = self._failing = False
+        self._patience = Patience(tools.clock)
         self.following = Following(driver, self.hands, tools.clock, leads, self.poke)
         self._pair: PairStatus | None = None
         self.archiving = Archiving(driver, self.hands.files, tools, self._publish_status)
@@ -305,8 +307,10 @@ class Keeper:
         if isinstance(error, Refused):
             self.hands.engine.note_refusal()
         self.hands.failure, self._failing = error.message, True
-        log.warning("node.action_failed", node_id=node_id, error=error.message)
-        return error.retry_after_s
+        pause_s, news = self._patience.after(error)
+        if news:
+            log.warning("node.action_failed", node_id=node_id, error=error.message)
+        return pause_s
 
     async def _probe(self, spec: NodeSpec, assignment: Assignment) -> bool:
         before = self.hands.health

@@ -27,6 +27,7 @@ from mainstay.agent.pair_nodes import (
     upstream,
 )
 from mainstay.agent.pair_sight import PairSight
+from mainstay.agent.patience import Patience
 from mainstay.agent.watch import Watch
 from mainstay.decide.failover import PairAction, PairRow, PairView, PrimaryState, decide, obstacle
 from mainstay.host.clock import Clock
@@ -75,6 +76,7 @@ class Pair:
         self._confirming_for = ("", "")
         self._poke = asyncio.Event()
         self._last_row = ""
+        self._patience = Patience(clock)
 
     @property
     def epoch(self) -> int:
@@ -125,8 +127,10 @@ class Pair:
                 try:
                     await self._step()
                 except (MainstayError, OSError) as error:
-                    log.error("pair.step_failed", dbi_resource_id=self.dbi_resource_id, error=str(error))
-                    await asyncio.sleep(getattr(error, "retry_after_s", 1.0))
+                    pause_s, news = self._patience.after(error)
+                    if news:
+                        log.error("pair.step_failed", dbi_resource_id=self.dbi_resource_id, error=str(error))
+                    await asyncio.sleep(pause_s)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_AGAIN_S if len(self.keepers) > 1 else None):
                         await self._poke.wait()

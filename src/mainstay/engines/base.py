@@ -158,13 +158,14 @@ class EngineDriver(Protocol):
     async def promote(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User) -> None:
         """Tells a running follower to lead; it has done so when `follows` is false and it is ready.
 
-        Raises `Transient` while it cannot, `CannotLead` if it never can with all that it has acknowledged.
+        Raises `Transient` while it cannot, `Answered` if the engine refuses a step, `CannotLead` if it never can with
+        all that it has acknowledged.
         """
 
     async def confirm_synchronous(self, spec: NodeSpec, files: NodeFiles, follower: str) -> bool:
         """Whether every commit acknowledged from now on, and every earlier one, is on the follower's disk.
 
-        True only after it was observed that commits wait for the follower. Raises `Transient`.
+        True only after it was observed that commits wait for the follower. Raises `Transient`, `Answered`.
         """
 
     async def settle_writes(self, spec: NodeSpec, files: NodeFiles) -> None:

@@ -62,6 +62,14 @@ class Refused(Transient):
     """An engine that runs answers a session of our own with an error: as it is, it cannot be operated."""
 
 
+class Answered(Transient):
+    """An engine answers one step with an error, of which nothing is known but its words.
+
+    It says nothing of whether the engine can be operated. Whoever repeats the step does so less and less often
+    (`agent/patience.py`).
+    """
+
+
 class CannotLead(Transient):
     """A follower that is to lead cannot apply what it has received, or no longer has it. Whoever led before has it."""
 

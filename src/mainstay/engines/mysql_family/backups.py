@@ -27,7 +27,7 @@ from mainstay.engines.mysql_family.events import KNOWN, EventState, present
 from mainstay.engines.mysql_family.followers import follows
 from mainstay.engines.mysql_family.layout import BINLOG
 from mainstay.engines.mysql_family.lineages import read_shipped
-from mainstay.engines.mysql_family.local_sessions import answering, binary_logs
+from mainstay.engines.mysql_family.local_sessions import answering, asking, binary_logs
 from mainstay.engines.mysql_family.log_places import (
     FIRST_TIMELINE,
     SEGMENT_BYTES,
@@ -204,7 +204,7 @@ class FamilyBackups(ABC):
 
     async def _logged(self, files: NodeFiles) -> tuple[tuple[str, int], str]:
         """Where the leader's log ends now: name and offset, and the GTIDs of all that is in it. Raises `Transient`."""
-        async with answering(files.sockets) as session:
+        async with asking(files.sockets) as session:
             end = (await binary_logs(session))[-1]
             return end, str(await session.value(self.words.logged) or "")
 
@@ -226,7 +226,7 @@ async def end_of(begun: Begun) -> BackupEnd:
     standby, files = begun.standby, begun.host.files
     if standby is not None and not standby.unchanged():
         raise Transient("the standby was restarted or has taken over while it was copied", retry_after_s=1.0)
-    async with answering(files.sockets) as session:
+    async with asking(files.sockets) as session:
         consistent_at = float(await session.value("SELECT UNIX_TIMESTAMP(NOW(6))"))
     place = await asyncio.to_thread(_place, files.data, begun.end)
     origin = Origin(position=str(place), events=begun.events)
@@ -257,7 +257,7 @@ async def _await_shipping(spec: NodeSpec, files: NodeFiles) -> None:
 
 async def _events(files: NodeFiles) -> tuple[EventState, ...]:
     """What a standby's copy must be told: there all events are disabled, whatever they are here. Raises `Transient`."""
-    async with answering(files.sockets) as session:
+    async with asking(files.sockets) as session:
         return tuple(one for one in await present(session) if one.status in KNOWN)
 
 

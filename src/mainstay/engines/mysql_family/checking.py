@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mainstay.engines.mysql_family.local_sessions import answering
+from mainstay.engines.mysql_family.local_sessions import asking
 from mainstay.engines.mysql_family.quoting import identifier
 from mainstay.engines.node_files import NodeFiles
 
@@ -22,7 +22,7 @@ NOT_CHECKABLE = "The storage engine for the table doesn't support check"
 async def check_tables(files: NodeFiles, note: Callable[[int, int], None]) -> tuple[str, ...]:
     """What the engine finds wrong, in its own words. Raises `Transient` if it goes away."""
     damages = []
-    async with answering(files.sockets, timeout_s=CHECK_TIMEOUT_S) as session:
+    async with asking(files.sockets, timeout_s=CHECK_TIMEOUT_S) as session:
         for schema, name, reason in await session.execute(BROKEN):
             damages.append(f"{schema}.{name}: {reason or 'cannot be opened'}")
         tables = [(str(row[0]), str(row[1]), int(row[2])) for row in await session.execute(TABLES)]

@@ -25,7 +25,7 @@ from mainstay.engines.mysql_family.copy_room import discarded_data, remove
 from mainstay.engines.mysql_family.heartbeat import PULSE
 from mainstay.engines.mysql_family.layout import FOLLOW_STATEMENTS_FILE
 from mainstay.engines.mysql_family.lineages import LeadsFrom, write_leads_from
-from mainstay.engines.mysql_family.local_sessions import answering, binary_logs, run_all, session
+from mainstay.engines.mysql_family.local_sessions import answering, asking, binary_logs, run_all, session
 from mainstay.engines.mysql_family.log_places import file_number
 from mainstay.engines.mysql_family.procedures import APPLY
 from mainstay.engines.mysql_family.quoting import account, literal
@@ -227,10 +227,11 @@ class Followers:
     async def promote(self, files: NodeFiles) -> None:
         """Applies what was received, to the last transaction, and takes writes.
 
-        Raises `Transient` while there is something to be applied: it is to be called again. Raises `CannotLead`.
+        Raises `Transient` while there is something to be applied: it is to be called again. Raises `Answered` if the
+        engine refuses a step, `CannotLead`.
         """
         follower = self._words.follower.upper()
-        async with answering(files.sockets) as connection:
+        async with asking(files.sockets) as connection:
             if await self.status(connection) is not None:
                 await self._drain(connection, files)
                 await connection.execute(f"STOP {follower}")
@@ -295,7 +296,7 @@ class Followers:
         standby = files.of(follower)
         if not await self._forces(standby) or not await self._keeps_up(standby.sockets):
             return False
-        async with answering(files.sockets, timeout_s=CONFIRM_TIMEOUT_S, replicated=True) as connection:
+        async with asking(files.sockets, timeout_s=CONFIRM_TIMEOUT_S, replicated=True) as connection:
             before = await self._synchronous_state(connection, follower)
             if before is None:
                 return False

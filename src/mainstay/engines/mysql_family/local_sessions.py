@@ -22,7 +22,7 @@ from mainstay.engines.mysql_family.sessions import (
 )
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.users import names_of
-from mainstay.model.errors import Refused, Transient
+from mainstay.model.errors import Answered, Refused, Transient
 
 SOCKET = "mysqld.sock"
 UNHINDERED = (
@@ -94,6 +94,18 @@ async def answering(
         if silent(error) or number_of(error) in SHUT_OUT:
             raise transient(error) from error
         raise
+
+
+@asynccontextmanager
+async def asking(
+    sockets: Path, *, timeout_s: float = STATEMENT_TIMEOUT_S, replicated: bool = False
+) -> AsyncIterator[Session]:
+    """As `answering`, for a caller who knows no error of the engine's: each that is left is `Answered`."""
+    try:
+        async with answering(sockets, timeout_s=timeout_s, replicated=replicated) as opened:
+            yield opened
+    except Error as error:
+        raise Answered(f"the engine answers with an error: {message_of(error)}") from error
 
 
 @asynccontextmanager

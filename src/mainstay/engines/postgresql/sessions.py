@@ -10,7 +10,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from mainstay.engines.postgresql.configuration import ADMIN_ROLE
-from mainstay.model.errors import Refused, Transient
+from mainstay.model.errors import Answered, Refused, Transient
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_MS = 30_000
@@ -24,12 +24,14 @@ Session = psycopg.AsyncConnection[TupleRow]
 
 @asynccontextmanager
 async def answering(sockets: Path, port: int) -> AsyncIterator[Session]:
-    """As `session`; an engine that does not answer, or ends meanwhile, is `Transient`."""
+    """As `session`; an engine that does not answer, or ends meanwhile, is `Transient`, an error of its `Answered`."""
     try:
         async with session(sockets, port) as connection:
             yield connection
     except psycopg.OperationalError as error:
         raise Transient(f"the engine does not answer: {str(error).strip()}") from error
+    except psycopg.Error as error:
+        raise Answered(f"the engine answers with an error: {str(error).strip()}") from error
 
 
 @asynccontextmanager
@@ -38,8 +40,8 @@ async def operating(sockets: Path, port: int) -> AsyncIterator[Session]:
     try:
         async with answering(sockets, port) as connection:
             yield connection
-    except psycopg.Error as error:
-        raise Refused(f"the engine answers with an error: {str(error).strip()}") from error
+    except Answered as error:
+        raise Refused(error.message) from error
 
 
 def refusal(error: psycopg.Error) -> bool:
