@@ -11,6 +11,11 @@ from mainstay.model.db_instance import DBInstance
 from mainstay.model.node import NodePhase, NodeStatus
 
 REPLICATING, ERROR, TERMINATED = "replicating", "error", "terminated"
+STORAGE_FULL = (
+    "The storage of the read replica is full: what its source sends waits for room. Modify AllocatedStorage to give it"
+    " more."
+)
+"""Whatever the engine says of itself then: MariaDB and MySQL wait for room and call that replicating, without lag."""
 
 
 class ReplicationState(msgspec.Struct, frozen=True):
@@ -37,6 +42,8 @@ def replication_state(instance: DBInstance, seen: NodeStatus | None) -> Replicat
         )
     if seen is None:
         return ReplicationState(instance.replication_status)
+    if seen.storage_full:
+        return ReplicationState(ERROR, STORAGE_FULL)
     if seen.replication is not None:
         if seen.replication.streaming:
             return ReplicationState(REPLICATING)

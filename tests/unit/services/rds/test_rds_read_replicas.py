@@ -208,6 +208,11 @@ def test_status_infos_tell_what_is_seen(rds: Rds, fleet: SeenFleet) -> None:
     assert infos() == [{"StatusType": "read replication", "Normal": True, "Status": "replicating"}]
     seen(replication=ReplicationStatus(streaming=False, message="gone"))
     assert infos() == [{"StatusType": "read replication", "Normal": False, "Status": "error", "Message": "gone"}]
+    for phase in (NodePhase.RUNNING, NodePhase.STARTING):
+        seen(phase=phase, storage_full=True, replication=ReplicationStatus(streaming=True, lag_s=0.0, lag_bytes=0))
+        assert (infos()[0]["Status"], infos()[0]["Normal"]) == ("error", False)
+        assert "storage of the read replica is full" in infos()[0]["Message"]
+        assert shown(rds, "rep")["DBInstanceStatus"] == "storage-full"
     seen(phase=NodePhase.STARTING)
     assert infos()[0]["Status"] == "error"
     seen()
