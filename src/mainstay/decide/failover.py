@@ -131,7 +131,7 @@ def _switch_overdue(view: PairView) -> bool:
     """Nobody waits for long for what is not on its way: who asked is told why, and may ask again."""
     if view.primary is not PrimaryState.ANSWERS:
         return view.switch_waits_s > SWITCH_MAX_S
-    follows = view.standby_running and view.standby_streaming
+    follows = view.standby_streaming and not _standby_lost(view)
     return view.switch_waits_s > (SWITCH_CATCH_UP_S if follows else SWITCH_PATIENCE_S)
 
 

@@ -167,8 +167,10 @@ def test_thresholds() -> None:
 def test_a_change_of_roles_is_waited_for_as_long_as_its_standby_may_be_on_its_way() -> None:
     asked = with_changes(ALONE, switch_wanted=True, sync_required=False, standby_behind_bytes=CATCH_UP_BYTES + 1)
     absent = with_changes(asked, standby_running=False)
+    silent = with_changes(asked, standby_silent_s=STANDBY_SILENT_MAX_S + 0.1)
     starting = with_changes(absent, primary=PrimaryState.STARTING)
-    for view, limit_s in ((absent, SWITCH_PATIENCE_S), (asked, SWITCH_CATCH_UP_S), (starting, SWITCH_MAX_S)):
+    patient = SWITCH_PATIENCE_S
+    for view, limit_s in ((absent, patient), (silent, patient), (asked, SWITCH_CATCH_UP_S), (starting, SWITCH_MAX_S)):
         assert decide(with_changes(view, switch_waits_s=limit_s)).name == "alone"
         assert decide(with_changes(view, switch_waits_s=limit_s + 0.1)).name == "switch-given-up"
 
