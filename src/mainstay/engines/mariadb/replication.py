@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mainstay.engines.copy_room import make_room
 from mainstay.engines.mariadb.physical_copy import copy_running
-from mainstay.engines.mysql_family.copy_room import make_room
+from mainstay.engines.mysql_family.copy_room import bytes_for_copying
 from mainstay.engines.mysql_family.followers import copied, empty_directory, put_in_place
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User
@@ -21,6 +22,6 @@ async def clone(files: NodeFiles, build: EngineBuild, user: User, upstream: Upst
 async def _clone(files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
     unfinished = files.volume / "data.cloning"
     await empty_directory(unfinished, user)
-    await make_room(files, upstream)
+    await make_room(files, upstream, bytes_for_copying)
     await copy_running(Path(upstream.host), unfinished, build, user)
     await put_in_place(unfinished, files, user)

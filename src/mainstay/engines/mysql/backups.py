@@ -9,11 +9,12 @@ from pathlib import Path
 
 from mainstay.backups.sources import walk
 from mainstay.engines.backups import BackupEnd
+from mainstay.engines.copy_room import free_bytes
 from mainstay.engines.mysql.physical_copy import copy_running
 from mainstay.engines.mysql.replay import MysqlReplay
 from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.engines.mysql_family.backups import Begun, FamilyBackups, end_of
-from mainstay.engines.mysql_family.copy_room import free_bytes, size_of_copy
+from mainstay.engines.mysql_family.copy_room import size_of_copy
 from mainstay.engines.mysql_family.exported import Stock
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.processes import User

@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mainstay.engines.copy_room import remove
 from mainstay.engines.mysql import template
 from mainstay.engines.mysql.bootstrap import QUICKLY, SHARE, server
 from mainstay.engines.mysql.configuration import PLUGIN_LOAD
 from mainstay.engines.mysql.followers import FOLLOWERS
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
-from mainstay.engines.mysql_family.copy_room import remove
 from mainstay.engines.mysql_family.followers import empty_directory
 from mainstay.engines.mysql_family.layout import arguments, place_options
 from mainstay.engines.mysql_family.local_sessions import answering

@@ -19,9 +19,9 @@ import msgspec
 import structlog
 from pymysql.constants import ER
 
+from mainstay.engines.copy_room import discarded_data, remove
 from mainstay.engines.mysql_family import events, unforced
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
-from mainstay.engines.mysql_family.copy_room import discarded_data, remove
 from mainstay.engines.mysql_family.heartbeat import PULSE
 from mainstay.engines.mysql_family.layout import FOLLOW_STATEMENTS_FILE
 from mainstay.engines.mysql_family.lineages import LeadsFrom, write_leads_from

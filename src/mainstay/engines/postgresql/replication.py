@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 
+from mainstay.backups.sources import walk
+from mainstay.engines.copy_room import ROOM_PERCENT, discarded_data, make_room, remove
 from mainstay.engines.node_files import NodeFiles
 from mainstay.engines.postgresql.configuration import ADMIN_ROLE, AT_LEAST_AS_SOURCE, connection_string
 from mainstay.engines.postgresql.sessions import Session, answering, session, value
@@ -27,6 +27,9 @@ CHECKPOINT_TIMEOUT_MS = 600_000
 REWIND_ABOVE_BYTES = 512 << 20
 """A smaller database is copied faster than its crashed former primary recovers and is wound back."""
 
+LOG_BESIDE_BYTES = 64 << 20
+"""A few segments."""
+
 FOLLOWER_FILE = "standby.signal"
 ASKED_JUST_NOW_S = 1.0
 CONNECT_MAX_S = 15.0
@@ -37,6 +40,12 @@ FOLLOWING = """SELECT w.status = 'streaming', w.last_msg_send_time <> w.last_msg
  extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8, pg_is_wal_replay_paused()
  FROM (SELECT) AS once LEFT JOIN pg_stat_wal_receiver AS w ON pg_is_in_recovery()
  LEFT JOIN pg_stat_activity AS p USING (pid) WHERE pg_is_in_recovery()"""
+
+
+def bytes_for_copying(data: Path) -> int:
+    """What a copy of this data takes; of the log it has only what is written meanwhile. Blocking."""
+    kept = sum(one.size for one in walk(data) if not one.path.startswith("pg_wal/"))
+    return kept * ROOM_PERCENT // 100 + LOG_BESIDE_BYTES
 
 
 def follows(files: NodeFiles) -> bool:
@@ -57,7 +66,8 @@ async def clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User
 
 async def _clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
     unfinished = files.volume / "data.cloning"
-    await _remove(unfinished)
+    await remove(unfinished)
+    await make_room(files, upstream, bytes_for_copying)
     await _upstream_tool(
         [
             str(build.bin_directory / "pg_basebackup"),
@@ -73,13 +83,13 @@ async def _clone(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: Use
     (unfinished / "postgresql.auto.conf").write_text("")  # nothing a former life of the source has left in it
     _mark_follower(unfinished, user)
     if files.data.exists():
-        discarded = files.volume / "data.discarded"
-        await _remove(discarded)
+        discarded = discarded_data(files)
+        await remove(discarded)
         files.data.rename(discarded)
     unfinished.rename(files.data)
     _unfinished_mark(files).unlink(missing_ok=True)
     fsync_directory(files.volume)
-    await _remove(files.volume / "data.discarded")
+    await remove(discarded_data(files))
 
 
 async def rejoin(spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
@@ -295,8 +305,3 @@ def _mark_follower(data: Path, user: User) -> None:
 
 def _unfinished_mark(files: NodeFiles) -> Path:
     return files.volume / "rewinding"
-
-
-async def _remove(path: Path) -> None:
-    with suppress(FileNotFoundError):
-        await asyncio.to_thread(shutil.rmtree, path)

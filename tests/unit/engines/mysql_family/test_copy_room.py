@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mainstay.engines.mysql_family import copy_room
-from mainstay.engines.mysql_family.copy_room import COPIER_BYTES, make_room, size_of_copy
+from mainstay.engines import copy_room
+from mainstay.engines.copy_room import make_room
+from mainstay.engines.mysql_family.copy_room import COPIER_BYTES, bytes_for_copying, size_of_copy
 from mainstay.engines.node_files import NodeFiles
 from mainstay.model.assignment import Upstream
 
@@ -44,13 +45,13 @@ def test_data_gives_way_only_where_both_do_not_fit(
     files: NodeFiles, monkeypatch: pytest.MonkeyPatch, lacking: int
 ) -> None:
     monkeypatch.setattr(copy_room, "free_bytes", lambda _volume: COPY_BYTES + COPIER_BYTES - lacking)
-    asyncio.run(make_room(files, UPSTREAM))
+    asyncio.run(make_room(files, UPSTREAM, bytes_for_copying))
     assert files.data.exists() == (not lacking)
     assert sorted(path.name for path in files.volume.iterdir()) == ["data"][lacking:]
-    asyncio.run(make_room(files, UPSTREAM))  # again, after a copy that failed
+    asyncio.run(make_room(files, UPSTREAM, bytes_for_copying))  # again, after a copy that failed
 
 
 def test_data_stays_where_the_source_is_on_another_host(files: NodeFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copy_room, "free_bytes", lambda _volume: 0)
-    asyncio.run(make_room(files, Upstream(node_id="node-3", host="10.0.0.1", port=3306)))
+    asyncio.run(make_room(files, Upstream(node_id="node-3", host="10.0.0.1", port=3306), bytes_for_copying))
     assert files.data.exists()
