@@ -252,7 +252,11 @@ def test_a_value_that_only_the_engine_refuses_is_told_in_its_words_and_a_reset_a
     try:
         with pytest.raises(ApiError, match="InvalidParameterValue"):
             change("optimizer_switch", "nonsense")
-        change("session_track_system_variables", "nonsense")
+        with pytest.raises(ApiError, match="InvalidParameterValue"):
+            change("session_track_system_variables", "nonsense")
+        change("session_track_system_variables", "*")
+        change("character_set_server", "latin1")  # each is right, together they are not
+        change("collation_server", "utf8mb4_bin")
         rds.create_db_instance(
             DBInstanceIdentifier=name, Engine=engine.dialect.engine, EngineVersion=engine.version,
             DBInstanceClass="db.t3.micro", AllocatedStorage=20, MasterUsername="app", MasterUserPassword=PASSWORD,
@@ -260,7 +264,7 @@ def test_a_value_that_only_the_engine_refuses_is_told_in_its_words_and_a_reset_a
         )  # fmt: skip
         service.await_status(name, "incompatible-parameters")
         [said] = [one for one in told() if "incompatible-parameters" in one]
-        assert "session_track_system_variables" in said and name in said
+        assert "utf8mb4_bin" in said and "latin1" in said and name in said
         assert str(service.settings.home) not in said and "startup.log" not in said
         rds.reset_db_parameter_group(DBParameterGroupName=name, ResetAllParameters=True)
         rds.reboot_db_instance(DBInstanceIdentifier=name)

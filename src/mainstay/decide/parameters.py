@@ -19,6 +19,7 @@ from mainstay.model.engine import ParameterDefinition
 from mainstay.model.errors import invalid_value
 
 VALUE_CHARACTERS_MAX = 4096
+ALLOWED_CHARACTERS_TOLD = 4000
 FORMULA_CHARACTERS_MAX = 1000
 FORMULA_DEPTH_MAX = 20
 FUNCTION_ARGUMENTS_MAX = 50
@@ -94,9 +95,10 @@ def check_value(definition: ParameterDefinition, value: str) -> None:
     if is_formula(value):
         evaluate(value, ANY_INSTANCE)
     elif not _is_allowed(definition, value):
-        raise invalid_value(
-            f"Invalid parameter value: {value} for: {definition.name} allowed values are: {definition.allowed_values}"
-        )
+        allowed = definition.allowed_values
+        if len(allowed) > ALLOWED_CHARACTERS_TOLD:
+            allowed = allowed[:ALLOWED_CHARACTERS_TOLD].rpartition(",")[0] + ",…"
+        raise invalid_value(f"Invalid parameter value: {value} for: {definition.name} allowed values are: {allowed}")
 
 
 def _is_allowed(definition: ParameterDefinition, value: str) -> bool:

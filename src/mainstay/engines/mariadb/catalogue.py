@@ -15,7 +15,7 @@ from mainstay.engines.kept_catalogue import KeptCatalogue, kept_rows
 from mainstay.engines.mariadb.bootstrap import SHARE, bootstrap_command, bootstrap_script, server
 from mainstay.engines.mysql_family.layout import arguments, place_options
 from mainstay.engines.mysql_family.scratch import Scratch, ask
-from mainstay.engines.mysql_family.switches import allowed_values
+from mainstay.engines.mysql_family.switches import TRACKED, allowed_values, tracked_variables
 from mainstay.model.engine import DYNAMIC, SOURCE_SYSTEM, STATIC, EngineBuild, ParameterDefinition
 
 QUERY = (
@@ -115,7 +115,9 @@ class Catalogue(KeptCatalogue):
     """The catalogue of every build of this engine."""
 
     def _define(self, builds: Builds, build: EngineBuild) -> list[ParameterDefinition]:
-        return [define(row) for row in kept_rows(builds, build, list[Row], ask_engine) if configurable(row)]
+        rows = kept_rows(builds, build, list[Row], ask_engine)
+        tracked = tracked_variables(row.name for row in rows)
+        return [define(row, tracked) for row in rows if configurable(row)]
 
 
 def ask_engine(build: EngineBuild, user_name: str) -> list[Row]:
@@ -152,16 +154,16 @@ def configurable(row: Row) -> bool:
     return (row.argument is not None or row.name in OPTION_NAMES) and row.scope != "SESSION ONLY"
 
 
-def define(row: Row) -> ParameterDefinition:
-    """The variable as a DB parameter, by RDS's rules."""
+def define(row: Row, tracked: str = "") -> ParameterDefinition:
+    """The variable as a DB parameter, by RDS's rules. `tracked` is what the one that lists variables may list."""
     name = row.name
     forbidden = name in FORBIDDEN or name.startswith(FORBIDDEN_PREFIXES)
     return ParameterDefinition(
         name=name,
-        data_type=_data_type(row),
+        data_type="list" if name == TRACKED else _data_type(row),
         apply_type=STATIC if row.read_only == "YES" else DYNAMIC,
         default=DEFAULTS.get(name, _literal(row)),
-        allowed_values=_allowed(row),
+        allowed_values=tracked if name == TRACKED else _allowed(row),
         description=row.comment,
         is_modifiable=not forbidden,
         source=SOURCE_SYSTEM if name in DEFAULTS else "engine-default",

@@ -7,7 +7,7 @@ from __future__ import annotations
 from mainstay.engines.builds import Builds
 from mainstay.engines.kept_catalogue import KeptCatalogue, kept_rows
 from mainstay.engines.mysql.asking import Row, ask_engine
-from mainstay.engines.mysql_family.switches import allowed_values, switches_of
+from mainstay.engines.mysql_family.switches import TRACKED, allowed_values, switches_of, tracked_variables
 from mainstay.model.engine import (
     DYNAMIC,
     SOURCE_ENGINE_DEFAULT,
@@ -83,24 +83,37 @@ ALLOWED = {
     "time_zone": ",".join(f"{sign}{hour:02}:{minute:02}" for sign in "-+" for hour in range(13) for minute in (0, 30)),
 }
 
+NO_OPTIONS = frozenset(
+    """character_set_client character_set_connection character_set_database character_set_results
+    collation_connection collation_database default_collation_for_utf8mb4 foreign_key_checks gtid_next identity
+    init_connect insert_id last_insert_id optimizer_trace profiling pseudo_thread_id rand_seed1 rand_seed2
+    resultset_metadata sql_auto_is_null sql_big_selects sql_buffer_result sql_log_bin sql_log_off sql_notes
+    sql_quote_show_create sql_safe_updates sql_select_limit sql_warnings timestamp unique_checks
+    use_secondary_engine""".split()
+)
+"""Variables of sessions that can be tracked, though no option has their name."""
+
 
 class Catalogue(KeptCatalogue):
     """The catalogue of every build of this engine."""
 
     def _define(self, builds: Builds, build: EngineBuild) -> list[ParameterDefinition]:
-        return [define(row) for row in kept_rows(builds, build, list[Row], ask_engine)]
+        rows = kept_rows(builds, build, list[Row], ask_engine)
+        tracked = tracked_variables({row.name for row in rows} | NO_OPTIONS)
+        return [define(row, tracked) for row in rows]
 
 
-def define(row: Row) -> ParameterDefinition:
-    """The variable as a DB parameter, by RDS's rules."""
+def define(row: Row, tracked: str = "") -> ParameterDefinition:
+    """The variable as a DB parameter, by RDS's rules. `tracked` is what the one that lists variables may list."""
     name = row.name
+    is_list = name == TRACKED or bool(switches_of(row.default))
     forbidden = name in FORBIDDEN or name.startswith(FORBIDDEN_PREFIXES)
     return ParameterDefinition(
         name=name,
-        data_type="list" if switches_of(row.default) else {"enum": "string", "set": "list"}.get(row.kind, row.kind),
+        data_type="list" if is_list else {"enum": "string", "set": "list"}.get(row.kind, row.kind),
         apply_type=STATIC if row.static else DYNAMIC,
         default=DEFAULTS.get(name, row.default),
-        allowed_values=_allowed(row),
+        allowed_values=tracked if name == TRACKED else _allowed(row),
         description=row.comment,
         is_modifiable=not forbidden,
         source=SOURCE_SYSTEM if name in DEFAULTS else SOURCE_ENGINE_DEFAULT,

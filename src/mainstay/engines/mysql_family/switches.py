@@ -1,9 +1,12 @@
-"""Variables that are several switches in one text, "mrr=on,firstmatch=off", as DB parameters."""
+"""Variables that are a list of others or of switches in one text ("mrr=on,firstmatch=off"), as DB parameters."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+
+TRACKED = "session_track_system_variables"
+"""A list of variables, with which neither engine starts if one is not there."""
 
 ONE = re.compile(r"(?P<name>\w+)=(?:on|off)", re.IGNORECASE)
 STATES = ("on", "off", "default")
@@ -19,3 +22,8 @@ def allowed_values(names: Iterable[str]) -> str:
     """What each entry of the list may be that such a parameter is: one switch in one state, or all as they were."""
     entries = (f"{name}={state}" for name in names if name != "default" for state in STATES)
     return ",".join(["default", *entries])
+
+
+def tracked_variables(names: Iterable[str]) -> str:
+    """What each entry of `TRACKED` may be: one of these variables, or all of them."""
+    return ",".join(["*", *sorted(names)])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mainstay.decide.parameters import ANY_INSTANCE, check_value, evaluate
 from mainstay.engines.mariadb.catalogue import DEFAULTS, FORBIDDEN, OPTION_NAMES, Row, configurable, define
+from mainstay.engines.mysql_family.switches import tracked_variables
+from mainstay.model.db_instance_class import CLASSES
 from mainstay.model.errors import ApiError
+
+BESIDE_THE_POOL_BYTES = 450 << 20
 
 
 def row(name: str, kind: str = "VARCHAR", **more: str | None) -> Row:
@@ -70,3 +75,14 @@ def test_only_what_may_stand_in_an_option_file_is_a_parameter() -> None:
 
 def test_nothing_is_both_forbidden_and_a_default_of_ours() -> None:
     assert not FORBIDDEN & set(DEFAULTS)
+
+
+def test_what_a_session_tracks_must_be_there() -> None:
+    rows = [row("autocommit"), row("session_track_system_variables")]
+    tracked = tracked_variables(one.name for one in rows)
+    definition = define(rows[1], tracked)
+    for value in ("*", "", "autocommit", "AUTOCOMMIT, session_track_system_variables"):
+        check_value(definition, value)
+    for value in ("bogus", "autocommit,bogus", "autocommit,autocommit", "global.autocommit"):
+        with pytest.raises(ApiError, match="Invalid parameter value"):
+            check_value(definition, value)

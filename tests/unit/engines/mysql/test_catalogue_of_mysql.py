@@ -9,8 +9,9 @@ import pytest
 
 from mainstay.decide.parameters import ANY_INSTANCE, check_value, evaluate
 from mainstay.engines.mysql.asking import Row, options_of
-from mainstay.engines.mysql.catalogue import DEFAULTS, FORBIDDEN, FORBIDDEN_PREFIXES, define
+from mainstay.engines.mysql.catalogue import DEFAULTS, FORBIDDEN, FORBIDDEN_PREFIXES, NO_OPTIONS, define
 from mainstay.engines.mysql.variables import variable_of
+from mainstay.engines.mysql_family.switches import tracked_variables
 from mainstay.model.db_instance_class import CLASSES
 from mainstay.model.errors import ApiError
 
@@ -104,3 +105,13 @@ def test_nobody_can_set_a_stack_on_which_our_own_procedures_do_not_run() -> None
     check_value(stack, "262144")
     with pytest.raises(ApiError, match="Invalid parameter value"):
         check_value(stack, "131072")
+
+
+def test_what_a_session_tracks_must_be_there() -> None:
+    listing = row("session_track_system_variables", default="time_zone,character_set_client")
+    definition = define(listing, tracked_variables({"time_zone"} | NO_OPTIONS))
+    for value in ("*", "", listing.default, "TIME_ZONE, timestamp"):
+        check_value(definition, value)
+    for value in ("bogus", "time_zone,bogus", "time_zone,time_zone"):
+        with pytest.raises(ApiError, match="Invalid parameter value"):
+            check_value(definition, value)
