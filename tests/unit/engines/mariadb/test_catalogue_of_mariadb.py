@@ -66,6 +66,17 @@ def test_defaults_follow_the_class() -> None:
     assert int(evaluate(DEFAULTS["max_connections"], ANY_INSTANCE)) == (16 << 30) // 12582880
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_class_has_room_beside_the_buffer_pool(name: str) -> None:
+    """What the engine takes beside it with twenty sessions that write rows of 3 MiB, and a little more."""
+    db_class = CLASSES[name]
+    memory = db_class.db_instance_class_memory_bytes
+    variables = msgspec.structs.replace(ANY_INSTANCE, db_instance_class_memory_bytes=memory)
+    pool = int(evaluate(DEFAULTS["innodb_buffer_pool_size"], variables))
+    assert pool + BESIDE_THE_POOL_BYTES <= db_class.memory_bytes
+    assert pool == (memory * 3 // 4 if db_class.memory_bytes >= 8 << 30 else memory // 2)
+
+
 def test_only_what_may_stand_in_an_option_file_is_a_parameter() -> None:
     assert configurable(row("net_read_timeout"))
     assert not configurable(row("timestamp", argument=None))
