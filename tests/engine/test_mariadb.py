@@ -198,3 +198,28 @@ def test_a_dump_of_a_running_database_needs_no_reload(
         capture_output=True, text=True, check=False, timeout=60, env=os.environ | build.environment,
     )  # fmt: skip
     assert done.returncode == 0 and "CREATE TABLE `dumped`" in done.stdout, done.stderr
+
+
+def test_collations_have_the_names_by_which_the_engine_starts(service: Service, engine: EngineUnderTest) -> None:
+    """Those of UCA 14.0.0 have a name for all character sets as well: by that one the engine does not start."""
+    rds, group = service.client("rds"), "collated"
+    versions = rds.describe_db_engine_versions(Engine="mariadb", EngineVersion=engine.version)["DBEngineVersions"]
+    family = versions[0]["DBParameterGroupFamily"]
+    rds.create_db_parameter_group(DBParameterGroupName=group, DBParameterGroupFamily=family, Description="d")
+
+    def collate(collation: str) -> None:
+        names = {"character_set_server": "utf8mb4", "collation_server": collation}
+        parameters = [
+            {"ParameterName": name, "ParameterValue": value, "ApplyMethod": "pending-reboot"}
+            for name, value in names.items()
+        ]
+        rds.modify_db_parameter_group(DBParameterGroupName=group, Parameters=parameters)
+
+    with pytest.raises(rds.exceptions.ClientError, match="Invalid parameter value"):
+        collate("uca1400_swedish_ai_ci")
+    collate("utf8mb4_uca1400_swedish_ai_ci")
+    instance = engine.create(service, DBParameterGroupName=group)
+    with engine.connect(service, instance) as client:
+        assert client.value("SELECT @@GLOBAL.collation_server") == "utf8mb4_uca1400_swedish_ai_ci"
+    service.delete_instance(instance["DBInstanceIdentifier"])
+    rds.delete_db_parameter_group(DBParameterGroupName=group)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -16,10 +17,19 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 def kept_rows(
-    builds: Builds, build: EngineBuild, rows_type: type[list[T]], ask: Callable[[EngineBuild, str], list[T]]
+    builds: Builds,
+    build: EngineBuild,
+    rows_type: type[list[T]],
+    ask: Callable[[EngineBuild, str], list[T]],
+    *,
+    asked: Sequence[str] = (),
 ) -> list[T]:
-    """The rows of the build; `ask` (with the engines' user) is called if none are kept, or what is kept is damaged."""
-    path = builds.directory / "catalogue" / f"{build.name}-{build.origin}.json"
+    """The rows of the build; `ask` (with the engines' user) is called if none are kept, or what is kept is damaged.
+
+    `asked` are the questions: what another Mainstay, which asked others, has kept in the same place stays its own.
+    """
+    questions = f"-{hashlib.sha256(chr(0).join(asked).encode()).hexdigest()[:8]}" if asked else ""
+    path = builds.directory / "catalogue" / f"{build.name}-{build.origin}{questions}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=rows_type)
     except (FileNotFoundError, msgspec.DecodeError):

@@ -98,7 +98,9 @@ OPTION_NAMES = {
 }
 CHOICES = {
     "character_set_server": "SELECT GROUP_CONCAT(CHARACTER_SET_NAME ORDER BY 1) FROM information_schema.CHARACTER_SETS",
-    "collation_server": "SELECT GROUP_CONCAT(COLLATION_NAME ORDER BY 1) FROM information_schema.COLLATIONS",
+    # COLLATIONS has "uca1400_ai_ci", for all character sets at once, with which the engine does not start.
+    "collation_server": "SELECT GROUP_CONCAT(FULL_COLLATION_NAME ORDER BY 1)"
+    " FROM information_schema.COLLATION_CHARACTER_SET_APPLICABILITY",
     "default_storage_engine": "SELECT 'InnoDB,MyISAM,Aria'",
 }
 
@@ -122,7 +124,7 @@ class Catalogue(KeptCatalogue):
     """The catalogue of every build of this engine."""
 
     def _define(self, builds: Builds, build: EngineBuild) -> list[ParameterDefinition]:
-        rows = kept_rows(builds, build, list[Row], ask_engine)
+        rows = kept_rows(builds, build, list[Row], ask_engine, asked=(QUERY, *CHOICES.values()))
         tracked = tracked_variables(row.name for row in rows)
         return [define(row, tracked) for row in rows if configurable(row)]
 
