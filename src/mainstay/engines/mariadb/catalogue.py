@@ -74,7 +74,10 @@ DEFAULTS = {
 # Narrower than the engine's own idea of what is valid: with anything else it would not start, or not in safety.
 ALLOWED = {
     "event_scheduler": "OFF,ON",
-    "innodb_buffer_pool_size": "5242880-9223372036854775807",
+    # RDS begins at 5242880, with which InnoDB does not start.
+    "innodb_buffer_pool_size": "6291456-9223372036854775807",
+    # The others are plugins, which a build does not have (packages.py): the engine would not start.
+    "innodb_compression_algorithm": "none,zlib",
     "innodb_fast_shutdown": "0,1",
     "innodb_flush_method": "O_DIRECT,O_DSYNC,fsync",
     "lower_case_table_names": "0,1",

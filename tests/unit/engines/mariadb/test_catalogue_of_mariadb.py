@@ -57,6 +57,20 @@ def test_nobody_can_set_a_limit_of_memory_with_which_our_own_sessions_end() -> N
         check_value(limit, "1048576")
 
 
+@pytest.mark.parametrize(
+    ("definition", "good", "bad"),
+    [
+        (row("innodb_buffer_pool_size", "BIGINT UNSIGNED", smallest="2097152", largest="9" * 18), "6291456", "5242880"),
+        (row("innodb_compression_algorithm", "ENUM", choices="none,zlib,lz4,lzo,lzma,bzip2,snappy"), "zlib", "lz4"),
+    ],
+    ids=lambda one: one.name if isinstance(one, Row) else one,
+)
+def test_nobody_can_set_what_an_engine_does_not_start_with(definition: Row, good: str, bad: str) -> None:
+    check_value(define(definition), good)
+    with pytest.raises(ApiError, match="Invalid parameter value"):
+        check_value(define(definition), bad)
+
+
 def test_defaults_follow_the_class() -> None:
     memory = define(
         row("innodb_buffer_pool_size", "BIGINT UNSIGNED", smallest="2097152", largest="9223372036854775807")
