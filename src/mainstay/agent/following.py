@@ -17,7 +17,7 @@ from mainstay.agent.loss import LossWatch
 from mainstay.engines.base import EngineDriver
 from mainstay.host.clock import Clock
 from mainstay.model.assignment import Assignment
-from mainstay.model.node import NodeSpec, ReplicationStatus
+from mainstay.model.node import NodeRole, NodeSpec, ReplicationStatus
 
 log = structlog.get_logger()
 
@@ -39,6 +39,7 @@ class Following:
         self.replication: ReplicationStatus | None = None
         """What was last seen of a replica."""
 
+        self._role = Assignment().role
         self._driver = driver
         self._hands = hands
         self._clock = clock
@@ -48,8 +49,9 @@ class Following:
         self._loss = LossWatch(hands.files.logs / "error", driver.loss)
         self._told_lost = False
 
-    def begin_role(self) -> None:
-        """What was seen before says nothing now."""
+    def begin_role(self, role: NodeRole) -> None:
+        """What was seen before says nothing now, nor does a look that began before."""
+        self._role = role
         self.replication = None
         self._hands.copying.lost = ""
         self._lag = LagMeter()
@@ -66,6 +68,8 @@ class Following:
     async def look_at_replica(self, spec: NodeSpec, assignment: Assignment) -> None:
         """Asks a replica how far it is."""
         seen = await self._driver.replication(spec, self._hands.files)
+        if assignment.role is not self._role:  # promoted while the engine was asked: nobody would look again
+            return
         if self._hands.engine.process is None or (seen is not None and seen.connecting):
             return
         now = self._clock.monotonic()
@@ -79,6 +83,8 @@ class Following:
 
     def look_at_standby(self, spec: NodeSpec, assignment: Assignment) -> None:
         """A standby cannot be asked: its log tells whether it is lost."""
+        if assignment.role is not self._role:
+            return
         self._look_for_loss(spec, assignment, streaming=self.streams)
 
     def _look_for_loss(self, spec: NodeSpec, assignment: Assignment, *, streaming: bool) -> None:

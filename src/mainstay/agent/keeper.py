@@ -115,7 +115,7 @@ class Keeper:
             log.info("node.assigned", node_id=self.spec.node_id, role=assignment.role, epoch=assignment.epoch)
             self.hands.route = "" if assignment.role is NodeRole.STANDBY else UNKNOWN_ROUTE
             self.hands.engine.allow_start()
-            self.following.begin_role()
+            self.following.begin_role(assignment.role)
             if (self.assignment.role, assignment.role) == (NodeRole.REPLICA, NodeRole.PRIMARY):
                 self.hands.inherit_accounts(wanted_of(self.spec, assignment).accounts_digest)
             self.hands.health = Health(ready=False)  # what was seen of it in another role says nothing now
