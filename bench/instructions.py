@@ -1,6 +1,7 @@
 """What a statement costs the proxy's own code, in instructions: counted by valgrind, so a busy machine changes nothing.
 
-`statement_driver.py` has one client's statements served by the proxy's parts in a process of its own. The count of few
+`statement_driver.py` has one client's statements served by the proxy's parts in a process of its own, `login_driver.py`
+one client after the other. The count of few
 is taken from that of many, so that what comes before the first statement is in neither.
 """
 
@@ -36,19 +37,23 @@ def run(say: Callable[[str], None]) -> list[Table]:
         return []
     rows = []
     for kind, tls in itertools.product(KINDS, (False, True)):
-        few, many = (_instructions(valgrind, kind, count, tls=tls) for count in (FEW, MANY))
+        few, many = (
+            _instructions(valgrind, "bench.statement_driver", kind, str(count), *["tls"] * tls) for count in (FEW, MANY)
+        )
         rows.append((kind + ", TLS" * tls, f"{(many - few) / (MANY - FEW):.0f}"))
         say(f"instructions: {rows[-1][0]}")
+    few, many = (_instructions(valgrind, "bench.login_driver", str(count)) for count in (FEW, MANY))
+    rows.append(("login (SCRAM-SHA-256), simple, end", f"{(many - few) / (MANY - FEW):.0f}"))
+    say(f"instructions: {rows[-1][0]}")
     title = "SELECT of one row by one client: instructions, without those of the kernel"
     return [Table(title=title, columns=("protocol", "a statement"), rows=tuple(rows))]
 
 
-def _instructions(valgrind: str, kind: str, statements: int, *, tls: bool) -> int:
+def _instructions(valgrind: str, driver: str, *asked: str) -> int:
     with tempfile.TemporaryDirectory() as directory:
         command = [
             valgrind, "--tool=callgrind", f"--callgrind-out-file={Path(directory) / 'out'}",
-            f"--toggle-collect={SERVED}", sys.executable, "-m", "bench.statement_driver", kind, str(statements),
-            *["tls"] * tls,
+            f"--toggle-collect={SERVED}", sys.executable, "-m", driver, *asked,
         ]  # fmt: skip
         environment = os.environ | LARGE_PAGES  # a proxy's process has it: another allocator
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env=environment)

@@ -119,10 +119,10 @@ async def main(kind: str, statements: int, *, tls: bool) -> None:
     for one in (near, theirs, ours, engine):
         one.setblocking(False)
     server = ServerConnection(pool)
-    server.connection_made(Stream(poller, ours, server))
+    server.connection_made(Stream(poller, ours.detach(), server))
     target.connections.add(server)
     target.settled(server)
-    stream = Stream(poller, theirs, server)  # nothing comes before it is the session's
+    stream = Stream(poller, theirs.detach(), server)  # nothing comes before it is the session's
     client = _Client(near, lambda: poller.run(0.0))
     if tls:
         stream.start_tls(_context())

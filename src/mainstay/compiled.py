@@ -29,6 +29,8 @@ MODULES = (
     "mainstay.proxy.accepting",
     "mainstay.proxy.authentication",
     "mainstay.proxy.budget",
+    "mainstay.proxy.cancel_keys",
+    "mainstay.proxy.drawn",
     "mainstay.proxy.expected",
     "mainstay.proxy.idle",
     "mainstay.proxy.listener",

@@ -3,12 +3,16 @@
  * The interpreter's lock is held in calls that do not wait, and given away only while nothing is ready. Whatever was
  * sent is never told to be an error: a call that was interrupted is as one that found nothing.
  */
+#define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define RECEIVE_BYTES (32 * 1024)
 #define EVENTS_MAX 42
@@ -35,13 +39,15 @@ static PyObject *receive(PyObject *Py_UNUSED(module), PyObject *const *arguments
 }
 
 static PyObject *transmit(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given) {
-  char *data;
-  Py_ssize_t size;
+  Py_buffer data;
   if (!count_is("transmit", given, 2)) return NULL;
   const long fd = PyLong_AsLong(arguments[0]);
   if (fd == -1 && PyErr_Occurred()) return NULL;
-  if (PyBytes_AsStringAndSize(arguments[1], &data, &size) < 0) return NULL;
-  const ssize_t count = send((int)fd, data, size, MSG_DONTWAIT | MSG_NOSIGNAL);
+  if (PyObject_GetBuffer(arguments[1], &data, PyBUF_SIMPLE) < 0) return NULL;
+  const ssize_t count = send((int)fd, data.buf, data.len, MSG_DONTWAIT | MSG_NOSIGNAL);
+  const int failure = errno;
+  PyBuffer_Release(&data);
+  errno = failure;
   if (count >= 0) return PyLong_FromSsize_t(count);
   if (nothing_now()) return PyLong_FromLong(0);
   return PyErr_SetFromErrno(PyExc_OSError);
@@ -82,22 +88,70 @@ static PyObject *look(PyObject *epoll_fd, PyObject *asked) {
   return told;
 }
 
-static PyMethodDef look_definition = {"look", look, METH_O, NULL};
+union address {
+  struct sockaddr any;
+  struct sockaddr_in four;
+  struct sockaddr_in6 six;
+};
 
-static PyObject *looks_at(PyObject *Py_UNUSED(module), PyObject *epoll) {
-  const int fd = PyObject_AsFileDescriptor(epoll);
+/* In words. Most clients come from where the one before has come from, whose text is kept: guarded by the lock. */
+static PyObject *text_of(const union address *peer) {
+  static PyObject *kept = NULL;
+  static in_addr_t kept_of;
+  char text[INET6_ADDRSTRLEN] = "";
+  if (peer->any.sa_family == AF_INET6) {
+    inet_ntop(AF_INET6, &peer->six.sin6_addr, text, sizeof text);
+  } else if (peer->any.sa_family == AF_INET) {
+    const in_addr_t four = peer->four.sin_addr.s_addr;
+    if (kept == NULL || four != kept_of) {
+      inet_ntop(AF_INET, &peer->four.sin_addr, text, sizeof text);
+      Py_XSETREF(kept, PyUnicode_FromString(text));
+      kept_of = four;
+    }
+    Py_XINCREF(kept);
+    return kept;
+  }
+  return PyUnicode_FromString(text);
+}
+
+/* Of `takes_from`, bound to the descriptor of a listening socket. */
+static PyObject *take(PyObject *listening_fd, PyObject *Py_UNUSED(nothing)) {
+  union address peer;
+  socklen_t size = sizeof peer;
+  const int fd = accept4((int)PyLong_AsLong(listening_fd), &peer.any, &size, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd < 0) {
+    if (nothing_now() || errno == ECONNABORTED) Py_RETURN_NONE;
+    return PyErr_SetFromErrno(PyExc_OSError);
+  }
+  PyObject *taken = Py_BuildValue("iN", fd, text_of(&peer));
+  if (taken == NULL) close(fd);
+  return taken;
+}
+
+static PyMethodDef look_definition = {"look", look, METH_O, NULL}, take_definition = {"take", take, METH_NOARGS, NULL};
+
+/* A function bound to the descriptor of an object. */
+static PyObject *bound(PyMethodDef *definition, PyObject *object) {
+  const int fd = PyObject_AsFileDescriptor(object);
   if (fd < 0) return NULL;
-  PyObject *epoll_fd = PyLong_FromLong(fd);
-  if (epoll_fd == NULL) return NULL;
-  PyObject *made = PyCFunction_New(&look_definition, epoll_fd);
-  Py_DECREF(epoll_fd);
+  PyObject *number = PyLong_FromLong(fd);
+  if (number == NULL) return NULL;
+  PyObject *made = PyCFunction_New(definition, number);
+  Py_DECREF(number);
   return made;
+}
+
+static PyObject *looks_at(PyObject *Py_UNUSED(module), PyObject *epoll) { return bound(&look_definition, epoll); }
+
+static PyObject *takes_from(PyObject *Py_UNUSED(module), PyObject *listening) {
+  return bound(&take_definition, listening);
 }
 
 static PyMethodDef functions[] = {
     {"receive", (PyCFunction)(void (*)(void))receive, METH_FASTCALL, NULL},
     {"transmit", (PyCFunction)(void (*)(void))transmit, METH_FASTCALL, NULL},
     {"looks_at", looks_at, METH_O, NULL},
+    {"takes_from", takes_from, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

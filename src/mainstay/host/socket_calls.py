@@ -1,4 +1,5 @@
-"""The system calls that a statement through the proxy consists of: two looks, two readings, two sendings.
+"""The system calls that a statement through the proxy consists of: two looks, two readings, two sendings; and the one
+by which a client comes in.
 
 `socket_calls.c` is the same module for where there is a C compiler (`compiled.py`), and what it says of each function
 is what stands here. Python's own methods of a socket do more than the call: they let other threads run, which a call
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from collections.abc import Callable
 from typing import Final
 
@@ -30,7 +32,7 @@ def receive(fd: int) -> bytes | None:
         return None
 
 
-def transmit(fd: int, data: bytes) -> int:
+def transmit(fd: int, data: bytes | bytearray) -> int:
     """Sends it; how many bytes the peer's side has taken, 0 if it takes none now. The descriptor must not block. Raises
     `OSError`.
     """
@@ -50,3 +52,20 @@ def looks_at(epoll: select.epoll) -> Callable[[bool], tuple[int, ...]]:
         return tuple([word for pair in epoll.poll(-1 if forever else 0, EVENTS_MAX) for word in pair])
 
     return look
+
+
+def takes_from(listening: socket.socket) -> Callable[[], tuple[int, str] | None]:
+    """A function that accepts a connection of an address family of IP: a descriptor that does not block, which is the
+    caller's, and the peer's address; None if nobody waits now. It raises `OSError`, and is for as long as the socket is
+    open, which must not block. No object of a socket is made: that costs as much as the rest of a greeting.
+    """
+
+    def take() -> tuple[int, str] | None:
+        try:
+            fd, peer = listening._accept()  # type: ignore[attr-defined]  # not in typeshed
+        except (BlockingIOError, ConnectionAbortedError):
+            return None
+        os.set_blocking(fd, False)
+        return fd, str(peer[0]).partition("%")[0]
+
+    return take

@@ -5,10 +5,11 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
+from mainstay.host.socket_calls import takes_from
 from mainstay.proxy.streams import Poller, Watched
 
 ACCEPT_RETRY_S = 1.0
@@ -22,7 +23,7 @@ log = structlog.get_logger()
 
 
 class Acceptor(Watched):
-    """A listening socket. `arrived` is called with each connection and its address.
+    """A listening socket. `arrived` is called with each connection's descriptor, to keep, and its address.
 
     Workers share one socket, and all of them are woken for a connection. Which gets it is chance, and the kernel likes
     those best that have just run; so one that is `crowded` lets the others go first, for a moment.
@@ -32,7 +33,7 @@ class Acceptor(Watched):
         self,
         poller: Poller,
         listening: socket.socket,
-        arrived: Callable[[socket.SocketType, str], object],
+        arrived: Callable[[int, str], object],
         crowded: Callable[[], bool] | None = None,
     ) -> None:
         self._poller = poller
@@ -40,8 +41,7 @@ class Acceptor(Watched):
         self._arrived = arrived
         self._crowded = crowded
         self._fd = listening.fileno()
-        self._family: int = listening.family
-        self._accept: Callable[[], tuple[int, Any]] = listening._accept  # type: ignore[attr-defined]  # not in typeshed
+        self._accept: Callable[[], tuple[int, str] | None] = takes_from(listening)
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # its connections have that from it
         poller.register(self._fd, self, _IN)
 
@@ -56,18 +56,15 @@ class Acceptor(Watched):
     def _take(self) -> bool:
         """Takes one; whether there may be more."""
         try:  # one in a turn: of more the poller tells again
-            fd, address = self._accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return False
+            taken = self._accept()
         except OSError as error:  # out of descriptors or memory: the others must go on meanwhile
             log.error("proxy.accept_failed", error=str(error))
             self._poller.unregister(self._fd)
             self._poller.loop.call_later(ACCEPT_RETRY_S, self._again)
             return False
-        # Without the files and enumerations of socket.socket, which cost as much as the rest of a greeting.
-        connection = socket.SocketType(self._family, socket.SOCK_STREAM, 0, fd)
-        connection.setblocking(False)
-        self._arrived(connection, str(address[0]))
+        if taken is None:
+            return False
+        self._arrived(taken[0], taken[1])
         return True
 
     def _take_deferred(self) -> None:

@@ -25,6 +25,7 @@ from mainstay.protocol.postgres.scram import (
     md5_password,
     verifier,
 )
+from mainstay.proxy.drawn import random_bytes
 
 _OFFER: Final = wire.authentication(10, wire.cstring(SCRAM) + b"\0")
 _OFFER_ON_TLS: Final = wire.authentication(10, wire.cstring(SCRAM_PLUS) + wire.cstring(SCRAM) + b"\0")
@@ -72,7 +73,7 @@ class Md5Exchange(Exchange):
     def __init__(self, user: ProxyUser) -> None:
         super().__init__()
         self._user = user
-        self._salt = os.urandom(4)
+        self._salt = random_bytes(4)
 
     def begin(self) -> bytes:
         """See `Exchange`."""
@@ -120,7 +121,7 @@ class ScramExchange(Exchange):
             else:
                 known = verifier(self._user.password, salt)
             self._known = known
-            self._nonce = b2a_base64(os.urandom(NONCE_BYTES), newline=False).decode()
+            self._nonce = b2a_base64(random_bytes(NONCE_BYTES), newline=False).decode()
         return known
 
     def answer(self, body: bytes) -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mainstay.protocol.postgres.packets import CancelRequest
+from mainstay.proxy.drawn import random_bytes
 from mainstay.proxy.session import ClientSession
 
 CANCELS_MAX = 4
@@ -39,7 +39,7 @@ class Keys:
             self._last = (self._last + 1) % _NUMBERS
             number = self._worker * _NUMBERS + self._last
             if number and number not in self.sessions:
-                return number, os.urandom(secret_bytes)
+                return number, random_bytes(secret_bytes)
 
     async def cancel(self, request: CancelRequest) -> None:
         """Cancels what the session with this key is doing now, and never what another one does.

@@ -245,7 +245,7 @@ class Share:
 
 
 def _stream(held: Held, connection: ServerConnection) -> Transport:
-    return Stream(running_poller(), held.socket.dup(), connection)
+    return Stream(running_poller(), held.socket.dup().detach(), connection)
 
 
 class Lessee:

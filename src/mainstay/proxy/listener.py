@@ -78,7 +78,7 @@ class Listener:
     def start(self, listening: socket.socket, crowded: Callable[[], bool] | None = None) -> None:
         """Takes clients in. `crowded`: others listen there too, and should take the next one if it says so."""
         poller = running_poller()
-        self._acceptor = Acceptor(poller, listening, lambda one, address: Login(self, poller, one, address), crowded)
+        self._acceptor = Acceptor(poller, listening, lambda fd, address: Login(self, poller, fd, address), crowded)
 
     def stop(self) -> None:
         """Takes no one in any more."""
@@ -139,9 +139,7 @@ class Listener:
 
     def entered(self, session: ClientSession) -> None:
         """A client was let in."""
-        self._proxy.keys.sessions[session.number] = session
-        self._proxy.sessions[session.number] = session
-        self.metrics.add("ClientConnectionsSetupSucceeded")
+        session.pool.target.entered(session)
 
 
 @lru_cache(maxsize=256)

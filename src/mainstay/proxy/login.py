@@ -8,7 +8,6 @@ Sources: PostgreSQL documentation 55.2.1, 55.2.10; RDS user guide, "RDS Proxy: c
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
@@ -24,7 +23,7 @@ from mainstay.protocol.postgres.wire import HEADER_BYTES, WireError
 from mainstay.proxy.authentication import Exchange, Refused, exchange, no_credentials, wrong_token
 from mainstay.proxy.engine_login import LoginFailed
 from mainstay.proxy.session import ClientSession
-from mainstay.proxy.state import Settings, setting_sql
+from mainstay.proxy.state import brought
 from mainstay.proxy.streams import Poller, Stream
 from mainstay.proxy.transport import DirectReceiver
 
@@ -36,6 +35,8 @@ LOGIN_TIMEOUT_S: Final = 30.0
 PASSWORD_BYTES_MAX: Final = 64 * 1024
 LONG_KEY_BYTES: Final = 32
 ALPN: Final = "postgresql"
+_LET_IN: Final = wire.authentication(0)
+_READY: Final = wire.ready_for_query(b"I")
 _CLIENT_HELLO: Final = 0x16
 """The first byte of TLS (RFC 8446, 5.1), and of no other first packet that is short enough."""
 
@@ -54,10 +55,10 @@ VerifyToken = Callable[[str, ProxyUser, "Listener"], Awaitable[bool]]
 class Login(DirectReceiver):
     """A connection until it is a session; then the stream is the session's."""
 
-    def __init__(self, listener: Listener, poller: Poller, connection: socket.SocketType, address: str) -> None:
+    def __init__(self, listener: Listener, poller: Poller, fd: int, address: str) -> None:
         self.deadline_at = monotonic() + LOGIN_TIMEOUT_S
         self._listener = listener
-        self._stream = Stream(poller, connection, self)
+        self._stream = Stream(poller, fd, self)
         self._data = b""
         self._expected = _FIRST_PACKET
         self._secure = False
@@ -239,7 +240,7 @@ class Login(DirectReceiver):
     def _make(self, pool: Pool, packet: StartupMessage) -> ClientSession:
         """A session that nobody knows of yet."""
         listener = self._listener
-        settings: Settings = {name: setting_sql(name, value) for name, value in packet.settings.items()}
+        settings = brought(tuple([one for one in packet.settings.items()]))
         number, secret = listener.new_key(LONG_KEY_BYTES if packet.minor >= MINOR_NEWEST else 4)
         self._made = session = ClientSession(pool, self._stream, settings, number, secret, listener.name)
         told = pool.welcome.told(packet.settings)
@@ -302,4 +303,4 @@ class Login(DirectReceiver):
 def _welcome(session: ClientSession, told: bytes) -> bytes:
     """All that a client gets when it is let in. `told`: the engine's parameters."""
     key = wire.backend_key_data(session.number, session.secret)
-    return wire.authentication(0) + told + key + wire.ready_for_query(b"I")
+    return b"".join((_LET_IN, told, key, _READY))

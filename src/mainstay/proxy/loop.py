@@ -97,7 +97,7 @@ async def _connected(poller: Poller, family: socket.AddressFamily, address: Any,
         else:
             await asyncio.get_running_loop().sock_connect(connection, address)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return Stream(poller, connection, protocol)
+        return Stream(poller, connection.detach(), protocol)
     except BaseException:
         connection.close()
         raise

@@ -153,11 +153,9 @@ class Pool:
 
     def left(self, session: ClientSession) -> None:
         """The client is gone."""
-        target = self.target
         if session.waiting:
             self.forget_waiter(session)
-        target.metrics.add("ClientConnectionsClosed")
-        target.on_left(session)
+        self.target.left(session)
 
     def forget_waiter(self, session: ClientSession) -> None:
         """The session does not want a connection any more."""

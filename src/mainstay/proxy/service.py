@@ -63,10 +63,9 @@ class Proxy:
         self.keys = keys
         self.verify_token = verify_token
         self.metrics = Metrics()
-        self.sessions: dict[int, ClientSession] = {}
         self.users: dict[str, ProxyUser] = {}
         self.target = Target(Database(), self.metrics, time.monotonic)
-        self.target.on_left = self._left
+        self.target.sessions_of_all = keys.sessions
         self.failure = ""
         self.stopped = False
         self._applying = asyncio.Lock()
@@ -74,6 +73,11 @@ class Proxy:
         self._idle_look_at = 0.0
         self._directory = directory
         self._listeners: dict[str, Listener] = {}
+
+    @property
+    def sessions(self) -> dict[int, ClientSession]:
+        """Every client that was let in, by number."""
+        return self.target.sessions
 
     async def apply(self, spec: ProxySpec) -> None:
         """Brings everything to the spec, unless it has been brought to a newer one. Raises `Transient`."""
@@ -157,10 +161,6 @@ class Proxy:
             else:
                 earliest = min(earliest, session.last_request_at)
         self._idle_look_at = earliest + timeout_s
-
-    def _left(self, session: ClientSession) -> None:
-        self.keys.sessions.pop(session.number, None)
-        self.sessions.pop(session.number, None)
 
     def status(self) -> ProxyStatus:
         """What control is told."""

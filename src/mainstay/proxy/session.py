@@ -419,7 +419,10 @@ class ClientSession(DirectReceiver):
         if self.closed:
             return
         self.closed = True
-        if not self.transport.is_closing():
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+        elif not self.transport.is_closing():
             self.transport.close()
         server, self.server = self.server, None
         if server is not None:

@@ -64,8 +64,8 @@ class SessionState:
     def __init__(self, settings: Settings) -> None:
         self._initial = settings
         self.settings = settings
-        self.version = _version_of(tuple([one for one in settings.items()]))
-        """Changes with every change of `settings`. Sessions that begin with equal ones have the same."""
+        self.version: object = settings
+        """Another one with every change of `settings`. Sessions that begin with the very same ones have the same."""
 
         self._reading = b""
         self._reading_version: object = None
@@ -157,16 +157,11 @@ class SessionState:
         changes, self._waiting = self._waiting if committed else [], []
         if changes:
             self.settings = applied(self.settings, self._initial, changes)
-            self.version = object()
+            self.version = self.settings
         if any(isinstance(change, DiscardAll) for change in changes):
             self.statements.clear()
             self.unpin()
         return changes
-
-
-@lru_cache(maxsize=1024)
-def _version_of(_settings: tuple[tuple[str, bytes], ...]) -> object:
-    return object()
 
 
 def applied(settings: Settings, defaults: Settings, changes: Iterable[Effect]) -> Settings:
@@ -216,6 +211,12 @@ def _quoted(name: str) -> bytes:
     if name == "role":
         return b"ROLE"
     return b".".join(b'"' + part.encode().replace(b'"', b'""') + b'"' for part in name.split("."))
+
+
+@lru_cache(maxsize=256)
+def brought(asked: tuple[tuple[str, str], ...]) -> Settings:
+    """The settings of a client that asks for these when it comes. Nothing may change them: others have the same."""
+    return {name: setting_sql(name, value) for name, value in asked}
 
 
 def setting_sql(name: str, value: str) -> bytes:

@@ -11,6 +11,7 @@ before an end of stream are delivered before it.
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import ssl
@@ -39,7 +40,7 @@ LOW_WATER_BYTES: Final = 16 * 1024
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
 _receive: Final[Callable[[int], bytes | None]] = receive  # compiled, what is imported is looked up each time
-_transmit: Final[Callable[[int, bytes], int]] = transmit
+_transmit: Final[Callable[[int, bytes | bytearray], int]] = transmit
 
 log = structlog.get_logger()
 
@@ -163,12 +164,13 @@ class _Due(Watched):
 
 
 class Stream(Watched):
-    """A connected, non-blocking socket, read as long as it is not paused."""
+    """A connected, non-blocking socket, read as long as it is not paused. The descriptor is the stream's to close, also
+    if there comes no stream of it.
+    """
 
-    def __init__(self, poller: Poller, connection: socket.SocketType, protocol: Receiver) -> None:
+    def __init__(self, poller: Poller, fd: int, protocol: Receiver) -> None:
         self._poller = poller
-        self._socket = connection
-        self.fd = connection.fileno()
+        self.fd = fd
         self._protocol = protocol
         self._direct = protocol if isinstance(protocol, DirectReceiver) else None
         self._out: bytearray | None = None
@@ -183,7 +185,11 @@ class Stream(Watched):
         """Nothing can be sent any more; what the peer said before may still come."""
 
         self._writing_paused = False
-        poller.register(self.fd, self, _IN)
+        try:
+            poller.register(fd, self, _IN)
+        except BaseException:
+            os.close(fd)
+            raise
 
     # What the protocol calls
 
@@ -240,7 +246,8 @@ class Stream(Watched):
     def peer(self) -> tuple[str, int] | None:
         """See `transport.Transport`."""
         try:
-            name = self._socket.getpeername()
+            with socket.socket(fileno=os.dup(self.fd)) as same:
+                name = same.getpeername()
         except OSError:
             return None
         return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
@@ -353,9 +360,7 @@ class Stream(Watched):
         if out is None:
             return
         try:
-            sent = self._socket.send(out)
-        except BlockingIOError:
-            return
+            sent = _transmit(self.fd, out)
         except OSError as error:
             self._break(error)
             return
@@ -406,8 +411,12 @@ class Stream(Watched):
     def lost(self, error: Exception | None) -> None:
         """For the poller: the very end."""
         self._broken = True  # the descriptor may be another's from now on
-        self._socket.close()
-        self._protocol.connection_lost(error)
+        os.close(self.fd)
+        direct = self._direct
+        if direct is not None:
+            direct.connection_lost(error)
+        else:
+            self._protocol.connection_lost(error)
 
 
 class _Tls:

@@ -68,7 +68,12 @@ class Target:
         self.looked_at = now()
         """The time, to about a tenth of a second."""
 
-        self.on_left: Callable[[ClientSession], None] = lambda session: None
+        self.sessions: dict[int, ClientSession] = {}
+        """Every client that was let in, by the number in its cancel key."""
+
+        self.sessions_of_all: dict[int, ClientSession] = self.sessions
+        """Those of every proxy of this process."""
+
         self.lender: Lender | None = None
         self.over = False
         """Whether there are more connections than there may be, so that the next one that comes free must go."""
@@ -120,13 +125,25 @@ class Target:
         """How many more connections those who wait could use at once; none while a failure must be waited out."""
         return 0 if self.opener.pausing else max(0, len(self.waiters) - self.opener.coming)
 
+    def entered(self, session: ClientSession) -> None:
+        """A client was let in."""
+        self.sessions[session.number] = self.sessions_of_all[session.number] = session
+        self.metrics.add("ClientConnectionsSetupSucceeded")
+
+    def left(self, session: ClientSession) -> None:
+        """A client, let in or not, is gone."""
+        self.sessions.pop(session.number, None)
+        self.sessions_of_all.pop(session.number, None)
+        self.metrics.add("ClientConnectionsClosed")
+
     def pool(self, user: ProxyUser, database: str) -> Pool:
         """The pool of a user in a database; a changed password counts for connections opened from now on."""
         key = (user.username, database)
-        if key not in self.pools:
-            self.pools[key] = Pool(self, user, database)
-        self.pools[key].user = user
-        return self.pools[key]
+        found = self.pools.get(key)
+        if found is None:
+            found = self.pools[key] = Pool(self, user, database)
+        found.user = user
+        return found
 
     def know(self, users: Mapping[str, ProxyUser]) -> None:
         """Users by name, with the passwords that count for connections opened from now on."""

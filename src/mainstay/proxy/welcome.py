@@ -24,15 +24,20 @@ class Welcome:
     def __init__(self) -> None:
         self._told: dict[_Settings, bytes] = {}
         self._name = ""
+        self._with_name: dict[_Settings, bytes] = {}
+        """What has been answered to clients since any of that was learnt."""
 
     def learn(self, parameters: dict[str, str]) -> None:
         """What the engine reports to a session that brings no settings. Other settings may have another outcome now if
         that has changed: other defaults, or another version of the engine.
         """
-        told = _statuses(parameters)
+        told, name = _statuses(parameters), parameters.get(APPLICATION_NAME, "")
         if told != self._told.get(()):
             self._told = {(): told}
-        self._name = parameters.get(APPLICATION_NAME, "")
+            self._with_name.clear()
+        if name != self._name:
+            self._name = name
+            self._with_name.clear()
 
     def learn_with(self, asked: dict[str, str], parameters: dict[str, str]) -> bytes:
         """What it reports to one that brings these; returns the messages, complete."""
@@ -41,10 +46,21 @@ class Welcome:
             if len(self._told) > KEPT_MAX:
                 del self._told[list(self._told)[1]]  # the oldest after the first
             self._told[_others(asked)] = told
+            self._with_name.clear()
         return told + wire.parameter_status(APPLICATION_NAME, parameters.get(APPLICATION_NAME, ""))
 
     def told(self, asked: dict[str, str]) -> bytes:
         """The messages for a client that brings these settings; b"" if only a connection that is given them knows."""
+        brought = tuple([one for one in asked.items()])
+        found = self._with_name.get(brought)
+        if found is None:
+            found = self._put_together(asked)
+            if len(self._with_name) >= KEPT_MAX:
+                self._with_name.clear()
+            self._with_name[brought] = found
+        return found
+
+    def _put_together(self, asked: dict[str, str]) -> bytes:
         if not _plain(asked):
             return b""
         told = self._told.get(_others(asked) if asked else ())

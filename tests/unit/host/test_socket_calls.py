@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import select
 import signal
 import socket
@@ -108,6 +109,47 @@ def test_a_reset_is_an_error(calls: Any) -> None:
         with ours, pytest.raises(ConnectionResetError):
             while calls.receive(ours.fileno()) is None:
                 pass
+
+
+@pytest.mark.parametrize("here", ["127.0.0.1", "::1"])
+def test_who_comes_is_taken_in(calls: Any, here: str) -> None:
+    family = socket.AF_INET6 if ":" in here else socket.AF_INET
+    with socket.create_server((here, 0), family=family) as listening:
+        listening.setblocking(False)
+        take = calls.takes_from(listening)
+        assert take() is None
+        for address in (here, here, "127.0.0.2", here) if family == socket.AF_INET else (here, here):
+            with socket.socket(family) as theirs:
+                theirs.bind((address, 0))
+                theirs.connect(listening.getsockname())
+                fd, told = take()
+                assert told == address
+                with socket.socket(fileno=fd) as ours:
+                    assert not os.get_blocking(fd) and not os.get_inheritable(fd)
+                    assert ours.getpeername() == theirs.getsockname()
+        assert take() is None
+        listening.close()
+        with pytest.raises(OSError) as raised:
+            take()
+        assert raised.value.errno == errno.EBADF
+
+
+def test_descriptors_that_have_run_out_are_an_error(calls: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_connection(listening.getsockname()):
+        listening.setblocking(False)
+        take = calls.takes_from(listening)
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+        try:
+            with pytest.raises(OSError) as raised:
+                take()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert raised.value.errno == errno.EMFILE
+        fd, _address = take()
+        os.close(fd)
 
 
 def test_who_is_ready_is_told_with_all_events(calls: Any, pair: Pair) -> None:

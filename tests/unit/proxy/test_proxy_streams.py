@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import ssl
@@ -70,7 +71,7 @@ def pair() -> tuple[Stream, Seen, socket.socket]:
     ours.setblocking(False)
     theirs.setblocking(False)
     seen = Seen()
-    return Stream(running_poller(), ours, seen), seen, theirs
+    return Stream(running_poller(), ours.detach(), seen), seen, theirs
 
 
 class Hesitant(Seen):
@@ -198,7 +199,7 @@ async def test_a_defect_costs_one_connection() -> None:
 async def test_asyncio_runs_beside_busy_streams() -> None:
     """Timers that are set from within a stream's call are due in time, though a stream is always ready."""
     stream, seen, theirs = pair()
-    other = Stream(running_poller(), theirs, echo := Seen())
+    other = Stream(running_poller(), theirs.detach(), echo := Seen())
     loop = asyncio.get_running_loop()
     due: list[float] = []
     done = asyncio.Event()
@@ -344,10 +345,12 @@ async def test_connections_come_and_go() -> None:
     listening.setblocking(False)
     addresses: list[str] = []
 
-    def accepted(connection: socket.SocketType, address: str) -> None:
+    def accepted(fd: int, address: str) -> None:
         addresses.append(address)
-        arrived.append(Stream(poller, connection, seen))
-        assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "it has that from the listening socket"
+        arrived.append(Stream(poller, fd, seen))
+        with socket.socket(fileno=os.dup(fd)) as same:
+            assert same.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), "it has that from the listening socket"
+            assert not same.getblocking()
 
     acceptor = Acceptor(poller, listening, accepted)
     place = listening.getsockname()

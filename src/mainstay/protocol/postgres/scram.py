@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import unicodedata
 from functools import lru_cache
+from typing import Final
 
 SCRAM = "SCRAM-SHA-256"
 SCRAM_PLUS = "SCRAM-SHA-256-PLUS"
@@ -19,11 +20,13 @@ ITERATIONS_MAX = 1_000_000
 """A hostile server could otherwise keep us computing for hours."""
 
 NONCE_BYTES = 18
-BLOCK_BYTES = 64
+BLOCK_BYTES, DIGEST_BYTES = 64, 32
 """Of SHA-256."""
 
 _INNER = bytes([byte ^ 0x36 for byte in range(256)])
 _OUTER = bytes([byte ^ 0x5C for byte in range(256)])
+_NEW: Final = hashlib.sha256()
+"""Copied, for looking the algorithm up anew costs as much as using it."""
 
 
 class ScramError(Exception):
@@ -108,7 +111,7 @@ class ScramServer:
         self._presigned: str | None = None
         """The client-final-message without its proof for which the signatures are."""
 
-        self._client_signature = b""
+        self._client_signature = 0
         self._final = b""
 
     def first(self, data: bytes) -> bytes:
@@ -127,12 +130,10 @@ class ScramServer:
             raise ScramError("the client thinks that channel binding is not offered, but it was: a downgrade")
         elif flag not in ("n", "y"):
             raise ScramError("malformed message")
-        attributes = _attributes(bare)
-        if "m" in attributes or "r" not in attributes or not attributes["r"]:
-            raise ScramError("malformed message")
+        nonce = _nonce_of(bare)
         self._binding = f"{flag},,".encode() + (self._end_point if self._plus else b"")
         self._first_bare = bare
-        self._nonces = attributes["r"] + self._nonce
+        self._nonces = nonce + self._nonce
         self._server_first = f"r={self._nonces},{self._known.challenge}"
         return self._server_first.encode()
 
@@ -152,18 +153,19 @@ class ScramServer:
             if attributes.get("r") != self._nonces or _decoded(attributes.get("c", "")) != self._binding:
                 raise ScramError("malformed message")
             self._sign(without_proof)
-        proof, signature = _decoded(proof_text), self._client_signature
-        if len(proof) != len(signature):
+        proof = _decoded(proof_text)
+        if len(proof) != DIGEST_BYTES:
             raise ScramError("malformed message")
-        client_key = _xor(proof, signature)
-        if not hmac.compare_digest(hashlib.sha256(client_key).digest(), self._known.stored_key):
+        hashed = _NEW.copy()
+        hashed.update(_xor(proof, self._client_signature))
+        if not hmac.compare_digest(hashed.digest(), self._known.stored_key):
             raise ScramError("the password is wrong")
         return self._final
 
     def _sign(self, without_proof: str) -> None:
         signed = f"{self._first_bare},{self._server_first},{without_proof}".encode()
         self._presigned = without_proof
-        self._client_signature = self._known.client_signature(signed)
+        self._client_signature = int.from_bytes(self._known.client_signature(signed), "big")
         self._final = b"v=" + binascii.b2a_base64(self._known.server_signature(signed), newline=False)
 
 
@@ -196,7 +198,7 @@ class ScramClient:
         without_proof = f"c=biws,r={nonce}"
         signed = f"{self._bare},{text},{without_proof}".encode()
         signature = _hmac(hashlib.sha256(client_key).digest(), signed)
-        proof = _xor(client_key, signature)
+        proof = _xor(client_key, int.from_bytes(signature, "big"))
         self._server_signature = _hmac(_hmac(salted, b"Server Key"), signed)
         return f"{without_proof},p={_encoded(proof)}".encode()
 
@@ -222,9 +224,9 @@ def _hmac(key: bytes, data: bytes) -> bytes:
     return hmac.digest(key, data, "sha256")
 
 
-def _xor(one: bytes, other: bytes) -> bytes:
-    """Of two that are equally long."""
-    return (int.from_bytes(one, "big") ^ int.from_bytes(other, "big")).to_bytes(len(one), "big")
+def _xor(one: bytes, other: int) -> bytes:
+    """Of a digest, and another one as a number."""
+    return (int.from_bytes(one, "big") ^ other).to_bytes(DIGEST_BYTES, "big")
 
 
 def _text(data: bytes) -> str:
@@ -232,6 +234,17 @@ def _text(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise ScramError("malformed message") from error
+
+
+def _nonce_of(bare: str) -> str:
+    """The nonce of a client-first-message-bare. Raises `ScramError` if there is none, or a mandatory extension."""
+    name, _, nonce = bare.partition(",r=")
+    if nonce and name.startswith("n=") and "," not in name and "," not in nonce:  # without extensions, as all are
+        return nonce
+    attributes = _attributes(bare)
+    if "m" in attributes or not attributes.get("r"):
+        raise ScramError("malformed message")
+    return attributes["r"]
 
 
 def _attributes(text: str) -> dict[str, str]:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import re
 import struct
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mainstay.protocol.postgres.packets import CancelRequest, FirstPacket, GSSENCRequest, SSLRequest, StartupMessage
 from mainstay.protocol.postgres.wire import WireError
+
+if TYPE_CHECKING:
+    from mypy_extensions import i64
 
 STARTUP_BYTES_MAX: Final = 10_000
 KNOWN_BYTES_MAX: Final = 512
@@ -31,7 +34,8 @@ def first_packet(data: bytes | bytearray) -> tuple[FirstPacket, int] | None:
         if len(data) >= 4 and not 8 <= int.from_bytes(data[:4], "big") <= STARTUP_BYTES_MAX:
             raise WireError("invalid length of startup packet")
         return None
-    length, code = _two.unpack_from(data)
+    head: tuple[i64, i64] = _two.unpack_from(data)
+    length, code = head
     if not 8 <= length <= STARTUP_BYTES_MAX:
         raise WireError("invalid length of startup packet")
     if len(data) < length:
