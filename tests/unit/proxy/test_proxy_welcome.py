@@ -71,3 +71,19 @@ def test_what_is_kept_has_a_limit() -> None:
     kept = [number for number in range(KEPT_MAX + 5) if welcome.told({"work_mem": str(number)})]
     assert kept == list(range(5, KEPT_MAX + 5))
     assert welcome.told({})
+
+
+def test_what_was_told_before_is_not_told_when_it_holds_no_more() -> None:
+    welcome = Welcome()
+    welcome.learn(REPORTED)
+    named = {"application_name": "psql"}
+    for _twice in range(2):
+        assert parameters(welcome.told({})) == REPORTED
+        assert parameters(welcome.told(named)) == REPORTED | named
+    welcome.learn(REPORTED | {"application_name": "other"})
+    assert parameters(welcome.told({}))["application_name"] == "other"
+    welcome.learn(REPORTED | {"TimeZone": "Asia/Tokyo"})
+    assert parameters(welcome.told(named)) == REPORTED | {"TimeZone": "Asia/Tokyo"} | named
+    for number in range(3 * KEPT_MAX):
+        assert welcome.told({"application_name": str(number)})
+    assert len(welcome._with_name) <= KEPT_MAX
