@@ -26,7 +26,7 @@ from harness.service import HOMES, PASSWORD, Service
 from mainstay.engines.builds import Builds
 
 NAMES = {"mariadb": "MariaDB", "mysql": "MySQL"}
-ROUNDS = 7
+ROUNDS = 12
 CLIENTS, SECONDS = 8, 4
 TABLES, ROWS = 4, 20_000
 INSTANCE_CLASS = "db.t3.medium"

@@ -39,15 +39,18 @@ static PyObject *receive(PyObject *Py_UNUSED(module), PyObject *const *arguments
 }
 
 static PyObject *transmit(PyObject *Py_UNUSED(module), PyObject *const *arguments, Py_ssize_t given) {
-  Py_buffer data;
+  const char *data;
   if (!count_is("transmit", given, 2)) return NULL;
   const long fd = PyLong_AsLong(arguments[0]);
   if (fd == -1 && PyErr_Occurred()) return NULL;
-  if (PyObject_GetBuffer(arguments[1], &data, PyBUF_SIMPLE) < 0) return NULL;
-  const ssize_t count = send((int)fd, data.buf, data.len, MSG_DONTWAIT | MSG_NOSIGNAL);
-  const int failure = errno;
-  PyBuffer_Release(&data);
-  errno = failure;
+  if (PyBytes_CheckExact(arguments[1])) {
+    data = PyBytes_AS_STRING(arguments[1]);
+  } else if (PyByteArray_CheckExact(arguments[1])) {
+    data = PyByteArray_AS_STRING(arguments[1]);
+  } else {
+    return PyErr_Format(PyExc_TypeError, "transmit() sends bytes or a bytearray");
+  }
+  const ssize_t count = send((int)fd, data, Py_SIZE(arguments[1]), MSG_DONTWAIT | MSG_NOSIGNAL);
   if (count >= 0) return PyLong_FromSsize_t(count);
   if (nothing_now()) return PyLong_FromLong(0);
   return PyErr_SetFromErrno(PyExc_OSError);

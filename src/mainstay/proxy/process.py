@@ -23,8 +23,10 @@ from mainstay.proxy.places import Places
 from mainstay.proxy.service import Proxy, Sockets
 from mainstay.settings import Settings
 
-TIDY_S = 0.1
-SLOWLY = 10
+TIDY_S, QUIET_TIDY_S = 0.1, 0.25
+"""While nobody waits for a connection nothing is due to the tenth of a second, and a look costs as much as a login."""
+
+SLOWLY_S = 1.0
 RETRY_S = 1.0
 VERIFY_TIMEOUT_S = 10.0
 log = structlog.get_logger()
@@ -197,7 +199,7 @@ class ProxyHost:
         """Its spec is in force."""
 
     def _look(self) -> None:
-        """Something else to do, about ten times a second."""
+        """Something else to do, about ten times a second while `_hurries`."""
 
     # Tokens
 
@@ -223,17 +225,24 @@ class ProxyHost:
     # Now and then
 
     async def _tidy(self) -> None:
-        turn = 0
+        clock = asyncio.get_running_loop().time
+        slowly_at = clock() + SLOWLY_S
         while True:
-            await asyncio.sleep(TIDY_S)
-            turn += 1
+            await asyncio.sleep(TIDY_S if self._hurries() else QUIET_TIDY_S)
+            slowly = clock() >= slowly_at
             for proxy in list(self._proxies.values()):
                 with suppress(Exception):
                     proxy.tidy()
-                    if turn % SLOWLY == 0:
+                    if slowly:
                         proxy.tidy_slowly()
                         self._tell(proxy)
+            if slowly:
+                slowly_at = clock() + SLOWLY_S
             self._look()
+
+    def _hurries(self) -> bool:
+        """Whether something may be due soon."""
+        return any(proxy.target.waiters for proxy in self._proxies.values())
 
     def _tell(self, proxy: Proxy) -> None:
         """Tells control what has changed, counters aside."""

@@ -140,7 +140,7 @@ class Proxy:
         self.target.close()
 
     def tidy(self) -> None:
-        """What must be looked at now and then; called about ten times a second."""
+        """What must be looked at now and then; called several times a second, ten while somebody waits."""
         self.target.expire()
 
     def tidy_slowly(self) -> None:

@@ -58,7 +58,7 @@ class ClientSession(DirectReceiver):
         self.server: ServerConnection | None = None
         self.status = kinds.IDLE
         self.last_request_at = pool.now()
-        """When it has last sent something, or been answered, to about a tenth of a second."""
+        """When it has last sent something, or been answered, to about a quarter of a second."""
 
         self.waiting = False
         self.asking = False

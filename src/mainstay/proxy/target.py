@@ -66,7 +66,7 @@ class Target:
         self.waiters: deque[tuple[float, ClientSession]] = deque()
         self.opener = Opener(self)
         self.looked_at = now()
-        """The time, to about a tenth of a second."""
+        """The time, to about a quarter of a second."""
 
         self.sessions: dict[int, ClientSession] = {}
         """Every client that was let in, by the number in its cancel key."""
@@ -316,7 +316,7 @@ class Target:
             asyncio.get_running_loop().call_soon(self.serve)
 
     def expire(self) -> None:
-        """Tells those who have waited too long; called about ten times a second."""
+        """Tells those who have waited too long; called about ten times a second while there are any."""
         self.looked_at = self.now()
         # What others keep idle comes a moment later, also for who would not wait at all.
         timeout_s = self.borrow_timeout_s if self.lender is None else max(self.borrow_timeout_s, LENDING_S)

@@ -102,6 +102,9 @@ class Worker(ProxyHost):
     def _forget(self, proxy_id: str) -> None:
         self._lessee.forget(proxy_id)
 
+    def _hurries(self) -> bool:
+        return True  # what it needs and leaves of the connections that all share is told at once
+
     def _look(self) -> None:
         self._lessee.tell()
         since = self._lessee.away_since

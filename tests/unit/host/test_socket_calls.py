@@ -69,7 +69,8 @@ def test_what_has_come_is_received_and_nothing_and_the_end_are_told_apart(calls:
 
 def test_what_the_peer_takes_is_sent_and_of_more_it_is_told_how_much(calls: Any, pair: Pair) -> None:
     ours, theirs = pair
-    assert calls.transmit(ours.fileno(), b"a\0b") == 3 and theirs.recv(10) == b"a\0b"
+    for data in (b"a\0b", bytearray(b"a\0b")):
+        assert calls.transmit(ours.fileno(), data) == 3 and theirs.recv(10) == b"a\0b"
     sent, data = 0, os.urandom(1 << 20)
     while count := calls.transmit(ours.fileno(), data[sent:]):
         sent += count
@@ -92,7 +93,8 @@ def test_errors_are_those_of_the_system(calls: Any, pair: Pair) -> None:
             call()
         assert caught.value.errno == errno.EBADF
     wrong: list[Callable[[], object]] = [
-        calls.receive, lambda: calls.receive("a"), lambda: calls.transmit(1), lambda: calls.looks_at(1)(),
+        calls.receive, lambda: calls.receive("a"), lambda: calls.transmit(1),
+        lambda: calls.transmit(ours.fileno(), "a"), lambda: calls.looks_at(1)(),
     ]  # fmt: skip
     for call in wrong:
         with pytest.raises(TypeError):
