@@ -192,11 +192,14 @@ class Kept:
         return Repository(objects, ref.prefix.rstrip("/") + "/", bytes.fromhex(ref.data_key), SystemRandomness())
 
     def damages(self) -> tuple[str, ...]:
-        """What a verification says."""
+        """What a verification says during which nothing was removed: those of the service see to that themselves."""
         repositories = SystemRepositories(self.service.settings, SystemRandomness())
-        backup_ids = list_backups(self.repository())
-        found = asyncio.run(repositories.verify(self.ref, backup_ids, None, PostgresqlBackups(), lambda *_: None))
-        return found.damages
+        present = list_backups(self.repository())
+        while True:
+            found = asyncio.run(repositories.verify(self.ref, present, None, PostgresqlBackups(), lambda *_: None))
+            before, present = present, list_backups(self.repository())
+            if set(before) <= set(present):
+                return found.damages
 
     def litter(self) -> set[str]:
         """Packs and intents that no backup needs."""
