@@ -1,8 +1,8 @@
 """What a statement costs the proxy's own code, in instructions: counted by valgrind, so a busy machine changes nothing.
 
 `statement_driver.py` has one client's statements served by the proxy's parts in a process of its own, `login_driver.py`
-one client after the other. The count of few
-is taken from that of many, so that what comes before the first statement is in neither.
+one client after the other. The count of few is taken from that of many, so that what comes before the first statement
+is in neither.
 """
 
 from __future__ import annotations

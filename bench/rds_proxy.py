@@ -38,7 +38,7 @@ HEADING = "RDS Proxy beside PgBouncer"
 POOL = 20
 ROUNDS, PACED_ROUNDS = 5, 8
 SCALE = 5
-TRANSACTIONS = {1: 6_000, 20: 20_000, 100: 20_000, 1000: 24_000}
+TRANSACTIONS = {1: 40_000, 20: 20_000, 100: 20_000, 1000: 24_000}
 """Of a run, for each number of clients: a few seconds."""
 
 RECONNECTIONS = 3_000
