@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck
 
+from harness import refusals
 from harness.memory import memory_or
 from harness.service import Service
 
@@ -22,6 +23,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """A failure is named when it happens: the run is long, and tells why at its end only."""
     if report.failed:
         print(f"\n{report.when} of {report.nodeid} failed", file=sys.__stderr__, flush=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A refused connection is told with what can be known of it only now, while the test's services run."""
+    report = yield
+    if report.failed and (told := refusals.about(report.longreprtext)):
+        report.sections.append(("endpoints", told))
+    return report
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import psycopg
@@ -80,6 +80,9 @@ class Service:
     python = sys.executable
     """What the service's processes run in."""
 
+    running: ClassVar[list[Service]] = []
+    """All that are between their start and their end."""
+
     def __init__(self, *, below: Path = HOMES, **settings: str) -> None:
         self.home = new_home(below)
         builds = os.environ.get("MAINSTAY_ENGINES") or str(load_settings({}).builds)
@@ -103,9 +106,12 @@ class Service:
         except BaseException:
             self.__exit__()
             raise
+        self.running.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
+        with suppress(ValueError):  # it may have failed to start
+            self.running.remove(self)
         self.cli("down")
         runtime = self.settings.runtime
         for mount in reversed(mounts_below(self.home)):  # what a failing test has left; its data is not worth keeping

@@ -1,4 +1,4 @@
-"""The kernel path: the text of its table, and the table at work where this machine allows it."""
+"""The kernel path at work, where this machine allows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import shutil
 import socket
 import struct
 import subprocess
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -16,23 +18,14 @@ import pytest
 
 from mainstay.endpoint import kernel as module
 from mainstay.endpoint.carried import Carried, CarriedFile
-from mainstay.endpoint.kernel import Flow, Kernel, mark_of, ruleset
+from mainstay.endpoint.kernel import Kernel, mark_of
 from mainstay.model.errors import Transient
 from mainstay.model.route import Route
 
+CHANGES = 100
+
 change = msgspec.structs.replace
 needs_nft = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="needs root and nftables")
-
-
-def test_the_table_is_replaced_in_one_transaction_and_ranges_never_overlap() -> None:
-    flow = Flow("127.64.0.5", 5432, ("127.96.0.1", 24000), True, 0x80010007, ("10.0.0.0/8", "10.1.0.0/16", "::/0"))
-    held = Flow("127.64.0.6", 5432, ("127.96.0.2", 24000), False, 0x80010008, ("0.0.0.0/0",))
-    text = ruleset("mainstay_x", 0x8001, [flow, held])
-    assert text.startswith("add table ip mainstay_x\ndelete table ip mainstay_x\ntable ip mainstay_x {\n")
-    assert "elements = { 127.64.0.5 . 5432 : 127.96.0.1 . 24000 }" in text
-    assert "elements = { 127.64.0.5 . 5432 . 10.0.0.0/8 }" in text
-    assert "elements = { 0x80010007, 0x80010008 }" in text, "connections of an endpoint on hold live on"
-    assert "127.64.0.6" not in text, "new clients of an endpoint on hold reach the relay"
 
 
 def test_marks_tell_epochs_and_targets_apart_and_are_the_same_after_a_restart(route: Route) -> None:
@@ -51,24 +44,121 @@ async def kernel(tmp_path: Any) -> AsyncIterator[Kernel]:
         await made.clear()
 
 
+class _Callers:
+    """Threads that do something with an endpoint all the time, until one of them fails."""
+
+    def __init__(self, route: Route, work: Callable[[tuple[str, int]], Iterator[None]]) -> None:
+        self.times = 0
+        self.failures: list[str] = []
+        self._ending = False
+        self._threads = [threading.Thread(target=self._run, args=(work((route.address, route.port)),)) for _ in "12"]
+
+    def _run(self, work: Iterator[None]) -> None:
+        try:
+            for _ in work:
+                self.times += 1
+                if self._ending:
+                    return
+        except OSError as error:
+            self.failures.append(repr(error))
+
+    async def __aenter__(self) -> _Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._ending = True
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)  # they wait for answers from this loop
+
+
+@contextmanager
+def _closing_server(place: tuple[str, int]) -> Iterator[tuple[str, int]]:
+    """Closes whatever comes, as fast as it can."""
+    with socket.create_server(place, backlog=1024) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def _ask_again_and_again(place: tuple[str, int]) -> Iterator[None]:
+    with socket.create_connection(place, timeout=10) as client:
+        while True:
+            client.sendall(b"hello\n")
+            if not client.recv(100).endswith(b"hello\n"):
+                raise ConnectionResetError("cut")
+            yield
+
+
+def _connect_again_and_again(place: tuple[str, int]) -> Iterator[None]:
+    while True:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.connect(place)
+            yield
+
+
 def _tables() -> str:
     return subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
 
 
 @needs_nft
-async def test_clients_reach_the_engine_and_no_one_else_does(
+async def test_clients_reach_the_engine_and_others_the_relay(
     kernel: Kernel, engines: Any, connect: Any, route: Route
 ) -> None:
     assert await kernel.unavailable() is None
     assert f"{kernel.table}_probe" not in _tables()
-    engine = engines("one")
+    engine, relay = engines("one"), engines("relay")
+    await relay.start(route.address, route.port)
     route = await engine.behind(route, "127.97.0.1", admits=("127.0.0.1/32",), path="kernel")
     await kernel.apply([route])
     assert kernel.carries(route.endpoint_id)
     assert await (await connect(route, "127.0.0.1")).ask() == "one:hello"
-    with pytest.raises(ConnectionRefusedError):
-        await connect(route, "127.0.0.2")
+    assert await (await connect(route, "127.0.0.2")).ask() == "relay:hello", "it judges for itself, and counts"
     assert engine.clients == ["127.0.0.1"]
+
+
+@needs_nft
+@pytest.mark.parametrize("of", ["others", "its own list"])
+async def test_nobody_is_refused_while_something_changes(kernel: Kernel, route: Route, of: str) -> None:
+    """A table that is replaced has sets for a moment that nothing is in yet: clients were refused by that."""
+    with _closing_server((route.address, route.port)), _closing_server(("127.97.0.1", 0)) as engine:
+        route = change(route, target_address=engine[0], target_port=engine[1], path="kernel")
+        await kernel.apply([route])
+        async with _Callers(route, _connect_again_and_again) as callers:
+            await _change_often(kernel, route, of)
+    assert callers.failures == [] and callers.times > 10 * CHANGES
+
+
+@needs_nft
+@pytest.mark.parametrize("of", ["others", "its own list"])
+async def test_nobody_is_cut_while_something_changes(kernel: Kernel, engines: Any, route: Route, of: str) -> None:
+    route = await engines("one").behind(route, "127.97.0.1", path="kernel")
+    await kernel.apply([route])
+    async with _Callers(route, _ask_again_and_again) as callers:
+        await _change_often(kernel, route, of)
+    assert callers.failures == [] and callers.times > 10 * CHANGES
+
+
+async def _change_often(kernel: Kernel, route: Route, of: str) -> None:
+    others = [
+        change(route, endpoint_id=f"db-{number}", address=f"127.66.200.{number}", target_address=f"127.97.1.{number}")
+        for number in range(1, 41)
+    ]
+    for number in range(CHANGES):
+        if of == "others":
+            await kernel.apply([route, *others[: number % 40]])
+        else:
+            await kernel.apply([change(route, admits=("127.0.0.0/8", f"10.0.{number}.0/24"))])
 
 
 @needs_nft
