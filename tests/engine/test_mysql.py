@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.dialects import MYSQL, Client, ClientError, EngineUnderTest, newest_of
-from harness.service import Service
+from harness.service import Service, eventually
 from mainstay.engines.builds import Builds
 from mainstay.engines.mysql import bootstrap
 from mainstay.engines.mysql_family.layout import arguments, place_options
@@ -132,3 +135,39 @@ def test_a_start_removes_the_servers_root_and_not_a_users(service: Service, engi
         return found
 
     assert ask(build, service.settings.engine_user, server, roots) == [0, 1]
+
+
+def test_a_number_that_another_process_has_by_now_keeps_no_server_from_starting(
+    own_service: Service, engine: EngineUnderTest
+) -> None:
+    """MySQL believes what a killed server has left beside its socket: a process of that number has the socket."""
+    engine.create(own_service, "other")
+    shop = engine.create(own_service, "shop")
+    node, another = own_service.node("shop"), str(own_service.node("other")["pid"])
+    sockets = own_service.settings.runtime / "nodes" / node["node"]
+    with own_service.stopped("agent"):
+        os.kill(node["pid"], signal.SIGKILL)
+        eventually(lambda: not Path(f"/proc/{node['pid']}").exists())
+        for server in ("mysqld", "copier"):
+            (sockets / f"{server}.sock.lock").write_text(f"{another}\n")
+
+    def answers() -> bool:
+        try:
+            engine.connect(own_service, shop).close()
+        except ClientError:
+            return False
+        return True
+
+    eventually(answers, timeout_s=30.0)
+    own_service.await_status("shop", "available")
+    rds = own_service.client("rds")
+    rds.create_db_snapshot(DBInstanceIdentifier="shop", DBSnapshotIdentifier="copied")
+    states = ("available", "failed")
+    found = eventually(
+        lambda: (
+            (one := rds.describe_db_snapshots(DBSnapshotIdentifier="copied")["DBSnapshots"][0])["Status"] in states
+            and one
+        ),
+        timeout_s=30.0,
+    )
+    assert found["Status"] == "available"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mainstay.engines.mysql.packages import SERVER
 from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.engines.mysql_family.accounts import ADMIN, OWN_HOST
@@ -47,6 +49,15 @@ APPLY_CONFIGURATION = (
 def server(build: EngineBuild) -> str:
     """Path of the server program."""
     return str((build.bin_directory / SERVER).resolve())
+
+
+def lock_of(socket: Path) -> Path:
+    """Where the server that listens there keeps its number, to keep others out.
+
+    One that was killed leaves it, and no other starts there while any process that it may signal has that number: a
+    zombie, or an engine of another instance. Whoever starts one has seen to it that there is no other.
+    """
+    return socket.with_name(f"{socket.name}.lock")
 
 
 def bootstrap_command(build: EngineBuild) -> list[str]:

@@ -8,11 +8,12 @@ from pathlib import Path
 from mainstay.engines.mysql import accounts, configuration, procedures, replication, template
 from mainstay.engines.mysql.asking import OPTION_NAMES
 from mainstay.engines.mysql.backups import MysqlBackups
-from mainstay.engines.mysql.bootstrap import server, startup_script
+from mainstay.engines.mysql.bootstrap import lock_of, server, startup_script
 from mainstay.engines.mysql.followers import FOLLOWERS
 from mainstay.engines.mysql.variables import Variables
 from mainstay.engines.mysql.words import MYSQL_WORDS
 from mainstay.engines.mysql_family.driver import FamilyDriver
+from mainstay.engines.mysql_family.local_sessions import SOCKET
 from mainstay.engines.mysql_family.sessions import Session
 from mainstay.engines.mysql_family.variables import Variable
 from mainstay.engines.node_files import NodeFiles
@@ -57,6 +58,9 @@ class MysqlDriver(FamilyDriver):
 
     def startup_script(self, operators: tuple[str, ...]) -> str:
         return startup_script(operators)
+
+    def left_by_the_killed(self, files: NodeFiles) -> tuple[Path, ...]:
+        return (lock_of(files.sockets / SOCKET),)
 
     async def clone(self, spec: NodeSpec, files: NodeFiles, build: EngineBuild, user: User, upstream: Upstream) -> None:
         await replication.clone(spec, files, build, user, upstream)

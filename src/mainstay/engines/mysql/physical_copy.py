@@ -14,7 +14,7 @@ from typing import Any
 
 from mainstay.engines.copy_room import remove
 from mainstay.engines.mysql import template
-from mainstay.engines.mysql.bootstrap import QUICKLY, SHARE, server
+from mainstay.engines.mysql.bootstrap import QUICKLY, SHARE, lock_of, server
 from mainstay.engines.mysql.configuration import PLUGIN_LOAD
 from mainstay.engines.mysql.followers import FOLLOWERS
 from mainstay.engines.mysql_family.accounts import EVERY_HOST
@@ -94,6 +94,7 @@ async def _copier(directory: Path, socket: Path, build: EngineBuild, user: User)
     await empty_directory(directory, user)
     data = directory / "data"
     await template.make(build, data, user)
+    lock_of(socket).unlink(missing_ok=True)
     options = place_options(build, *SHARE) | QUICKLY | {"plugin_load": PLUGIN_LOAD, "mysqlx": "0"}
     credentials: dict[str, Any] = {}
     if user.user_id is not None:

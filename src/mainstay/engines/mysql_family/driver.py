@@ -108,6 +108,10 @@ class FamilyDriver(ABC):
     async def variables(self, connection: Session, version: str, wanted: Mapping[str, str]) -> dict[str, Variable]:
         """The settings of the running engine of this version, by name. What differs from `wanted` is told exactly."""
 
+    def left_by_the_killed(self, files: NodeFiles) -> tuple[Path, ...]:
+        """What a server that was killed leaves, and what would keep the next one from starting."""
+        return ()
+
     async def tend_accounts(self, connection: Session, operators: tuple[str, ...]) -> None:
         """Puts what is ours in the engine back as it is to be, where users can change it. Raises `Error`."""
         return
@@ -178,6 +182,8 @@ class FamilyDriver(ABC):
         directories = [*logs, layout.temporary(files), layout.exchange(files)]
         directories += [files.restoring] if recovering else []
         making = shlex.join(["mkdir", "-p", "-m", "700", "--", *map(str, directories)])
+        if left := self.left_by_the_killed(files):
+            making += f" && {shlex.join(['rm', '-f', '--', *map(str, left)])}"
         return StartCommand(
             argv=(
                 "/bin/sh",
