@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 
 import pytest
 
 from harness.dialects import MARIADB, MYSQL, EngineUnderTest, newest_of
-from harness.mysql_family_pairs import WORDS, MysqlFamilyMultiAZ
+from harness.mysql_family_pairs import WORDS, Lost, MysqlFamilyMultiAZ, Told
 from harness.service import Service, eventually
 from harness.writers import Gap, Writers, describe_gaps, gaps, judge, loss_bound, percentile
 from mainstay.engines.mysql_family.followers import FOLLOWER_FILE
+from mainstay.engines.mysql_family.trees import RELAY_LOG
 
 KILLS = "MAINSTAY_KILLS"
 """In the environment: how many kills of the primary, for a run in pieces."""
@@ -29,6 +31,10 @@ KILLS_A_BATCH = 10
 P50_MAX_S, P99_MAX_S = 0.7, 2.0
 TELLING_S, LOGGED_S_MAX = 4.0, 60.0
 """A gap that is longer is printed with what was logged meanwhile: whoever reads of it later has nothing else."""
+
+LARGE_ROWS, LARGE_ROW_BYTES, A_PART_BYTES = 96, 1 << 20, 1 << 20
+HALF_S_MAX = 15.0
+"""MySQL's own patience with half a transaction is a minute."""
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -45,6 +51,15 @@ def whole(pair: MysqlFamilyMultiAZ) -> None:
     """Every test begins with a pair that is in sync, and an empty table."""
     pair.await_in_sync()
     pair.make_table()
+
+
+def write_much(pair: MysqlFamilyMultiAZ) -> None:
+    """One transaction that takes a while to be sent, for as long as somebody answers."""
+    with suppress(Lost, Told), pair.connect() as session:
+        session.execute("BEGIN")
+        for _ in range(LARGE_ROWS):
+            session.execute(f"INSERT INTO large (text) VALUES (REPEAT(SHA2(UUID(), 256), {LARGE_ROW_BYTES // 64}))")
+        session.execute("COMMIT")
 
 
 def settle(pair: MysqlFamilyMultiAZ, writers: Writers, title: str) -> None:
@@ -288,3 +303,31 @@ def test_control_a_primary_that_does_not_wait_loses_commits(pair: MysqlFamilyMul
         writers.stop()
     verdict = judge(writers.operations, writers.read, pair.rows())
     assert verdict.lost, "the test would not notice a loss"
+
+
+def test_half_a_transaction_on_the_standby_keeps_nobody_waiting(pair: MysqlFamilyMultiAZ) -> None:
+    """The primary ends while it sends a large one: what came of it was never acknowledged, and will never be whole."""
+    with pair.connect() as session:
+        session.execute("DROP TABLE IF EXISTS large")
+        session.execute("CREATE TABLE large (id int AUTO_INCREMENT PRIMARY KEY, text longtext)")
+    before = pair.await_in_sync()
+    relay_logs, engine = pair.volume(before.standby) / "data", pair.postmaster(before.primary)
+
+    def received() -> int:
+        return sum(path.stat().st_size for path in relay_logs.glob(f"{RELAY_LOG}.0*"))
+
+    had = received()
+    writing = threading.Thread(target=write_much, args=(pair,), daemon=True)
+    writing.start()
+    eventually(lambda: received() > had + A_PART_BYTES, timeout_s=30.0, interval_s=0.0)
+    os.kill(engine, signal.SIGKILL)
+    killed_at = time.monotonic()
+    pair.await_epoch(before.epoch + 1)
+    with pair.writers(writers=1, readers=0) as writers:
+        eventually(lambda: writers.acknowledged_since(killed_at), timeout_s=90.0, interval_s=0.01)
+    gap_s = time.monotonic() - killed_at
+    print(f"half a transaction, {pair.name}: writes go on after {gap_s:.2f} s")
+    writing.join()
+    with pair.connect() as session:
+        assert session.execute("SELECT COUNT(*) FROM large").fetchall() == [(0,)], "it was whole: nothing was shown"
+    assert gap_s < HALF_S_MAX

@@ -16,6 +16,7 @@ MARIADB_WORDS = Words(
     is_applied="SELECT @@GLOBAL.gtid_slave_pos = %s",
     wait_applied="SELECT MASTER_GTID_WAIT(%s, %s) = 0",
     start_keeps=False,
+    hands_out="",
     identified="VIA mysql_native_password USING",
     status_table="information_schema.GLOBAL_STATUS",
     acknowledged="RPL_SEMI_SYNC_MASTER_GET_ACK",

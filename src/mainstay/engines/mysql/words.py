@@ -14,6 +14,8 @@ MYSQL_WORDS = Words(
     is_applied="SELECT GTID_SUBSET(%s, @@GLOBAL.gtid_executed)",
     wait_applied="SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, %s) = 0",
     start_keeps=True,
+    # It is there before those that it hands work to. The one that receives has a host.
+    hands_out="SELECT MIN(ID) FROM information_schema.PROCESSLIST WHERE USER = 'system user' AND HOST = ''",
     identified="WITH caching_sha2_password AS",
     status_table="performance_schema.global_status",
     acknowledged="Rpl_semi_sync_source_yes_tx",

@@ -29,8 +29,8 @@ from mainstay.engines.mysql_family.local_sessions import answering, asking, bina
 from mainstay.engines.mysql_family.log_places import file_number
 from mainstay.engines.mysql_family.procedures import APPLY
 from mainstay.engines.mysql_family.quoting import account, literal
-from mainstay.engines.mysql_family.sessions import Error, Session
-from mainstay.engines.mysql_family.trees import fsync_relay_logs, fsync_tree
+from mainstay.engines.mysql_family.sessions import Error, Session, number_of
+from mainstay.engines.mysql_family.trees import fsync_relay_logs, fsync_tree, has_more
 from mainstay.engines.mysql_family.words import Words
 from mainstay.engines.node_files import NodeFiles
 from mainstay.host.files import fsync_directory, write_atomically
@@ -42,6 +42,7 @@ from mainstay.model.node import NodeSpec, ReplicationStatus
 STATUS_TIMEOUT_S = 5.0
 DRAIN_LOOK_S = 0.2
 CONFIRM_TIMEOUT_S = 10.0
+TAKEN_BACK_LOOK_S, TAKEN_BACK_TIMEOUT_S = 0.01, 20.0
 KEPT_UP_S = 0.2
 """A standby keeps up that has applied what it has received so long after it was asked."""
 
@@ -234,6 +235,7 @@ class Followers:
         async with asking(files.sockets) as connection:
             if await self.status(connection) is not None:
                 await self._drain(connection, files)
+                await self._drop_half(connection, files)
                 await connection.execute(f"STOP {follower}")
             await connection.execute(f"SET GLOBAL rpl_semi_sync_{self._words.follower}_enabled = 0")
             for name in ("sync_binlog", "innodb_flush_log_at_trx_commit"):
@@ -282,6 +284,36 @@ class Followers:
             if status is not None and status.apply_errno and not status.applying:
                 raise CannotLead(f"it cannot apply what it has received: {status.apply_error}")
             raise Transient("the follower applies what it received", retry_after_s=0.01)
+
+    async def _drop_half(self, connection: Session, files: NodeFiles) -> None:
+        """What a source that died has left of a transaction that it was sending goes: the rest of it will never come.
+
+        To be called when nothing is received any more and all that was received in whole is applied. MySQL, told to
+        stop, waits a minute for the rest, but not if the thread that hands out the work is ended before. Raises
+        `Transient` while what was applied of it is taken back.
+        """
+        words = self._words
+        if not words.hands_out:
+            return
+        for row in await connection.records(f"SHOW {words.follower.upper()} STATUS"):
+            place = (files.data, str(row["Relay_Log_File"]), int(row["Relay_Log_Pos"]))
+            if await asyncio.to_thread(has_more, *place):
+                break
+        else:
+            return
+        try:
+            await connection.execute(f"KILL {int(await connection.value(words.hands_out) or 0)}")
+            async with asyncio.timeout(TAKEN_BACK_TIMEOUT_S):
+                while True:
+                    status = await self.status(connection)
+                    if status is None or not status.applying:
+                        return
+                    await asyncio.sleep(TAKEN_BACK_LOOK_S)
+        except TimeoutError as error:
+            raise Transient("half a transaction is being taken back", retry_after_s=0.1) from error
+        except Error as error:
+            if number_of(error) != ER.NO_SUCH_THREAD:
+                raise
 
     async def confirm_synchronous(self, files: NodeFiles, follower: str) -> bool:
         """Makes certain, not likely, that commits wait for the follower.

@@ -31,6 +31,15 @@ def fsync_relay_logs(data: Path) -> None:
     fsync_directory(data)
 
 
+def has_more(data: Path, name: str, position: int) -> bool:
+    """Whether a follower has received anything behind this position of this relay log. Blocking."""
+    here = Path(name).name
+    with suppress(FileNotFoundError):  # applied, and removed meanwhile
+        later = [path for path in data.glob(f"{RELAY_LOG}.[0-9]*") if int(path.suffix[1:]) > int(Path(here).suffix[1:])]
+        return bool(later) or (data / here).stat().st_size > position
+    return True
+
+
 def _fsync_file(path: str | Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:

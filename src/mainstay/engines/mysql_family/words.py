@@ -15,12 +15,14 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     the statement that says whom to follow, `position` says in it that GTIDs are used. `received` is the column of the
     follower's status with the GTIDs that it has received, `is_applied` and `wait_applied` are queries that answer 1,
     or 0, when those are applied (arguments: the GTIDs; the second one also the seconds to wait). `start_keeps` says
-    whether what was received stays when one thread of a follower is started while the other does not run. `identified`
-    stands before a verifier in CREATE USER. `status_table` has the status variables, `acknowledged` is the one that
-    counts what standbys have acknowledged. A source whose state begins with `sent_all` has nothing to send. `lost` are
-    words in a follower's log, with what they mean. `unseen` keeps a session's statements out of every log and table.
-    `follower_user` is what names of the accounts begin with under which nodes follow (MySQL: 32 characters in all),
-    `password_characters` how long their passwords may be, `follower_rights` what they may do everywhere.
+    whether what was received stays when one thread of a follower is started while the other does not run. `hands_out`
+    is a query for the thread that has others apply what was received, "" if it stops at once when it is told to.
+    `identified` stands before a verifier in CREATE USER. `status_table` has the status variables, `acknowledged` is
+    the one that counts what standbys have acknowledged. A source whose state begins with `sent_all` has nothing to
+    send. `lost` are words in a follower's log, with what they mean. `unseen` keeps a session's statements out of
+    every log and table. `follower_user` is what names of the accounts begin with under which nodes follow (MySQL:
+    32 characters in all), `password_characters` how long their passwords may be, `follower_rights` what they may do
+    everywhere.
 
     Of binary logs: `logged` is a query for the GTIDs of all that a leader has logged, `applied` for those of all that a
     follower has applied, `unlogged` for those of all that is in none of the engine's binary logs (as far as the logs
@@ -37,6 +39,7 @@ class Words(msgspec.Struct, frozen=True, kw_only=True):
     is_applied: str
     wait_applied: str
     start_keeps: bool
+    hands_out: str
     identified: str
     status_table: str
     acknowledged: str

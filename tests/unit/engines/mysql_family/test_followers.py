@@ -16,7 +16,7 @@ from mainstay.engines.mariadb.followers import FOLLOWERS as MARIADB
 from mainstay.engines.mysql.followers import FOLLOWERS as MYSQL
 from mainstay.engines.mysql_family import followers as followers_module
 from mainstay.engines.mysql_family.followers import DISCARDED_FILE, Followers, FollowerStatus, judge
-from mainstay.engines.mysql_family.trees import fsync_relay_logs
+from mainstay.engines.mysql_family.trees import fsync_relay_logs, has_more
 from mainstay.engines.node_files import NodeFiles
 from mainstay.model.errors import CannotLead, Transient
 
@@ -78,7 +78,7 @@ class Engine:
         self.ran.append(statement)
         return []
 
-    async def value(self, _statement: str, arguments: tuple[Any, ...]) -> int:
+    async def value(self, _statement: str, arguments: tuple[Any, ...] = ()) -> int:
         self.asked.append(arguments)
         return self.answer
 
@@ -198,6 +198,29 @@ async def test_only_an_applier_that_has_stopped_keeps_one_from_leading(
     assert type(caught.value) is refused
     stop = f"STOP {follower.upper()} IO_THREAD"
     assert busy.ran == ([stop] if applying == "Yes" else [f"START {follower.upper()} SQL_THREAD", stop])
+
+
+@BOTH
+@pytest.mark.parametrize("position", [90, 100])
+async def test_half_a_transaction_is_not_waited_for(
+    followers: Followers, source: str, follower: str, files: Any, position: int
+) -> None:
+    """MySQL gives the rest of it a minute to come; the thread is ended only if there is anything behind what it did."""
+    (files.data / "relaylog.000002").write_bytes(bytes(100))
+    place = {"Relay_Log_File": "/elsewhere/relaylog.000002", "Relay_Log_Pos": position}
+    left: Any = Engine(source, follower, **place, **{f"{follower}_SQL_Running": "No"})
+    left.answer = 7
+    await followers._drop_half(left, files)
+    assert left.ran == (["KILL 7"] if followers is MYSQL and position == 90 else [])
+
+
+def test_what_lies_behind_a_place_in_a_relay_log_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "relaylog.000009").write_bytes(bytes(100))
+    (tmp_path / "relaylog.index").touch()
+    assert [has_more(tmp_path, "./relaylog.000009", place) for place in (99, 100)] == [True, False]
+    assert has_more(tmp_path, "relaylog.000008", 100)  # removed meanwhile
+    (tmp_path / "relaylog.000010").touch()
+    assert has_more(tmp_path, "relaylog.000009", 100)
 
 
 @pytest.mark.parametrize(
