@@ -64,7 +64,7 @@ class Keeper:
         self._prune_at = 0.0
         self._settled_generation = 0
         self._settled_assignment: Assignment | None = None
-        self._fatal = self._failing = False
+        self._fatal = self._failing = self._looked = False
         self._patience = Patience(tools.clock)
         self.following = Following(driver, self.hands, tools.clock, leads, self.poke)
         self._pair: PairStatus | None = None
@@ -204,6 +204,7 @@ class Keeper:
         while True:
             self._poke.clear()
             pause_s = await self._settle()
+            self._looked = True
             self._publish_status()
             if is_gone(self.spec, self.hands):
                 self.archiving.end()
@@ -256,6 +257,8 @@ class Keeper:
                 doubtful = self._failing or not hands.health.ready or hands.promoting
                 if hands.engine.process is not None and doubtful:
                     await self._probe(spec, assignment)
+                # One that was found well has only to be told where it was; the others are seen as they are from now on.
+                self._looked = self._looked or hands.engine.process is None or not hands.health.ready
                 row = decide(wanted, self._observed(assignment))
                 if row.action is Action.WAIT:
                     return self._pause_s()
@@ -369,6 +372,7 @@ class Keeper:
         return msgspec.structs.replace(
             seen,
             role=self.assignment.role if self._assigned.is_set() else self.spec.role,
+            looked=self._looked,
             settled_generation=self._settled_generation if self._settled_role is self.assignment.role else 0,
             fatal=self._fatal or seen.fatal,
             restarts=self._restarts,

@@ -25,6 +25,9 @@ class RpcFleet:
         self, socket: Path, on_change: Callable[[str], None], on_job: Callable[[str], None] = lambda _subject: None
     ) -> None:
         self._seen: dict[str, NodeStatus] = {}
+        self._shown: dict[str, NodeStatus] = {}
+        """What was seen when an agent last looked, which one that has just begun has not done yet."""
+
         self._jobs: dict[str, JobStatus] = {}
         self._volume_drivers: tuple[VolumeDriverReport, ...] | None = None
         self._on_job = on_job
@@ -54,7 +57,7 @@ class RpcFleet:
         return self._seen.get(node_id)
 
     def last_seen(self, node_id: str) -> NodeStatus | None:
-        return self._seen.get(node_id)
+        return self._shown.get(node_id)
 
     async def lock(self, node_id: str) -> None:
         await self._client.call("lock_node", {"node_id": node_id})
@@ -95,12 +98,14 @@ class RpcFleet:
             statuses = msgspec.convert(data, list[NodeStatus])
             changed = {status.dbi_resource_id for status in [*statuses, *self._seen.values()]}
             self._seen = {status.node_id: status for status in statuses}
+            self._shown = {status.node_id: self._to_show(status) for status in statuses}
             self._complete = True
             for dbi_resource_id in changed:
                 self._on_change(dbi_resource_id)
         elif topic == "node":
             status = msgspec.convert(data, NodeStatus)
             self._seen[status.node_id] = status
+            self._shown[status.node_id] = self._to_show(status)
             self._on_change(status.dbi_resource_id)
         elif topic == "jobs":
             self._jobs = {status.job_id: status for status in msgspec.convert(data, list[JobStatus])}
@@ -113,4 +118,8 @@ class RpcFleet:
         elif topic == "volume_drivers" and data is not None:  # an agent that has just started does not know yet
             self._volume_drivers = msgspec.convert(data, tuple[VolumeDriverReport, ...])
         elif topic == "gone" and (gone := self._seen.pop(str(data), None)) is not None:
+            self._shown.pop(str(data), None)
             self._on_change(gone.dbi_resource_id)
+
+    def _to_show(self, status: NodeStatus) -> NodeStatus:
+        return status if status.looked else self._shown.get(status.node_id, status)

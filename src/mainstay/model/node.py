@@ -292,6 +292,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `started_for` is the restart token of the running process. `failure` says in words what stands in the way, and
     `fatal` that repeating will not help; `unusable`: with its settings no start came to an engine that can be operated.
     `pending_restart` names parameters that wait for a restart of the engine.
+    `looked`: the agent has looked at the node since it began; before that it knows of it little more than its spec.
     `locked`: its volume waits for its key. `keys_missing`: keys of the spec, which no agent keeps on its disk, are not
     known to the agent (any more). `usage_bytes` of `size_bytes` are in use on a volume with a size, of which the engine
     can take `free_bytes` more; `storage_full`: an engine fails, or must be expected to, for want of space.
@@ -304,6 +305,7 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     availability_zone: str
     phase: NodePhase
     generation: int
+    looked: bool = True
     settled_generation: int = 0
     started_for: int = -1
     pid: int = 0

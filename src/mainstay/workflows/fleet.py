@@ -20,7 +20,9 @@ class Fleet(Protocol):
         """What the agent last saw of the node, None when there is no such node. Raises `Transient` if it is away."""
 
     def last_seen(self, node_id: str) -> NodeStatus | None:
-        """As `observe`, but when the agent is away, what it saw before: for showing, never for deciding."""
+        """As `observe`, but when the agent is away or has not looked yet, what was seen before: for showing, never for
+        deciding.
+        """
 
     async def lock(self, node_id: str) -> None:
         """Takes the key of the node's volume away: its engine gets errors at once and is stopped. `Transient`."""

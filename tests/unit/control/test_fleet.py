@@ -154,3 +154,20 @@ async def test_jobs_are_seen_as_the_agent_tells_them_and_wake_who_waits(tmp_path
     await agent.server.stop()
     with pytest.raises(Transient):
         fleet.observe_job("j2")
+
+
+async def test_what_a_new_agent_has_not_looked_at_yet_is_shown_as_it_was(tmp_path: Path) -> None:
+    fleet = RpcFleet(tmp_path / "agent.sock", lambda _: None)
+    known, unlooked = status("a"), msgspec.structs.replace(status("a", NodePhase.STARTING), looked=False)
+    for told in (known, unlooked):
+        fleet._notice("nodes", msgspec.to_builtins([told]))
+    assert (fleet.last_seen("a"), fleet.observe("a")) == (known, unlooked)
+    fleet._notice("node", msgspec.to_builtins(unlooked))
+    assert fleet.last_seen("a") == known
+    ended = status("a", NodePhase.STARTING)
+    fleet._notice("node", msgspec.to_builtins(ended))
+    assert fleet.last_seen("a") == fleet.observe("a") == ended
+    fleet._notice("nodes", msgspec.to_builtins([msgspec.structs.replace(status("b"), looked=False)]))
+    assert fleet.last_seen("a") is None and fleet.last_seen("b") == fleet.observe("b")
+    fleet._notice("gone", "b")
+    assert fleet.last_seen("b") is None
