@@ -17,7 +17,7 @@ from contextlib import nullcontext, suppress
 
 import pytest
 
-from harness.dialects import MARIADB, MYSQL, EngineUnderTest, newest_of
+from harness.dialects import DIALECTS, MARIADB, MYSQL, EngineUnderTest, newest_of
 from harness.mysql_family_pairs import WORDS, Lost, MysqlFamilyMultiAZ, Told
 from harness.service import Service, eventually
 from harness.writers import Gap, Writers, describe_gaps, gaps, judge, loss_bound, percentile
@@ -305,13 +305,13 @@ def test_control_a_primary_that_does_not_wait_loses_commits(pair: MysqlFamilyMul
     assert verdict.lost, "the test would not notice a loss"
 
 
-def test_half_a_transaction_on_the_standby_keeps_nobody_waiting(pair: MysqlFamilyMultiAZ) -> None:
-    """The primary ends while it sends a large one: what came of it was never acknowledged, and will never be whole."""
+def killed_in_a_transaction(pair: MysqlFamilyMultiAZ, receiver: str) -> float:
+    """Kills the primary while it sends a large transaction, of which this node has a part; returns when that was."""
     with pair.connect() as session:
         session.execute("DROP TABLE IF EXISTS large")
         session.execute("CREATE TABLE large (id int AUTO_INCREMENT PRIMARY KEY, text longtext)")
     before = pair.await_in_sync()
-    relay_logs, engine = pair.volume(before.standby) / "data", pair.postmaster(before.primary)
+    relay_logs, engine = pair.volume(receiver) / "data", pair.postmaster(before.primary)
 
     def received() -> int:
         return sum(path.stat().st_size for path in relay_logs.glob(f"{RELAY_LOG}.0*"))
@@ -323,11 +323,38 @@ def test_half_a_transaction_on_the_standby_keeps_nobody_waiting(pair: MysqlFamil
     os.kill(engine, signal.SIGKILL)
     killed_at = time.monotonic()
     pair.await_epoch(before.epoch + 1)
+    writing.join()
+    return killed_at
+
+
+def test_half_a_transaction_on_the_standby_keeps_nobody_waiting(pair: MysqlFamilyMultiAZ) -> None:
+    """The primary ends while it sends a large one: what came of it was never acknowledged, and will never be whole."""
+    killed_at = killed_in_a_transaction(pair, pair.await_in_sync().standby)
     with pair.writers(writers=1, readers=0) as writers:
         eventually(lambda: writers.acknowledged_since(killed_at), timeout_s=90.0, interval_s=0.01)
     gap_s = time.monotonic() - killed_at
     print(f"half a transaction, {pair.name}: writes go on after {gap_s:.2f} s")
-    writing.join()
     with pair.connect() as session:
         assert session.execute("SELECT COUNT(*) FROM large").fetchall() == [(0,)], "it was whole: nothing was shown"
     assert gap_s < HALF_S_MAX
+
+
+def test_half_a_transaction_on_a_replica_keeps_it_from_following_nobody(pair: MysqlFamilyMultiAZ) -> None:
+    """MySQL's own patience would be two minutes, as it is told twice to follow the new primary."""
+    [engine] = newest_of(DIALECTS[pair.name])
+    with Service() as service:
+        members = {"MultiAZ": True, "DBName": "shop", "BackupRetentionPeriod": 1}
+        source = MysqlFamilyMultiAZ(service, engine, engine.create(service, "source", **members))
+        service.client("rds").create_db_instance_read_replica(
+            DBInstanceIdentifier="replica", SourceDBInstanceIdentifier="source"
+        )
+        service.await_status("replica", "available")
+        source.make_table()
+        replica = str(service.node("replica")["node"])
+        killed_at = killed_in_a_transaction(source, replica)
+        with source.writers(writers=1, readers=0):
+            eventually(lambda: source.rows_of(replica), timeout_s=150.0)
+        gap_s = time.monotonic() - killed_at
+        print(f"half a transaction on a replica, {source.name}: it follows after {gap_s:.2f} s")
+        assert source.as_operator(replica, "SELECT COUNT(*) FROM shop.large") == [(0,)], "it was whole"
+        assert gap_s < HALF_S_MAX

@@ -301,7 +301,7 @@ class FamilyDriver(ABC):
         statements_file = files.configuration / layout.FOLLOW_STATEMENTS_FILE
         if self.follows(files) and statements_file.exists():
             await run_all(connection, self.words.unseen)
-            await self.followers.follow(connection, statements_file.read_text())
+            await self.followers.follow(connection, files, statements_file.read_text())
 
     async def _health(self, connection: Session, spec: NodeSpec) -> Health:
         known = await self.variables(connection, spec.engine_version, spec.parameters)

@@ -42,6 +42,7 @@ from mainstay.model.node import NodeSpec, ReplicationStatus
 STATUS_TIMEOUT_S = 5.0
 DRAIN_LOOK_S = 0.2
 CONFIRM_TIMEOUT_S = 10.0
+CHANGE_OVER_PATIENCE_S = 2.0
 TAKEN_BACK_LOOK_S, TAKEN_BACK_TIMEOUT_S = 0.01, 20.0
 KEPT_UP_S = 0.2
 """A standby keeps up that has applied what it has received so long after it was asked."""
@@ -459,7 +460,7 @@ class Followers:
             await self._start_applying(connection, files, status)
         return True
 
-    async def follow(self, connection: Session, statements: str) -> None:
+    async def follow(self, connection: Session, files: NodeFiles, statements: str) -> None:
         """Runs `follow_statements` unless the engine follows that source already.
 
         Starting to follow anew discards what was received and not applied: of a standby that has acknowledged it, that
@@ -470,6 +471,10 @@ class Followers:
             here = f"{source}_HOST={literal(status.source_host)}, {source}_PORT={status.source_port},"
             if here in statements:
                 return
+            if self._words.hands_out:
+                await connection.execute(f"STOP {self._words.follower.upper()} IO_THREAD")
+                if await connection.value(self._words.wait_applied, (status.received, CHANGE_OVER_PATIENCE_S)) == 1:
+                    await self._drop_half(connection, files)
         await run_all(connection, [line.rstrip(";") for line in statements.splitlines()])
 
     def loss(self, log_text: str) -> str:
