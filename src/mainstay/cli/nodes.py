@@ -10,6 +10,7 @@ from rich.console import Console
 from mainstay.cli.agent import ask_agent
 from mainstay.cli.tables import show_table
 from mainstay.cli.words import restoring
+from mainstay.decide.replication_status import STORAGE_FULL
 from mainstay.settings import Settings
 
 
@@ -26,7 +27,7 @@ def show_nodes(settings: Settings, *, as_json: bool) -> None:
             "role": node["role"],
             "az": node["availability_zone"],
             "phase": node["phase"],
-            "replication": node.get("replication"),
+            "replication": replication_of(node),
             "restore": node.get("restore"),
             "pid": node.get("pid", 0),
             "address": node.get("address", ""),
@@ -47,6 +48,14 @@ def show_nodes(settings: Settings, *, as_json: bool) -> None:
         row["replication"] = replication_words(row["replication"])
         row["restore"] = restoring(row["restore"])
     show_table(console, [{name: str(value or "") for name, value in row.items()} for row in rows])
+
+
+def replication_of(node: dict[str, Any]) -> dict[str, Any] | None:
+    """How a node follows, as the agent tells it; of one whose storage is full what DescribeDBInstances says then."""
+    replication: dict[str, Any] | None = node.get("replication")
+    if replication is None or not node.get("storage_full"):
+        return replication
+    return {**replication, "streaming": False, "lag_s": None, "message": STORAGE_FULL}
 
 
 def replication_words(replication: dict[str, Any] | None) -> str:

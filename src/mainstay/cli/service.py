@@ -17,7 +17,7 @@ from rich.table import Table
 
 from mainstay.backups.objects import probe_object_storage
 from mainstay.cli.agent import ask_agent, ask_control
-from mainstay.cli.nodes import replication_words
+from mainstay.cli.nodes import replication_of, replication_words
 from mainstay.cli.words import kept_words, moment, proof, restoring
 from mainstay.host.layout import (
     ON_DEMAND,
@@ -139,7 +139,7 @@ def show_status(settings: Settings) -> int:
         words = (
             node["phase"],
             restoring(node.get("restore")),
-            replication_words(node.get("replication")),
+            replication_words(replication_of(node)),
             node.get("failure", ""),
         )
         console.print("  ".join([node["db_instance_identifier"], where, *filter(None, words)]))
