@@ -65,7 +65,7 @@ EVENTS = MappingProxyType(
         ),
         "RDS-EVENT-0034": EventKind(
             "failover",
-            "Abandoning user requested failover since a failover recently occurred on the database instance: {reason}",
+            "Abandoning user requested failover{since}: {reason}",
         ),
         "RDS-EVENT-0049": EventKind("failover", "Multi-AZ instance failover completed"),
         "RDS-EVENT-0026": EventKind("maintenance", "Applying off-line patches to DB instance"),

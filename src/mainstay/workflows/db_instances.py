@@ -20,6 +20,9 @@ from mainstay.workflows.reclaim_repository import request_reclaim_in
 SNAPSHOT_RESTORED = "RDS-EVENT-0043"
 """Told of the snapshot, if it is still there."""
 
+RECENT_FAILOVER_S = 600.0
+"""So long after a failover a standby that is not in sync is that failover's doing."""
+
 MAX_STOPPED_S = 7 * 24 * 3600.0
 
 
@@ -53,7 +56,7 @@ def _rebooted(work: Work, tx: Transaction, instance: DBInstance, status: NodeSta
     return start_first_backup(work, tx, instance)
 
 
-def _failed_over(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:
+def failed_over(work: Work, tx: Transaction, instance: DBInstance, status: NodeStatus) -> DBInstance:
     """The changed roles are recorded where every failover is (control/failovers.py); here only that there was none."""
     pair = status.pair
     if (
@@ -64,8 +67,10 @@ def _failed_over(work: Work, tx: Transaction, instance: DBInstance, status: Node
             for failover in pair.failovers
         )
     ):
+        recent = any(failover.at > work.job.created_at - RECENT_FAILOVER_S for failover in pair.failovers)
+        since = " since a failover recently occurred on the database instance" if recent else ""
         reason = pair.obstacle or pair.reason
-        record_event(tx, work.tools.clock, instance, "RDS-EVENT-0034", reason=reason)
+        record_event(tx, work.tools.clock, instance, "RDS-EVENT-0034", since=since, reason=reason)
     return instance
 
 
@@ -82,7 +87,7 @@ def _stopped(work: Work, tx: Transaction, instance: DBInstance, status: NodeStat
 
 CREATE = converging("create_db_instance", settled=running, ending=_created, deadline_s=600.0, needs_standby=True)
 MODIFY = converging("modify_db_instance", settled=running, ending=_modified, deadline_s=900.0, needs_standby=True)
-FAILOVER = converging("fail_over_db_instance", settled=switched, ending=_failed_over, deadline_s=600.0)
+FAILOVER = converging("fail_over_db_instance", settled=switched, ending=failed_over, deadline_s=600.0)
 REBOOT = converging("reboot_db_instance", settled=running, ending=_rebooted, deadline_s=600.0)
 START = converging("start_db_instance", settled=running, ending=_started, deadline_s=600.0)
 STOP = converging(
