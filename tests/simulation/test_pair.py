@@ -347,6 +347,58 @@ def test_a_change_of_roles_without_a_standby_is_given_up_in_seconds(tmp_path: Pa
         live(tmp_path / str(seed), seed, asked_to_switch_without_a_standby)
 
 
+async def asked_to_switch_and_restart_without_a_standby(world: PairWorld) -> None:
+    """As without a restart: the roles stay, and what waited for the restart comes into force with no more ado."""
+    await world.converge()
+    world.host.weather.link_cut = True
+    while (record := world.record()) is None or record.standby:
+        await asyncio.sleep(0.1)
+    asked_at = world.clock.monotonic()
+    fail_over_with_what_waits(world)
+    leader = world.agent.keepers[record.primary] if world.agent is not None else None
+    assert leader is not None
+    while not (world.record() or record).given_up or not leader.current:
+        assert world.clock.monotonic() < asked_at + 20.0, "what waited for the restart waits for a standby"
+        await asyncio.sleep(0.1)
+    world.heal()
+    await world.converge()
+    record = world.record()
+    assert record is not None and not record.failovers
+    await world.check_end()
+
+
+def fail_over_with_what_waits(world: PairWorld) -> None:
+    token = 1 + max(max(spec.failover_token, spec.restart_token) for spec in world.specs.values())
+    world.change(failover_token=token, restart_token=token, rolling=True)
+
+
+def test_a_change_of_roles_that_brings_a_restart_is_given_up_as_soon(tmp_path: Path) -> None:
+    for seed in range(5):
+        live(tmp_path / str(seed), seed, asked_to_switch_and_restart_without_a_standby)
+
+
+async def asked_to_switch_and_restart(world: PairWorld) -> None:
+    """One change of roles, to a standby that was started anew before; both run as is wanted then."""
+    await world.converge()
+    world.host.weather.slowness = 10.0
+    fail_over_with_what_waits(world)
+    token = next(iter(world.specs.values())).failover_token
+    while (record := world.record()) is None or record.switched_for < token:
+        await asyncio.sleep(0.1)
+    world.heal()
+    await world.converge()
+    record = world.record()
+    assert record is not None and [one.row for one in record.failovers] == ["switch-to-renew"], record
+    assert not record.given_up
+    assert world.agent is not None and all(keeper.current for keeper in world.agent.keepers.values())
+    await world.check_end()
+
+
+def test_a_change_of_roles_that_brings_a_restart_is_one_change(tmp_path: Path) -> None:
+    for seed in range(10):
+        live(tmp_path / str(seed), seed, asked_to_switch_and_restart)
+
+
 async def answered_with_errors(world: PairWorld) -> None:
     """An engine that answers the same again and again is asked less and less often, and does not end the pair."""
     await world.converge()

@@ -80,6 +80,8 @@ class Keeper:
         """Takes a newer spec; older or equal ones were seen already."""
         if spec.generation > self.spec.generation:
             self.spec = spec
+            if spec.rolling and self.assignment.role is not NodeRole.STANDBY:  # till the pair has seen this spec
+                self.assignment = msgspec.structs.replace(self.assignment, may_restart=False)
             hands = self.hands
             hands.failure, self._fatal = "", False
             hands.engine.allow_start()

@@ -264,7 +264,7 @@ class Pair:
             new_primary=standby.spec.node_id,
         )
         tokens = max(leader.spec.failover_token, standby.spec.failover_token)
-        switched_for = tokens if row.name == "switch-asked-for" else record.switched_for
+        switched_for = tokens if row.name in ("switch-asked-for", "switch-to-renew") else record.switched_for
         self._change_leader(record.taken_over(failover, switched_for, self._clock.wall()))
         standby.hands.inherit_accounts(leader.hands.in_effect.accounts)
 
@@ -294,6 +294,7 @@ class Pair:
         tokens = max(leader.spec.failover_token, standby.spec.failover_token)
         log.warning("pair.switch_given_up", dbi_resource_id=self.dbi_resource_id, because=row.because)
         self._replace(msgspec.structs.replace(self._record, switched_for=tokens, given_up=tokens))
+        self._sight.switch_abandoned(leader)
 
     async def _record_alone(self, row: PairRow, leader: Keeper, standby: Keeper) -> None:
         """The record first. Commits go on waiting until the table has seen it and releases them."""

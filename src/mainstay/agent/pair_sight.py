@@ -29,6 +29,8 @@ class PairSight:
         self._standby_process = ""
         self._switch_since: float | None = None
         self._renewal_since: float | None = None
+        self._in_sync_before = False
+        self._not_renewed_for: tuple[str, int, int] | None = None
         self.ended_at: float | None = None
         """Since when the leader's process is not there, on the monotonic clock; None while it is."""
 
@@ -76,8 +78,12 @@ class PairSight:
     ) -> PairView:
         """What the failover table is asked about, now."""
         now = self._clock.monotonic()
+        outdated = leader.spec.rolling and not leader.current
+        if not outdated and leader.spec.restart_token == standby.spec.restart_token:
+            self._in_sync_before = record.standby == standby.spec.node_id
         tokens = max(leader.spec.failover_token, standby.spec.failover_token)
-        switch_wanted = tokens > record.switched_for
+        told = leader.spec.failover_token == standby.spec.failover_token  # else one of the two specs is still to come
+        switch_wanted = told and tokens > record.switched_for
         self._switch_since = (self._switch_since or now) if switch_wanted else None
         vitals = None if watch is None else watch.vitals
         engine = leader.hands.engine
@@ -100,8 +106,9 @@ class PairSight:
             standby_behind_bytes=0 if vitals is None else vitals.behind_bytes,
             sync_required=sync_required,
             sync_loaded=sync_loaded,
-            primary_outdated=leader.spec.rolling and not leader.current,
+            primary_outdated=outdated,
             standby_current=standby.current and standby.settled and leader.spec.start == standby.spec.start,
+            standby_renews=self._renewal_since is not None and self._in_sync_before,
             switch_wanted=switch_wanted,
             switch_waits_s=0.0 if self._switch_since is None else now - self._switch_since,
         )
@@ -121,6 +128,10 @@ class PairSight:
             return PrimaryState.STARTING
         return PrimaryState.ANSWERS if watch.missed_probes == 0 else PrimaryState.SILENT
 
+    def switch_abandoned(self, leader: Keeper) -> None:
+        """The restart that the change of roles was to bring is not put off any longer."""
+        self._not_renewed_for = leader.spec.start
+
     def renews_standby_first(self, leader: Keeper, standby: Keeper | None) -> bool:
         """Whether the standby is to be restarted before the primary.
 
@@ -128,9 +139,16 @@ class PairSight:
         the primary's storage is full: before it has more, for which it is to be restarted, no standby gets in sync. Nor
         for another port: at the new one nobody, the standby neither, reaches the primary before it is restarted.
         """
+        now = self._clock.monotonic()
         waits = standby is not None and leader.spec.rolling and not leader.current and not leader.elsewhere
-        if not waits or leader.hands.engine.process is None or leader.hands.volume.look().full:
+        if (
+            not waits
+            or leader.spec.start == self._not_renewed_for
+            or leader.hands.engine.process is None
+            or leader.hands.volume.look().full
+        ):
             self._renewal_since = None
             return False
-        self._renewal_since = self._renewal_since or self._clock.monotonic()
-        return self._clock.monotonic() - self._renewal_since < RENEWAL_PATIENCE_S
+        if self._renewal_since is None:
+            self._renewal_since = now
+        return now - self._renewal_since < RENEWAL_PATIENCE_S

@@ -32,7 +32,7 @@ SWITCH_CATCH_UP_S = 30.0
 """How long for one that does, and has not caught up."""
 
 SWITCH_MAX_S = 120.0
-"""How long for anything: here it is the primary that is not ready."""
+"""How long for anything: the primary is not ready, or the standby was in sync and is being started anew before."""
 
 CATCH_UP_BYTES = 16 << 20
 """Commits begin to wait for a standby that is no further behind than this, so that they do not wait for long."""
@@ -77,7 +77,8 @@ class PairView(msgspec.Struct, frozen=True, kw_only=True):
     `in_sync`: the record says that the standby has every acknowledged commit. `recorded_process`: the primary's process
     is the one of which that was recorded. `sync_required`: commits are told to wait for the standby.
     `primary_outdated`: it must be restarted, after its standby, which is `standby_current` when it has been.
-    `switch_waits_s`: how long ago the change of roles was asked for that has not been made (`switch_wanted`).
+    `standby_renews`: it was in sync when it began to be. `switch_waits_s`: how long ago the change of roles was asked
+    for that has not been made (`switch_wanted`).
     """
 
     in_sync: bool
@@ -99,6 +100,7 @@ class PairView(msgspec.Struct, frozen=True, kw_only=True):
     sync_loaded: bool = True
     primary_outdated: bool = False
     standby_current: bool = False
+    standby_renews: bool = False
     switch_wanted: bool = False
     switch_waits_s: float = 0.0
 
@@ -129,7 +131,7 @@ def _standby_lost(view: PairView) -> bool:
 
 def _switch_overdue(view: PairView) -> bool:
     """Nobody waits for long for what is not on its way: who asked is told why, and may ask again."""
-    if view.primary is not PrimaryState.ANSWERS:
+    if view.primary is not PrimaryState.ANSWERS or view.standby_renews:
         return view.switch_waits_s > SWITCH_MAX_S
     follows = view.standby_streaming and not _standby_lost(view)
     return view.switch_waits_s > (SWITCH_CATCH_UP_S if follows else SWITCH_PATIENCE_S)
@@ -190,7 +192,9 @@ TABLE: tuple[PairRow, ...] = (
     ),
     PairRow(
         "switch-asked-for",
-        lambda v: v.switch_wanted and v.primary is PrimaryState.ANSWERS and _may_take_over(v),
+        lambda v: (
+            v.switch_wanted and not v.primary_outdated and v.primary is PrimaryState.ANSWERS and _may_take_over(v)
+        ),
         PairAction.SWITCH,
         "a change of roles was asked for",
     ),

@@ -53,6 +53,7 @@ VALUES: dict[str, list[object]] = {
     "sync_loaded": [False, True],
     "primary_outdated": [False, True],
     "standby_current": [False, True],
+    "standby_renews": [False, True],
     "switch_wanted": [False, True],
     "switch_waits_s": [0.0, SWITCH_PATIENCE_S + 0.1, SWITCH_CATCH_UP_S + 0.1, SWITCH_MAX_S + 0.1],
 }
@@ -170,9 +171,18 @@ def test_a_change_of_roles_is_waited_for_as_long_as_its_standby_may_be_on_its_wa
     silent = with_changes(asked, standby_silent_s=STANDBY_SILENT_MAX_S + 0.1)
     starting = with_changes(absent, primary=PrimaryState.STARTING)
     patient = SWITCH_PATIENCE_S
-    for view, limit_s in ((absent, patient), (silent, patient), (asked, SWITCH_CATCH_UP_S), (starting, SWITCH_MAX_S)):
+    renewed = with_changes(absent, primary_outdated=True, standby_renews=True)
+    renewals = ((with_changes(absent, primary_outdated=True), patient), (renewed, SWITCH_MAX_S))
+    others = ((asked, SWITCH_CATCH_UP_S), (starting, SWITCH_MAX_S))
+    for view, limit_s in ((absent, patient), (silent, patient), *others, *renewals):
         assert decide(with_changes(view, switch_waits_s=limit_s)).name == "alone"
         assert decide(with_changes(view, switch_waits_s=limit_s + 0.1)).name == "switch-given-up"
+
+
+def test_a_standby_that_is_to_be_started_anew_first_takes_over_after_that() -> None:
+    asked = with_changes(IN_SYNC, switch_wanted=True, primary_outdated=True)
+    assert decide(asked).action is PairAction.NOTHING
+    assert decide(with_changes(asked, standby_current=True)).name == "switch-to-renew"
 
 
 def test_a_dead_pair_is_not_failed_over_but_started() -> None:

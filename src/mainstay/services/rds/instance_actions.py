@@ -65,7 +65,7 @@ def _failing_over(instance: DBInstance) -> DBInstance:
     """The standby takes over as it is; if anything waited for a reboot, it is started anew with that before."""
     waiting = instance.held_parameters or instance.parameter_group_in_force != instance.db_parameter_group_name
     if waiting:
-        return restarted(instance, rolling=True)
+        instance = restarted(instance, rolling=True)
     return msgspec.structs.replace(instance, failover_token=instance.failover_token + 1)
 
 
