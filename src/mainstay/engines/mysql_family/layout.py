@@ -108,6 +108,8 @@ def replication_options(spec: NodeSpec, assignment: Assignment, words: Words) ->
     }
     if not assignment.writable:
         own["event_scheduler"] = "OFF"  # events run where the writes are
+        if spec.parameters.get("binlog_format", "").upper() == "STATEMENT":
+            own["binlog_format"] = "MIXED"  # else, told READ COMMITTED as well, it could not log what it applies
     if standby:
         own |= {"sync_binlog": "0", "innodb_flush_log_at_trx_commit": "2"}
         if assignment.acknowledges:

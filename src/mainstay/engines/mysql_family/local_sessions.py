@@ -27,8 +27,8 @@ from mainstay.model.errors import Answered, Refused, Transient
 SOCKET = "mysqld.sock"
 UNHINDERED = (
     "autocommit = 1, wait_timeout = 28800, sql_select_limit = 18446744073709551615, sql_big_selects = 1"
-    " /*!80000 , max_execution_time = 0, transaction_read_only = 0 */"
-    " /*M! , max_statement_time = 0, max_session_mem_used = 9223372036854775807 */"
+    " /*!80000 , max_execution_time = 0, transaction_read_only = 0, transaction_isolation = 'REPEATABLE-READ' */"
+    " /*M! , tx_isolation = 'REPEATABLE-READ', max_statement_time = 0, max_session_mem_used = 9223372036854775807 */"
 )
 """What users set for their own sessions by a parameter group does not hold for ours, nor for what the engine runs at
 its start, which would end in the middle. MariaDB passes over the first of the comments, MySQL over the second."""

@@ -120,6 +120,15 @@ def test_a_standby_for_which_nobody_waits_is_not_held_up_by_its_disk(engine: Eng
     assert "sync_relay_log" not in engine.replication_options(IN_PAIR, of_replica)
 
 
+def test_a_follower_logs_what_it_applies_in_a_form_that_is_always_possible(engine: Engine) -> None:
+    """InnoDB takes no statement that is to be logged as one while the isolation level is READ COMMITTED."""
+    worded = msgspec.structs.replace(IN_PAIR, parameters={"binlog_format": "STATEMENT"})
+    for role in (NodeRole.STANDBY, NodeRole.REPLICA):
+        assert engine.replication_options(worded, Assignment(role=role))["binlog_format"] == "MIXED"
+        assert "binlog_format" not in engine.replication_options(IN_PAIR, Assignment(role=role))
+    assert "binlog_format" not in engine.replication_options(worded, LEADS)
+
+
 def test_nobody_waits_who_was_not_told_to(engine: Engine) -> None:
     found = engine.replication_options(IN_PAIR, Assignment())
     assert found[f"rpl_semi_sync_{engine.source}_enabled"] == "0"
