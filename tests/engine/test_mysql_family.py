@@ -80,6 +80,40 @@ def test_retention_of_binary_logs_is_kept_over_a_change_of_roles(service: Servic
         assert client.value("SELECT @@GLOBAL.binlog_expire_logs_seconds") == 48 * 3600
 
 
+def test_the_log_is_shipped_whatever_is_set_of_it_for_users(service: Service, engine: EngineUnderTest) -> None:
+    """InnoDB takes no statement then that is to be logged as one: our marks in the log neither."""
+    rds, name = service.client("rds"), f"worded-{engine.dialect.engine}"
+    family = f"{engine.dialect.engine}{'.'.join(engine.version.split('.')[:2])}"
+    rds.create_db_parameter_group(DBParameterGroupName=name, DBParameterGroupFamily=family, Description="-")
+    wanted = {"binlog_format": "STATEMENT", "tx_isolation": "READ-COMMITTED", "transaction_isolation": "READ-COMMITTED"}
+    known = {one["ParameterName"] for page in rds.get_paginator("describe_db_parameters").paginate(
+        DBParameterGroupName=name) for one in page["Parameters"]}  # fmt: skip
+    parameters = [
+        {"ParameterName": one, "ParameterValue": value, "ApplyMethod": "immediate"}
+        for one, value in wanted.items()
+        if one in known
+    ]
+    rds.modify_db_parameter_group(DBParameterGroupName=name, Parameters=parameters)
+    engine.create(service, name, DBParameterGroupName=name, BackupRetentionPeriod=1)
+
+    def restorable() -> float:
+        (shown,) = rds.describe_db_instances(DBInstanceIdentifier=name)["DBInstances"]
+        return shown["LatestRestorableTime"].timestamp() if "LatestRestorableTime" in shown else 0.0
+
+    eventually(lambda: restorable() > 0.0)
+    since = time.time()
+    eventually(lambda: restorable() > since)
+    rds.delete_db_instance(DBInstanceIdentifier=name, SkipFinalSnapshot=True)
+
+
+def test_time_zones_have_names(service: Service, engine: EngineUnderTest, master: Client) -> None:
+    converted = "SELECT CONVERT_TZ('2026-07-01 12:00:00', 'Europe/Berlin', 'America/New_York')"
+    assert str(master.value(converted)) == "2026-07-01 06:00:00"
+    master.rows("SET time_zone = 'Asia/Kolkata'")
+    assert str(master.value("SELECT FROM_UNIXTIME(86400)")) == "1970-01-02 05:30:00"
+    master.rows("SET time_zone = 'SYSTEM'")
+
+
 def test_log_tables_are_rotated(master: Client) -> None:
     for log in ("slow", "general"):
         for _time in range(2):

@@ -15,7 +15,7 @@ from pymysql.constants import ER
 
 from mainstay.engines.backups import EngineBackups
 from mainstay.engines.base import Health, Monitor, StartCommand
-from mainstay.engines.mysql_family import events, iam_logins, layout, replay, unforced
+from mainstay.engines.mysql_family import events, iam_logins, layout, replay, time_zones, unforced
 from mainstay.engines.mysql_family.followers import Followers, empty_directory, follows
 from mainstay.engines.mysql_family.local_sessions import answering, operating, operators, run_all, session
 from mainstay.engines.mysql_family.monitor import FamilyMonitor
@@ -295,6 +295,7 @@ class FamilyDriver(ABC):
         async with operating(files, replicated=True) as connection:
             await run_all(connection, self.words.unseen)
             await run_all(connection, await self.account_statements(connection, spec))
+            await time_zones.fill(connection)
 
     async def _follow(self, connection: Session, files: NodeFiles) -> None:
         """The source may be another one now."""
