@@ -49,7 +49,8 @@ MEMBERS_MAX = 64
 UNREADABLE_DIGITS = 16
 """The table shows some bounds of fractions as the integer that has the same bits."""
 
-HELP_LINE = re.compile(r"^(?P<name>[a-z][a-z0-9-]*)\s+(?P<value>\S.*)$")
+HELP_LINE = re.compile(r"^(?P<name>[a-z][a-z0-9-]*)\s+(?:\S.*)?$")
+"""Without a value is what is empty, as init_connect is."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):

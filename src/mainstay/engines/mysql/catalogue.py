@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from mainstay.engines.builds import Builds
 from mainstay.engines.kept_catalogue import KeptCatalogue, kept_rows
-from mainstay.engines.mysql.asking import Row, ask_engine
+from mainstay.engines.mysql.asking import HELP_LINE, METADATA, VARIABLES, Row, ask_engine
 from mainstay.engines.mysql_family.switches import TRACKED, allowed_values, switches_of, tracked_variables
 from mainstay.model.engine import (
     DYNAMIC,
@@ -22,9 +22,10 @@ from mainstay.model.engine import (
 # follower cannot apply anything; server_id_bits makes the ids of nodes invalid.
 FORBIDDEN = frozenset(
     """authentication_policy auto_generate_certs back_log basedir bind_address binlog_encryption binlog_error_action
-    binlog_expire_logs_auto_purge binlog_expire_logs_seconds build_id character_sets_dir check_proxy_users
-    connection_memory_limit core_file create_admin_listener_thread datadir default_table_encryption
-    disabled_storage_engines enforce_gtid_consistency expire_logs_days ft_stopword_file general_log_file init_file
+    binlog_expire_logs_auto_purge binlog_expire_logs_seconds binlog_row_value_options build_id character_sets_dir
+    check_proxy_users connection_memory_limit core_file create_admin_listener_thread datadir
+    default_table_encryption disabled_storage_engines
+    enforce_gtid_consistency expire_logs_days ft_stopword_file general_log_file init_file
     init_replica init_slave innodb_buffer_pool_filename innodb_buffer_pool_in_core_file innodb_data_file_path
     innodb_data_home_dir innodb_dedicated_server innodb_directories innodb_doublewrite innodb_doublewrite_dir
     innodb_fast_shutdown innodb_force_load_corrupted innodb_force_recovery innodb_log_group_home_dir
@@ -98,7 +99,7 @@ class Catalogue(KeptCatalogue):
     """The catalogue of every build of this engine."""
 
     def _define(self, builds: Builds, build: EngineBuild) -> list[ParameterDefinition]:
-        rows = kept_rows(builds, build, list[Row], ask_engine)
+        rows = kept_rows(builds, build, list[Row], ask_engine, asked=(VARIABLES, METADATA, HELP_LINE.pattern))
         tracked = tracked_variables({row.name for row in rows} | NO_OPTIONS)
         return [define(row, tracked) for row in rows]
 

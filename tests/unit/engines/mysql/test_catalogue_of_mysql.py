@@ -20,11 +20,12 @@ CHUNK_BYTES = 128 << 20
 
 BESIDE_THE_POOL_BYTES = 600 << 20
 
-HELP = """  --a-text     Something about --abort
+HELP = f"""  --a-text     Something about --abort
 ------------------------------------------------- ---------------------
 abort-something                                              FALSE
 net-read-timeout                                             30
 datadir                                                      (No default value)
+init-connect                                                 {""}
 
 To see what variables a running server has, say so.
 """
@@ -79,7 +80,7 @@ def test_nothing_is_both_forbidden_and_a_default_of_ours() -> None:
 
 
 def test_only_what_may_stand_in_an_option_file_is_a_parameter() -> None:
-    assert options_of(HELP) == {"abort_something", "net_read_timeout", "datadir"}
+    assert options_of(HELP) == {"abort_something", "net_read_timeout", "datadir", "init_connect"}
     assert options_of("nothing") == frozenset()
 
 
