@@ -208,9 +208,10 @@ def test_whoever_ends_his_own_session_is_told_that_it_was_ended(pair: MysqlFamil
 
 
 HINDRANCES = {
-    "mariadb": {"autocommit": "0", "wait_timeout": "1", "max_statement_time": "0.001"},
-    "mysql": {"autocommit": "0", "wait_timeout": "1", "max_execution_time": "1", "character_set_server": "latin1"},
-}
+    "mariadb": {"autocommit": "0", "wait_timeout": "1", "max_statement_time": "0.001", "init_connect": "nonsense"},
+    "mysql": {"autocommit": "0", "wait_timeout": "1", "max_execution_time": "1", "character_set_server": "latin1",
+              "init_connect": "nonsense"},
+}  # fmt: skip
 
 
 @pytest.fixture

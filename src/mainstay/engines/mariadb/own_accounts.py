@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import structlog
 
+from mainstay.engines.mariadb.words import MARIADB_WORDS
 from mainstay.engines.mysql_family.accounts import ADMIN, OWN_HOST
 from mainstay.engines.mysql_family.local_sessions import run_all
 from mainstay.engines.mysql_family.quoting import account, literal
@@ -23,7 +24,9 @@ BEYOND = (
 """What no user can be granted, since the master user has none of it; one of our accounts, renamed, would have it."""
 
 _STRAYS = f"""SELECT DISTINCT GRANTEE FROM information_schema.USER_PRIVILEGES
- WHERE PRIVILEGE_TYPE IN ({", ".join(map(literal, BEYOND))})"""  # noqa: S608 - constants
+ WHERE PRIVILEGE_TYPE IN ({", ".join(map(literal, BEYOND))}) AND NOT (PRIVILEGE_TYPE = 'CONNECTION ADMIN'
+ AND GRANTEE LIKE {literal(f"'{MARIADB_WORDS.follower_user}%")})"""  # noqa: S608 - constants
+"""Followers' accounts have that one, and under another name no longer."""
 _ACCOUNTS = "SELECT User, Host FROM mysql.user"
 """What information_schema calls them is not quoted: a user may have any name."""
 

@@ -38,7 +38,7 @@ MARIADB_WORDS = Words(
     ),
     follower_user="rdsrepladmin-",
     password_characters=64,
-    follower_rights="REPLICATION SLAVE",
+    follower_rights="REPLICATION SLAVE, CONNECTION ADMIN",  # so that no init_connect and no limit shuts them out
     logged="SELECT @@GLOBAL.gtid_binlog_pos",
     applied="SELECT @@GLOBAL.gtid_slave_pos",
     unlogged="SELECT ''",

@@ -36,7 +36,8 @@ MYSQL_WORDS = Words(
     ),
     follower_user="rdsrepl-",
     password_characters=32,
-    follower_rights="REPLICATION SLAVE, SYSTEM_USER",  # the latter keeps the master user from changing them
+    # The last keeps the master user from changing them; with the second no init_connect and no limit shuts them out.
+    follower_rights="REPLICATION SLAVE, CONNECTION_ADMIN, SYSTEM_USER",
     logged="SELECT @@GLOBAL.gtid_executed",
     applied="SELECT @@GLOBAL.gtid_executed",
     unlogged="SELECT @@GLOBAL.gtid_purged",
