@@ -27,24 +27,10 @@ from mainstay import compiled  # noqa: E402 - not importable before
 
 TOOLS = Path(sys.prefix) / "compile-tools"
 LOCK = ROOT / "requirements-compile.lock"
+BUILD = ROOT / "scripts" / "compiled_build.py"
 TIMEOUT_S = 900
 KEPT_BUILDS = 3
 """Other branches, and processes that are running, have builds of their own."""
-
-BUILD = """
-import sys
-from setuptools import Extension, setup
-from mypyc.build import mypycify
-
-out, scratch, optimisation, *files = sys.argv[1:]
-in_python = [file for file in files if "=" not in file]
-in_c = [file.split("=") for file in files if "=" in file]
-extensions = mypycify(["--strict", "--python-version", "%d.%d" % sys.version_info[:2], *in_python],
-                      opt_level=optimisation, debug_level="0", target_dir=scratch + "/c")
-extensions += [Extension(name, [file], extra_compile_args=["-O" + optimisation]) for name, file in in_c]
-setup(name="mainstay-compiled", packages=[], ext_modules=extensions,
-      script_args=["-q", "build_ext", "--build-lib", out, "--build-temp", scratch + "/o"])
-"""
 
 
 def main() -> int:
@@ -83,13 +69,13 @@ def build(target: Path, path: str) -> str | None:
     """Makes the build, complete or not at all; what the compiler said if it failed. Raises `OSError` or
     `SubprocessError`. `path` leads to mypyc.
     """
-    environment = {**os.environ, "MYPYPATH": str(ROOT / "src"), "PYTHONPATH": path}
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "src"), "PYTHONPATH": f"{ROOT / 'src'}:{path}"}
     files = [str(compiled.source(module).relative_to(ROOT)) for module in compiled.MODULES]
     files += [f"{module}={compiled.source_in_c(module).relative_to(ROOT)}" for module in compiled.IN_C]
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as scratch:
         out = Path(scratch) / "out"
-        command = [sys.executable, "-c", BUILD, str(out), scratch, compiled.OPTIMISATION, *files]
+        command = [sys.executable, str(BUILD), str(out), scratch, compiled.OPTIMISATION, *files]
         done = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )

@@ -59,7 +59,11 @@ IN_C = ("mainstay.host.socket_calls",)
 """Beside the source of each there is one in C of the same name, with the same functions."""
 
 OPTIMISATION = "2"
+PROFILES = "with profiles"  # changed when the way in which builds are made changes: older builds are made anew
 PURE = "MAINSTAY_PURE"
+BUILD = "MAINSTAY_COMPILED"
+"""In the environment: a directory whose build is taken, of whatever sources it is. For the build that is being made."""
+
 COMPLETE = "complete"
 """Name of the empty file that is written last."""
 
@@ -82,7 +86,7 @@ def directory(sources: Path = _SOURCES) -> Path:
     """Where a build of the present sources is, or would be."""
     import hashlib  # not at the top: most processes import nothing that is compiled
 
-    digest = hashlib.sha256(f"{_SUFFIX} {OPTIMISATION} {sys.version}".encode())
+    digest = hashlib.sha256(f"{_SUFFIX} {OPTIMISATION} {PROFILES} {sys.version}".encode())
     for file in (*(source(one, sources) for one in MODULES), *(source_in_c(one, sources) for one in IN_C)):
         content = file.read_bytes()
         digest.update(f"{file.name} {len(content)} ".encode() + content)
@@ -111,7 +115,8 @@ class _Finder(MetaPathFinder):
 
     def _build(self) -> Path:
         if self._directory is None:
-            self._directory = directory()
+            given = os.environ.get(BUILD)
+            self._directory = directory() if given is None else Path(given)
         return self._directory
 
 

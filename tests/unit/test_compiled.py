@@ -69,6 +69,12 @@ def test_one_word_asks_for_the_sources(copy: Path) -> None:
     assert source_runs(copy, MAINSTAY_PURE="1")
 
 
+def test_a_build_that_is_being_made_is_asked_for_by_its_place(copy: Path) -> None:
+    made = put_build(copy).rename(copy / "made")
+    assert source_runs(copy)
+    assert not source_runs(copy, MAINSTAY_COMPILED=str(made))
+
+
 SOURCES = [compiled.source(one) for one in compiled.MODULES] + [compiled.source_in_c(one) for one in compiled.IN_C]
 
 
