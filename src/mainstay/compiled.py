@@ -47,6 +47,7 @@ MODULES = (
     "mainstay.proxy.statements",
     "mainstay.proxy.streams",
     "mainstay.proxy.target",
+    "mainstay.proxy.tls",
     "mainstay.proxy.transport",
     "mainstay.proxy.welcome",
 )

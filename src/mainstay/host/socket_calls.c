@@ -32,7 +32,10 @@ static PyObject *receive(PyObject *Py_UNUSED(module), PyObject *const *arguments
   if (!count_is("receive", given, 1)) return NULL;
   const long fd = PyLong_AsLong(arguments[0]);
   if (fd == -1 && PyErr_Occurred()) return NULL;
-  const ssize_t count = recv((int)fd, room, sizeof room, MSG_DONTWAIT);
+  ssize_t count;
+  do { /* what has come is told of once (EPOLLET) */
+    count = recv((int)fd, room, sizeof room, MSG_DONTWAIT);
+  } while (count < 0 && errno == EINTR);
   if (count >= 0) return PyBytes_FromStringAndSize(room, count);
   if (nothing_now()) Py_RETURN_NONE;
   return PyErr_SetFromErrno(PyExc_OSError);

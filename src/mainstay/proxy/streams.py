@@ -24,14 +24,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from mainstay.host.alarm import Alarm
-from mainstay.host.socket_calls import looks_at, receive, transmit
+from mainstay.host.socket_calls import RECEIVE_BYTES, looks_at, receive, transmit
+from mainstay.proxy.tls import Tls
 from mainstay.proxy.transport import DirectReceiver, Receiver
 
 if TYPE_CHECKING:
     from mypy_extensions import i64
-
-DECRYPT_BYTES: Final = 32 * 1024
-"""More than a TLS record has in the clear."""
 
 HIGH_WATER_BYTES: Final = 64 * 1024
 """With more than this to send, the protocol is asked to pause."""
@@ -39,6 +37,11 @@ HIGH_WATER_BYTES: Final = 64 * 1024
 LOW_WATER_BYTES: Final = 16 * 1024
 _IN: Final = select.EPOLLIN
 _OUT: Final = select.EPOLLOUT
+_READS: Final = _IN | select.EPOLLRDHUP | select.EPOLLET
+"""For a stream that has nothing to send: its edges. The kernel need not look again, at the next look, at each socket
+that was emptied meanwhile. What an edge does not repeat is asked for by `_look_again`."""
+
+_RECEIVE_BYTES: Final[int] = RECEIVE_BYTES
 _receive: Final[Callable[[int], bytes | None]] = receive  # compiled, what is imported is looked up each time
 _transmit: Final[Callable[[int, bytes | bytearray], int]] = transmit
 
@@ -176,8 +179,8 @@ class Stream(Watched):
         self._out: bytearray | None = None
         """What the peer has not taken yet; None: nothing."""
 
-        self._tls: _Tls | None = None
-        self._events: int = _IN
+        self._tls: Tls | None = None
+        self._events: int = _READS
         self._reading = True
         self._closing = False
         self._ended = False
@@ -186,7 +189,7 @@ class Stream(Watched):
 
         self._writing_paused = False
         try:
-            poller.register(fd, self, _IN)
+            poller.register(fd, self, _READS)
         except BaseException:
             os.close(fd)
             raise
@@ -256,7 +259,7 @@ class Stream(Watched):
         """As the server's side: from now on everything is inside TLS. A handshake that fails ends the connection, as
         does one without `alpn`, if that is not "". `received` is what has come of the handshake already.
         """
-        self._tls = _Tls(context, alpn)
+        self._tls = Tls(context, alpn)
         if received:
             self._decrypt(received)
 
@@ -276,6 +279,8 @@ class Stream(Watched):
             return
         if data is None:
             return
+        if events != _IN or len(data) == _RECEIVE_BYTES:
+            self._look_again()
         if not data:
             self.close()
         elif self._tls is not None:
@@ -321,7 +326,7 @@ class Stream(Watched):
                 break
         tls.held = not self._reading
 
-    def _shake_hands(self, tls: _Tls) -> None:
+    def _shake_hands(self, tls: Tls) -> None:
         try:
             done = tls.shaken()
         except ssl.SSLError as error:
@@ -383,12 +388,17 @@ class Stream(Watched):
             self._lose(error)
         else:
             self._watch()
+            self._look_again()
 
     def _watch(self) -> None:
         """Makes epoll report what matters now. Of a socket where nothing does, it would report hang-ups forever."""
         if self._ended:
             return
-        wanted = (_IN if self._reading and not self._closing else 0) | (_OUT if self._out is not None else 0)
+        reads = self._reading and not self._closing
+        if self._out is not None:
+            wanted = _IN | _OUT if reads else _OUT
+        else:
+            wanted = _READS if reads else 0
         if wanted == self._events:
             return
         epoll = self._poller.epoll
@@ -399,6 +409,11 @@ class Stream(Watched):
         else:
             epoll.modify(self.fd, wanted)
         self._events = wanted
+
+    def _look_again(self) -> None:
+        """There may be more to read than was read: a rest, or the end that came with the last bytes."""
+        if self._events == _READS and not self._ended:
+            self._poller.epoll.modify(self.fd, _READS)
 
     def _lose(self, error: Exception | None) -> None:
         """Ends it, and tells the protocol in a later turn."""
@@ -417,75 +432,3 @@ class Stream(Watched):
             direct.connection_lost(error)
         else:
             self._protocol.connection_lost(error)
-
-
-class _Tls:
-    """TLS of one stream, on buffers in memory: one read and one write of the socket for each piece, as without it."""
-
-    def __init__(self, context: ssl.SSLContext, alpn: str) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        bare = getattr(self._object, "_sslobj", self._object)  # the same two, without a function in Python around each
-        self._read: Callable[[int], bytes] = bare.read
-        self._write: Callable[[bytes], int] = bare.write
-        self._put: Callable[[bytes], int] = self._incoming.write
-        self._take: Callable[[], bytes] = self._outgoing.read
-        self._alpn = alpn
-        self.ready = False
-        self.held = False
-        """Something was received and not decrypted, because reading is paused."""
-
-        self._whole = False
-        """Nothing of a record is left from before: what is received next is longer than all that it has in the clear.
-        """
-
-        self._room_bytes: int = DECRYPT_BYTES
-
-    def received(self, data: bytes) -> None:
-        """Bytes of the socket."""
-        if data:
-            self._put(data)
-        # Not always all the room that a record may need: malloc tidies up its heap each time it has given so much away.
-        self._room_bytes = len(data) if self._whole and data else DECRYPT_BYTES
-
-    def shaken(self) -> bool:
-        """Goes on with the handshake as far as it can; whether it is complete. Raises `ssl.SSLError`."""
-        try:
-            self._object.do_handshake()
-        except ssl.SSLWantReadError:
-            return False
-        if self._alpn and self._object.selected_alpn_protocol() != self._alpn:
-            raise ssl.SSLError(f"the client has not asked for the protocol {self._alpn}")
-        self.ready = True
-        return True
-
-    def decrypted(self) -> bytes | None:
-        """What was received in the clear; b"" if there is no more now, None at the end. Raises `ssl.SSLError`."""
-        try:
-            return self._read(self._room_bytes) or None
-        except ssl.SSLWantReadError:
-            self._whole = False
-            return b""
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            return None
-
-    def more(self) -> bool:
-        """Whether something received is left. Of a record that was read from, nothing is: there was room for it."""
-        self._whole = self._incoming.pending == 0
-        return not self._whole
-
-    def encrypted(self, data: bytes) -> bytes:
-        """What to send for it."""
-        self._write(data)
-        return self._take()
-
-    def alert(self) -> bytes:
-        """What TLS itself has to say."""
-        return self._take() if self._outgoing.pending else b""
-
-    def farewell(self) -> bytes:
-        """close_notify."""
-        if self.ready:
-            with suppress(ssl.SSLError):  # the peer's own has not come yet; nobody waits for it
-                self._object.unwrap()
-        return self.alert()
