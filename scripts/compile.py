@@ -43,7 +43,7 @@ def main() -> int:
     if reason is None and failure.exists():
         reason = failure.read_text()
     if reason is None:
-        print("Compiling the hot paths …", flush=True)
+        print("Compiling the hot paths, twice: two minutes on one core …", flush=True)
         try:
             reason = build(target, tools())
             if reason is not None:
