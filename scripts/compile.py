@@ -81,6 +81,8 @@ def build(target: Path, path: str) -> str | None:
         )
         if done.returncode != 0:
             return f"the compilation failed: {(done.stdout + done.stderr).strip()[-2000:]}"
+        if (plain := out / compiled.PLAIN).exists():
+            print(f"Compiled once only, without profiles: {plain.read_text()}", flush=True)
         (out / compiled.COMPLETE).touch()
         shutil.rmtree(target, ignore_errors=True)
         out.rename(target)

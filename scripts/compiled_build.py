@@ -4,7 +4,7 @@
 
 A client's statement finds the caches full of what others did since the one before it: what counts is how much code it
 passes, in how many places. A compiler that has seen which branches are taken lays that out in a third less pages.
-Where the compiler is not GCC, or anything else goes wrong on the way, the build is an ordinary one.
+Where the compiler is not GCC, or anything else goes wrong on the way, the build is an ordinary one, and says why.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
 
 from mypyc.build import mypycify
@@ -53,16 +52,17 @@ def main(out: str, scratch: str, optimisation: str, *files: str) -> None:
             script_args=["-q", "build_ext", "--force", *places],
         )  # fmt: skip
 
-    with suppress(BaseError, SystemExit, subprocess.SubprocessError, OSError):
+    try:
         build(*WATCHED)
-        train(out)
+        train(out, scratch)
         build(*SEEN)
-        return
-    build()
+    except (BaseError, SystemExit, subprocess.SubprocessError, OSError) as error:
+        build()
+        (Path(out) / compiled.PLAIN).write_text(str(error))
 
 
-def train(out: str) -> None:
-    """Has the build serve clients. Raises `OSError` or `SubprocessError` if it cannot."""
+def train(out: str, scratch: str) -> None:
+    """Has the build serve clients. Raises `OSError` or `SubprocessError` if it cannot, or nothing was seen of it."""
     (Path(out) / compiled.COMPLETE).touch()
     environment = {**os.environ, compiled.BUILD: out, compiled.PURE: ""}
     for work in WORK:
@@ -70,6 +70,8 @@ def train(out: str) -> None:
             [sys.executable, "-m", *work], cwd=ROOT, env=environment, check=True, timeout=WORK_TIMEOUT_S,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
+    if not any(Path(scratch).rglob("*.gcda")):
+        raise OSError("the build that was to be watched was not run")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,9 @@ BUILD = "MAINSTAY_COMPILED"
 COMPLETE = "complete"
 """Name of the empty file that is written last."""
 
+PLAIN = "plain"
+"""Name of the file that says why a build was made without profiles."""
+
 _SHARED = "__mypyc"
 _SUFFIX = EXTENSION_SUFFIXES[0]
 _SOURCES = Path(__file__).resolve().parent

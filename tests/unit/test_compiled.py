@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,16 @@ def test_a_build_that_is_being_made_is_asked_for_by_its_place(copy: Path) -> Non
     made = put_build(copy).rename(copy / "made")
     assert source_runs(copy)
     assert not source_runs(copy, MAINSTAY_COMPILED=str(made))
+
+
+def test_a_build_is_not_laid_out_by_what_was_seen_of_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mypyc")
+    script = runpy.run_path(str(ROOT / "scripts/compiled_build.py"))
+    monkeypatch.setitem(script["train"].__globals__, "WORK", (("bench.statement_driver", "simple", "5"),))
+    with pytest.raises(OSError, match="was not run"):  # there is no build, so the sources do the work
+        script["train"](str(tmp_path), str(tmp_path))
 
 
 SOURCES = [compiled.source(one) for one in compiled.MODULES] + [compiled.source_in_c(one) for one in compiled.IN_C]

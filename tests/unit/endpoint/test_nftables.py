@@ -24,7 +24,6 @@ MANY = tuple(
 )
 
 change = msgspec.structs.replace
-pytestmark = pytest.mark.skipif(os.geteuid() != 0 or shutil.which("nft") is None, reason="needs root and nftables")
 
 
 class Written(list[str]):
@@ -38,6 +37,8 @@ class Written(list[str]):
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[Written]:
+    if os.geteuid() != 0 or shutil.which("nft") is None:
+        pytest.skip("needs root and nftables")
     made = Written()
     monkeypatch.setattr(module, "run", made)
     yield made
